@@ -1,0 +1,51 @@
+# make lab: set up, then JupyterLab.   make test: set up, then every test and every notebook.   make help: the rest.
+VENV   ?= .venv
+PYTHON ?= python3
+PY      = $(VENV)/bin/python
+READY   = $(VENV)/.ready
+BROWSE  = $(if $(or $(DISPLAY),$(WAYLAND_DISPLAY),$(filter Darwin,$(shell uname))),,--no-browser)
+ROOT_OK = $(if $(filter 0,$(shell id -u)),--allow-root,)
+NN      = $(if $(LESSON),$(shell printf '%02d' $(LESSON)))
+
+.PHONY: help setup lab test test-fast notebooks-test build check html clean
+
+help:
+	@echo "make lab                  set up, then open JupyterLab on the notebooks (prints its address)"
+	@echo "make test [LESSON=3]      set up, then all tests and notebooks (or those of one lesson)"
+	@echo "make test-fast            the tests without the notebooks"
+	@echo "make build [REPO=a/b]     lessons -> notebooks, what is out of date; REPO sets the public address"
+	@echo "make check                says what is out of date, runs nothing"
+	@echo "make html                 the notebooks as web pages, in html/"
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	@echo "== Setting up in $(VENV): one pip install, a few minutes the first time (about 5 GB with torch)"
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --upgrade pip
+	@$(PY) -m pip install --quiet --editable '.[dev]'
+	@touch $(READY)
+	@echo "== Ready"
+
+lab: $(READY)
+	@echo "== JupyterLab: open the address below that starts with http://127.0.0.1 (stop it with Ctrl-C)"
+	$(VENV)/bin/jupyter lab $(BROWSE) $(ROOT_OK) --ip=127.0.0.1 --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/01_diffusion_fundamentals.ipynb $(LAB_ARGS)
+
+test: $(READY)
+	$(PY) tools/run_tests.py $(NN)
+
+test-fast: $(READY)
+	$(PY) -m pytest -q -m "not browser and not slow"
+
+build: $(READY)
+	$(PY) tools/build.py $(NN) $(if $(REPO),--repo $(REPO)) $(if $(FORCE),--force)
+
+check: $(READY)
+	$(PY) tools/build.py --check
+
+html: $(READY)
+	$(VENV)/bin/jupyter nbconvert --to html --output-dir html notebooks/*.ipynb solutions/*.ipynb exercises/*.ipynb
+
+clean:
+	rm -rf html runs build *.egg-info

@@ -1,0 +1,16 @@
+"""Diffusion models, from q(x_t | x_0) to Stable Diffusion: what the seven notebooks build, to import afterwards.
+
+The one idea: x_t = alpha(t) x0 + sigma(t) eps, with t = 0 data and t = 1 noise. A denoiser is any callable
+(x, t, **condition) -> x0_hat; what changes x0_hat is a wrapper, what changes x_t is a sampler.
+Experiments live in `course_lib.lab` (data, train, metrics, plots, widgets), exercise checks in `course_lib.checks`.
+"""
+from .ddpm import DDPM
+from .denoiser import Denoiser
+from .guidance import cfg, clip
+from .networks.unet import UNet
+from .samplers import ancestral, ddim, grid, last
+from .schedules import Schedule
+from .version import VERSION
+
+__version__ = VERSION
+__all__ = ["Schedule", "Denoiser", "DDPM", "grid", "ddim", "ancestral", "last", "cfg", "clip", "UNet"]

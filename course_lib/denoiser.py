@@ -1,0 +1,73 @@
+"""A denoiser is any callable (x, t, **condition) -> x0_hat. This one wraps a network."""
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .schedules import Schedule, as_float64, over, randn_like
+
+# What a network can be asked for: a * x0 + b * eps. Each entry gives the pair (a, b) from (alpha, sigma).
+TARGETS: dict[str, Callable] = {
+    "eps":  lambda alpha, sigma: (0 * alpha, 1 + 0 * sigma),      # Ho et al. 2020
+    "x0":   lambda alpha, sigma: (1 + 0 * alpha, 0 * sigma),
+    "v":    lambda alpha, sigma: (-sigma, alpha),                 # Salimans & Ho 2022
+    "flow": lambda alpha, sigma: (-1 + 0 * alpha, 1 + 0 * sigma), # Lipman et al. 2023: eps - x0, the velocity of a straight path
+}
+
+
+class Denoiser(nn.Module):
+    """A network, a schedule and the meaning of the network's output, put together into (x, t, **condition) -> x0_hat.
+
+    net:      any module (x (B, ...), time (B,), **condition) -> like x
+    target:   a name from TARGETS, or a function (alpha, sigma) -> (a, b): the network predicts a * x0 + b * eps
+    time:     what the network is told instead of t, as a function of t
+    """
+
+    def __init__(self, net: nn.Module, schedule: Schedule, target: str | Callable = "v", time: Callable = lambda t: t):
+        super().__init__()
+        if isinstance(target, str) and target not in TARGETS:
+            raise ValueError(f"target must be one of {', '.join(TARGETS)}, or a function (alpha, sigma) -> (a, b); got {target!r}")
+        self.net, self.schedule, self.target, self.time = net, schedule, target, time
+        self._pair = TARGETS[target] if isinstance(target, str) else target
+
+    def forward(self, x: Tensor, t: Tensor | float, **condition) -> Tensor:
+        """The best guess of the clean data: E[x0 | x_t = x] when the network is perfect.
+
+        x: (B, ...), t: (B,), a 0-dim tensor or a number in [0, 1], or (B, F) where frames have their own noise.
+        """
+        t = checked_time(t, x)
+        out = self._network(x, t, condition)
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        a, b = self._pair(alpha, sigma)
+        if self.target == "x0":                                     # the line below is 0 / 0 there at t = 0
+            return out
+        determinant = alpha * b - sigma * a
+        if (determinant == 0).any():
+            raise ValueError(f"target {self.target!r} says nothing about x0 where alpha = 0 (t = {t.max():.4g} of {self.schedule}): use v, or start below")
+        return over(b / determinant, x) * x - over(sigma / determinant, x) * out
+
+    def loss(self, x0: Tensor, t: Tensor, eps: Tensor | None = None, **condition) -> Tensor:
+        """The squared error of the network's output, averaged over each example: (B,).   x0: (B, ...), t: (B,) in [0, 1]"""
+        if not x0.is_floating_point():
+            raise TypeError(f"x0 must be floating point, images in [-1, 1]; got {x0.dtype}: scale with x / 127.5 - 1")
+        t = checked_time(t, x0)
+        eps = randn_like(x0) if eps is None else eps
+        out = self._network(self.schedule.perturb(x0, t, eps), t, condition)
+        a, b = self._pair(self.schedule.alpha(t), self.schedule.sigma(t))
+        return (out - over(a, x0) * x0 - over(b, x0) * eps).square().flatten(1).mean(1)
+
+    def _network(self, x: Tensor, t: Tensor, condition: dict) -> Tensor:
+        """The network at one time per example, in x's own precision."""
+        t = self.time(t).to(x.dtype).to(x.device)
+        return self.net(x, t.expand(len(x)) if t.ndim == 0 else t, **condition).to(x.dtype)
+
+
+def checked_time(t: Tensor | float, x: Tensor) -> Tensor:
+    """t in float64, or one clear sentence."""
+    t = as_float64(t)
+    if not ((t >= 0) & (t <= 1)).all():
+        wrong = t.flatten()[~((t >= 0) & (t <= 1)).flatten()][0].item()
+        raise ValueError(f"t must lie in [0, 1]; got {wrong}: did you pass a step index? use (i + 1) / T")
+    if t.ndim and t.shape != x.shape[:t.ndim]:
+        raise ValueError(f"t must be one number, or of shape ({len(x)},) like the batch; got {tuple(t.shape)}")
+    return t

@@ -1,0 +1,126 @@
+"""Figures in one style: white ground, colours that colour-blind readers can tell apart, nothing kept in global state.
+
+Each function draws one picture and displays it; pictures of images travel as JPEG (a fifth of a PNG's size).
+"""
+import io
+from collections.abc import Callable, Sequence
+
+import matplotlib
+import numpy as np
+import torch
+from IPython.display import Image, display
+from matplotlib.figure import Figure
+from PIL import Image as Pillow
+from torch import Tensor
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")   # Okabe & Ito
+STYLE = {"figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "axes.spines.top": False,
+         "axes.spines.right": False, "axes.grid": True, "grid.color": "#DDDDDD", "font.size": 10, "axes.titlesize": 11,
+         "axes.prop_cycle": matplotlib.cycler(color=COLOURS), "legend.frameon": False, "figure.dpi": 100}
+
+
+def new_figure(width: float = 7.0, height: float = 3.0) -> Figure:
+    """An empty figure, in inches, in the course's style; it belongs to nobody and is never shown twice."""
+    with matplotlib.rc_context(STYLE):
+        return Figure(figsize=(width, height), layout="constrained")
+
+
+def emit(figure: Figure, kind: str = "png", alt: str | None = None) -> None:
+    """Display a finished figure: "png" for lines and points, "jpeg" for photographs and noise."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format=kind, dpi=100, **({"pil_kwargs": {"quality": 85}} if kind == "jpeg" else {"metadata": {"Software": None}}))
+    display(Image(data=buffer.getvalue(), format=kind, alt=alt))
+
+
+def styled(draw: Callable) -> Callable:
+    """Axes take their style when they are made, so drawing happens inside it too."""
+    def wrapper(*args, **kwargs):
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+    wrapper.__doc__, wrapper.__name__, wrapper.__wrapped__ = draw.__doc__, draw.__name__, draw
+    return wrapper
+
+
+def pixels(x: Tensor, columns: int | None = None, scale: int = 1) -> np.ndarray:
+    """Images side by side as bytes: x (N, C, H, W) in [-1, 1] -> (height, width, 3) uint8; what lies outside is clipped."""
+    from torchvision.utils import make_grid
+    if not x.is_floating_point() or x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(f"images must be floating point (N, 1 or 3, H, W) in [-1, 1]; got {x.dtype} {tuple(x.shape)}")
+    grid = make_grid(x.detach().float().cpu(), nrow=columns or len(x), padding=1, normalize=True, value_range=(-1, 1), pad_value=0.35)
+    tiled = (grid * 255).round().byte().permute(1, 2, 0).numpy()                       # (height, width, 3)
+    return tiled.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+@styled
+def show(x: Tensor | dict[str, Tensor], columns: int | None = None, title: str | None = None, width: float = 7.0) -> None:
+    """A grid of images, x (N, C, H, W) in [-1, 1]; or a dict of such rows, each with its name on the left."""
+    rows = x if isinstance(x, dict) else {"": x}
+    tiles = [pixels(row, columns) for row in rows.values()]
+    height = sum(width * t.shape[0] / t.shape[1] for t in tiles) + 0.15 * len(tiles) + (0.35 if title else 0.1)
+    figure = new_figure(width, height)
+    for axes, name, tile in zip(np.atleast_1d(figure.subplots(len(tiles), 1)), rows, tiles):
+        axes.imshow(tile, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+    if title:
+        figure.suptitle(title, fontsize=11)
+    emit(figure, "jpeg", title)
+
+
+@styled
+def histogram(values: Tensor | Sequence[Tensor], labels: Sequence[str] | None = None, title: str = "", xlabel: str = "value",
+              density: Callable[[Tensor], Tensor] | None = None) -> None:
+    """One or several clouds of numbers as histograms of density, with an exact density to compare if there is one."""
+    values = [values] if isinstance(values, Tensor) else list(values)
+    figure = new_figure(6, 3)
+    axes = figure.subplots()
+    low, high = min(v.min().item() for v in values), max(v.max().item() for v in values)
+    for i, v in enumerate(values):
+        axes.hist(v.flatten().numpy(), bins=np.linspace(low, high, 61), density=True, alpha=0.5, color=COLOURS[i], label=labels[i] if labels else None)
+    if density is not None:
+        x = torch.linspace(low, high, 300)
+        axes.plot(x, density(x), color="black", lw=1.2, label="exact")
+    axes.set(title=title, xlabel=xlabel, ylabel="density")
+    if labels or density is not None:
+        axes.legend()
+    emit(figure, alt=title)
+
+
+@styled
+def curves(x: Tensor, ys: dict[str, Tensor], title: str = "", xlabel: str = "", ylabel: str = "", **axis) -> None:
+    """Several curves over one x; further keywords go to the axes, such as yscale="log" or ylim=(-15, 15)."""
+    figure = new_figure(6, 3)
+    axes = figure.subplots()
+    for (name, y), style in zip(ys.items(), ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))):
+        axes.plot(torch.as_tensor(x), torch.as_tensor(y), label=name, linestyle=style)
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, **axis)
+    axes.legend()
+    emit(figure, alt=title)
+
+
+@styled
+def scatter(clouds: dict[str, Tensor], title: str = "", limit: float = 2.5, columns: int | None = None) -> None:
+    """Clouds of points (N, 2), one panel each, all on the same axes from -limit to limit."""
+    columns = columns or len(clouds)
+    rows = -(-len(clouds) // columns)
+    figure = new_figure(2.2 * columns, 2.2 * rows + 0.4)
+    panels = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
+    for axes, (name, points) in zip(panels, clouds.items()):
+        axes.scatter(*points.T, s=1.5, alpha=0.4, color=BLUE, linewidths=0)
+        axes.set(title=name, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    figure.supxlabel("first coordinate", fontsize=9)
+    figure.supylabel("second coordinate", fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    emit(figure, alt=title)
+
+
+def animate(frames: Sequence[Tensor], columns: int = 10, seconds: float = 3.0, scale: int = 2, alt: str = "animation") -> None:
+    """A film of image grids, each frame (N, C, H, W) in [-1, 1]; an animated PNG plays wherever a PNG is shown."""
+    films = [Pillow.fromarray(pixels(frame, columns, scale)).convert("L" if frame.shape[1] == 1 else "P").quantize(16) for frame in frames]
+    pause = [int(1000 * seconds / len(films))] * (len(films) - 1) + [2500]
+    buffer = io.BytesIO()
+    films[0].save(buffer, format="PNG", save_all=True, append_images=films[1:], duration=pause, loop=0)
+    display(Image(data=buffer.getvalue(), format="png", alt=alt))

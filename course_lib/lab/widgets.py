@@ -1,0 +1,44 @@
+"""Explorers: a slider above a figure. Only what ipywidgets 7.7.1 (Colab) has; a built notebook shows still pictures instead."""
+import os
+from collections.abc import Callable, Sequence
+
+import ipywidgets
+from IPython.display import display
+from torch import Tensor
+
+from ..schedules import Schedule
+from . import plots
+
+
+def explore(draw: Callable, label: str, stills: Sequence[float], start: float, low: float = 0.0, high: float = 1.0,
+            step: float = 0.01, size: tuple[float, float] = (6.0, 3.0), title: str = "") -> None:
+    """A slider from low to high; `draw(figure, value)` fills a fresh matplotlib figure (or part of one) for each value.
+
+    With COURSE_STATIC=1, as in the build, draws the values `stills` side by side: readers without a kernel see those.
+    """
+    if os.environ.get("COURSE_STATIC") == "1":
+        figure = plots.new_figure(10.0, 10.0 / len(stills) * size[1] / size[0] * 1.15)
+        plots.styled(lambda: [draw(part, value) for part, value in zip(figure.subfigures(1, len(stills)), stills)])()
+        return plots.emit(figure, "jpeg", title)
+    slider = ipywidgets.FloatSlider(value=start, min=low, max=high, step=step, description=label, layout=ipywidgets.Layout(width="500px"))
+    display(slider, ipywidgets.interactive_output(lambda value: _draw_one(draw, value, size, title), {"value": slider}))
+
+
+def _draw_one(draw: Callable, value: float, size: tuple[float, float], title: str) -> None:
+    figure = plots.new_figure(*size)
+    plots.styled(draw)(figure, value)
+    plots.emit(figure, "png", title)
+
+
+def noise_explorer(x0: Tensor, eps: Tensor, schedule: Schedule) -> None:
+    """Drag t and watch one image drown: x0, eps (1, C, H, W), x0 in [-1, 1]. Above x_t (clipped to be shown), below its pixels."""
+    def draw(figure, t: float) -> None:
+        x = schedule.perturb(x0, t, eps)
+        above, below = figure.subplots(2, 1, height_ratios=(1.4, 1))
+        above.imshow(plots.pixels(x), interpolation="nearest")
+        above.set(title=f"t = {t:.2f}\nalpha {schedule.alpha(t):.2f}, sigma {schedule.sigma(t):.2f}", xticks=[], yticks=[])
+        above.grid(False)
+        below.hist(x.flatten().numpy(), bins=40, range=(-3.5, 3.5), density=True, color=plots.BLUE)
+        below.set(xlabel="pixel value", xlim=(-3.5, 3.5), yticks=[])
+
+    explore(draw, "t", stills=(0.0, 0.25, 0.5, 0.75, 1.0), start=0.3, size=(3.0, 4.4), title="One digit between data (t = 0) and noise (t = 1)")

@@ -1,0 +1,195 @@
+"""Data, metrics, figures and widgets."""
+import io
+import math
+import warnings
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from course_lib import Schedule
+from course_lib.lab import data, machine, metrics, plots, widgets
+
+
+# ---- data
+
+def test_mnist():
+    x, y = data.mnist("test")
+    assert x.shape == (10_000, 1, 28, 28) and x.dtype == torch.float32 and x.min() == -1 and x.max() == 1
+    assert torch.bincount(y).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert len(data.mnist("train")[0]) == 60_000
+    with pytest.raises(ValueError, match="split must be 'train' or 'test'; got 'valid'"):
+        data.mnist("valid")
+
+
+def test_a_damaged_or_missing_file_is_named(tmp_path):
+    file = tmp_path / "mnist.npz"
+    with pytest.raises(FileNotFoundError, match="is missing: reinstall"):
+        data.mnist("test", file)
+    file.write_bytes((data.ASSETS / "mnist.npz").read_bytes()[:1_000_000])
+    with pytest.raises(OSError, match="truncated download.*git checkout"):
+        data.mnist("test", file)
+
+
+@pytest.mark.parametrize("toy", [data.two_moons, data.swiss_roll, data.spiral, data.checkerboard])
+def test_toys(toy):
+    x = toy(5000, seed=1)
+    assert x.shape == (5000, 2) and x.dtype == torch.float32 and torch.equal(x, toy(5000, seed=1)) and not torch.equal(x, toy(5000, seed=2))
+    assert x.abs().max() < 2 and 0.4 < x.std() < 1.1 and x.mean(0).abs().max() < 0.35
+
+
+def test_checkerboard_has_empty_squares():
+    x = data.checkerboard(5000)
+    column, row = ((x + 1.5) / 0.75).floor().long().unbind(1)
+    assert ((column + row) % 2 == 0).all() and len(set(zip(column.tolist(), row.tolist()))) == 8
+
+
+MIXTURE = data.GaussianMixture([[-1.0, 0.3], [0.8, 0.5], [0.0, -1.0]], [0.2, 0.4, 0.1], [0.5, 0.3, 0.2])
+
+
+def test_mixture_density_integrates_to_one_and_matches_its_samples():
+    axis = torch.linspace(-4, 4, 401, dtype=torch.float64)
+    points = torch.cartesian_prod(axis, axis)
+    for alpha, sigma in ((1.0, 0.0), (0.6, 0.8)):
+        density = MIXTURE.log_prob(points, alpha, sigma).exp()
+        assert density.sum() * 0.02**2 == pytest.approx(1, abs=1e-3)
+    x = MIXTURE.sample(50_000)
+    wanted = (MIXTURE.weights[:, None] * MIXTURE.means).sum(0)
+    torch.testing.assert_close(x.double().mean(0), wanted, atol=0.02, rtol=0)
+
+
+def test_mixture_score_is_the_gradient():
+    x = torch.randn(50, 2, dtype=torch.float64).requires_grad_()
+    for alpha, sigma in ((1.0, 0.0), (0.7, 0.5), (0.1, 3.0)):
+        gradient = torch.autograd.grad(MIXTURE.log_prob(x, alpha, sigma).sum(), x)[0]
+        torch.testing.assert_close(MIXTURE.score(x, alpha, sigma), gradient)
+
+
+def test_mixture_posterior_mean_is_bayes_rule():
+    """E[x0 | x_t] by weighing 400,000 draws of x0 with q(x_t | x0), and by Tweedie's formula."""
+    x0, x, alpha, sigma = MIXTURE.sample(400_000).double(), torch.tensor([[0.1, 0.2], [-0.5, -0.4]], dtype=torch.float64), 0.8, 0.6
+    exact = MIXTURE.posterior_mean(x, alpha, sigma)
+    weight = (-(torch.cdist(x, alpha * x0) ** 2) / (2 * sigma**2)).softmax(dim=1)
+    torch.testing.assert_close(exact, weight @ x0, atol=0.01, rtol=0)
+    torch.testing.assert_close(exact, (x + sigma**2 * MIXTURE.score(x, alpha, sigma)) / alpha)
+
+
+def test_mixture_denoiser_takes_one_time_or_many():
+    D, x = MIXTURE.denoiser(Schedule.cosine()), torch.randn(3, 2)
+    torch.testing.assert_close(D(x, torch.full((3,), 0.5)), D(x, torch.tensor(0.5)))
+    assert D(x, torch.tensor(0.5)).dtype == torch.float32
+    torch.testing.assert_close(D(x, torch.tensor(0.0)), x)
+    with pytest.raises(ValueError, match="positive standard deviations"):
+        data.GaussianMixture([[0.0]], 0.0)
+
+
+# ---- metrics
+
+def test_classifier_reads_the_test_digits():
+    x, y = data.mnist("test")
+    assert metrics.class_agreement(x, y) >= 0.993
+    assert metrics.features(x[:7]).shape == (7, 128) and metrics.features(x[:7]).dtype == torch.float64
+
+
+def cloud(n, d, seed, scale=1.0, shift=0.0):
+    g = torch.Generator().manual_seed(seed)
+    return shift + scale * torch.randn(n, d, generator=g, dtype=torch.float64) @ torch.randn(d, d, generator=g, dtype=torch.float64) / d**0.5
+
+
+@pytest.mark.parametrize("n, d", [(500, 16), (10, 16), (400, 1)])
+def test_frechet_distance_is_the_formula(n, d):
+    """Against scipy's matrix square root, at full rank, at low rank (n < d) and in one dimension."""
+    a, b = cloud(n, d, 0), cloud(n + 5, d, 1, 1.3, 0.2)
+    A, B = np.cov(a.numpy(), rowvar=False).reshape(d, d), np.cov(b.numpy(), rowvar=False).reshape(d, d)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        root = np.real(scipy.linalg.sqrtm(A @ B))
+    direct = ((a.mean(0) - b.mean(0)) ** 2).sum().item() + np.trace(A + B - 2 * root)
+    assert metrics.frechet_distance(a, b) == pytest.approx(direct, rel=1e-4 if n < d else 1e-7)
+    assert metrics.frechet_distance(a, b) == pytest.approx(metrics.frechet_distance(b, a), rel=1e-7)
+    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    assert metrics.frechet_distance(a, a + 2) == pytest.approx(4 * d), "a shift costs its squared length"
+
+
+def test_frechet_distance_refuses():
+    with pytest.raises(ValueError, match="two clouds of features"):
+        metrics.frechet_distance(torch.zeros(5, 3), torch.zeros(5, 4))
+    with pytest.raises(ValueError, match="not finite"):
+        metrics.frechet_distance(torch.full((5, 3), math.nan), torch.zeros(5, 3))
+
+
+def test_floor_falls_with_n():
+    assert 0 < metrics.frechet_floor(1000) < metrics.frechet_floor(200)
+
+
+@pytest.mark.parametrize("x, error, sentence", [
+    (torch.zeros(2, 1, 28, 28, dtype=torch.uint8), TypeError, "scale with x / 127.5 - 1"), (torch.zeros(2, 3, 28, 28), ValueError, r"digits must be \(N, 1, 28, 28\)"),
+    (torch.full((2, 1, 28, 28), 255.0), ValueError, r"must lie in \[-1, 1\]"), (torch.full((2, 1, 28, 28), math.nan), ValueError, "not finite")])
+def test_metrics_refuse_bad_images(x, error, sentence):
+    with pytest.raises(error, match=sentence):
+        metrics.features(x)
+
+
+# ---- figures and widgets: what they display is caught and opened
+
+@pytest.fixture
+def displayed(monkeypatch):
+    seen = []
+    monkeypatch.setattr(plots, "display", lambda *things: seen.extend(things))
+    monkeypatch.setattr(widgets, "display", lambda *things: seen.extend(things))
+    return seen
+
+
+def opened(image):
+    return plots.Pillow.open(io.BytesIO(image.data))
+
+
+def test_every_figure_is_drawn(displayed):
+    x = torch.rand(6, 1, 28, 28) * 2 - 1
+    plots.show(x, title="six")
+    plots.show({"first": x[:3], "second": x[3:]})
+    plots.histogram([x, x / 2], labels=["a", "b"], density=lambda v: torch.exp(-v**2 / 2) / (2 * math.pi) ** 0.5)
+    plots.curves(torch.arange(5), {"y": torch.arange(5.0)}, xlabel="x")
+    plots.scatter({"moons": data.two_moons(100), "roll": data.swiss_roll(100)})
+    plots.animate([x, x / 2, x / 4], columns=3)
+    sizes = [opened(image).size for image in displayed]
+    assert len(sizes) == 6 and all(min(size) > 50 for size in sizes)
+    assert opened(displayed[0]).format == "JPEG" and opened(displayed[5]).n_frames == 3
+
+
+def test_pixels():
+    x = torch.tensor([-1.0, 1.0, 5.0, 0.0]).view(4, 1, 1, 1)
+    assert plots.pixels(x)[1, 1::2, 0].tolist() == [0, 255, 255, 128]
+    assert plots.pixels(torch.zeros(6, 3, 4, 4), columns=3).shape == (11, 16, 3)
+    with pytest.raises(ValueError, match="floating point"):
+        plots.pixels(torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
+
+
+def test_explorer_live_and_still(displayed, monkeypatch):
+    x0, eps = torch.zeros(1, 1, 28, 28), torch.randn(1, 1, 28, 28)
+    monkeypatch.setenv("COURSE_STATIC", "1")
+    widgets.noise_explorer(x0, eps, Schedule.cosine())
+    assert len(displayed) == 1 and opened(displayed[0]).size[0] == 1000
+    monkeypatch.delenv("COURSE_STATIC")
+    widgets.noise_explorer(x0, eps, Schedule.cosine())
+    slider = displayed[-2]
+    assert slider.value == 0.3 and slider.max == 1.0
+
+
+# ---- the machine
+
+def test_device_and_precision(monkeypatch):
+    monkeypatch.setenv("COURSE_DEVICE", "cpu")
+    assert machine.device().type == "cpu"
+    monkeypatch.setenv("COURSE_PRECISION", "float32")
+    assert machine.precision() == torch.float32 and "float32" in machine.about()
+    monkeypatch.setenv("COURSE_PRECISION", "bfloat16")
+    with machine.autocast("cpu"):
+        assert torch.nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == torch.bfloat16
+    monkeypatch.delenv("COURSE_PRECISION")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda on: (7, 5))
+    assert machine.precision(torch.device("cuda")) == torch.float16, "a T4 gets fp16"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda on: (9, 0))
+    assert machine.precision(torch.device("cuda")) == torch.bfloat16
+    assert machine.precision(torch.device("mps")) == torch.float32

@@ -1,0 +1,61 @@
+"""The house itself: one list of dependencies, one address, a light import, assets with licences."""
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_environment_yml_only_delegates():
+    """The conda file names Python, pip and the project itself, and nothing that pyproject.toml lists."""
+    text = (ROOT / "environment.yml").read_text()
+    entries = [line.strip()[2:] for line in text.splitlines() if line.strip().startswith("- ")]
+    assert [e for e in entries if not e.startswith("pip:")] == [f"python {PROJECT['requires-python']},<3.14", "pip", "-e .[dev]"]
+    assert "dev" in PROJECT["optional-dependencies"]
+
+
+def test_the_readme_and_citation_use_the_one_address():
+    address = PROJECT["urls"]["Repository"].removeprefix("https://github.com/")
+    for name in ("README.md", "CITATION.cff"):
+        found = set(re.findall(r"github(?:\.com)?/((?:OWNER|[\w.-]+)/diffusion-course)", (ROOT / name).read_text()))
+        assert found == {address}, name
+
+
+def test_the_readme_tells_every_lesson_and_its_links_exist():
+    readme = (ROOT / "README.md").read_text()
+    for number in range(1, 8):
+        assert f"| {number} |" in readme
+    for link in re.findall(r"\]\(((?!http|#)[^)]+)\)", readme):
+        assert (ROOT / link).exists(), link
+
+
+def test_importing_the_course_is_light():
+    """No figures, data or notebook machinery until they are asked for."""
+    code = "import sys, course_lib; print([m for m in ('matplotlib', 'torchvision', 'scipy', 'IPython', 'ipywidgets', 'accelerate', 'course_lib.lab') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_two_walls():
+    """The mathematics imports no network; networks import no schedule, denoiser or sampler."""
+    for name in ("schedules", "denoiser", "ddpm", "samplers", "guidance"):
+        assert not re.search(r"^from \.(networks|lab)|^import course_lib", (ROOT / f"course_lib/{name}.py").read_text(), re.M), name
+    for file in (ROOT / "course_lib/networks").glob("*.py"):
+        assert not re.search(r"schedules|samplers|denoiser|\.\.lab", "".join(re.findall(r"^(?:from|import) .*$", file.read_text(), re.M))), file.name
+
+
+def test_every_asset_has_a_licence_line_and_all_are_small():
+    licences = (ROOT / "course_lib/assets/LICENSES.md").read_text()
+    files = [p for p in (ROOT / "course_lib/assets").rglob("*") if p.suffix in (".npz", ".safetensors")]
+    assert files and all(p.name in licences for p in files)
+    assert sum(p.stat().st_size for p in files) < 60e6
+
+
+def test_no_machine_or_registry_is_named():
+    """No absolute path of a developer's machine and no registry address in what is committed as text."""
+    for pattern in ("*.py", "*/*.py", "*/*/*.py", "*.md", "*.toml", "Makefile", ".ci/run", "*.yml"):
+        for file in ROOT.glob(pattern):
+            if ".venv" not in file.parts and file.name != "test_project.py":
+                assert not re.search(r"/work/|/root/|pypi\.org|index-url|/home/", file.read_text()), file

@@ -1,0 +1,197 @@
+"""The training loop: it learns, resumes exactly, survives interruptions and damaged files, and says clearly what it refuses."""
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from course_lib import Denoiser, Schedule, UNet
+from course_lib.lab import checkpoint, data, train
+from course_lib.lab.train import Batches, drop_condition
+
+
+class Points(nn.Module):
+    """A small network for points in the plane, with labels."""
+    num_classes = 2
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
+
+    def forward(self, x, t, y=None):
+        y = torch.full((len(x),), 2) if y is None else y
+        return self.layers(torch.cat([x, t[:, None], nn.functional.one_hot(y, 3)], dim=1))
+
+
+def denoiser():
+    torch.manual_seed(0)
+    return Denoiser(Points(), Schedule.cosine(), "v")
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
+    monkeypatch.setenv("COURSE_PRECISION", "float32")
+    monkeypatch.setenv("COURSE_DEVICE", "cpu")
+    return tmp_path
+
+
+X = data.two_moons(2000)
+Y = (X[:, 1] > 0).long()
+SHORT = dict(steps=60, batch=32, seed=3)
+weights = lambda D: torch.cat([p.flatten() for p in D.net.parameters()])
+
+
+def test_it_learns(capsys):
+    D = train.train(denoiser(), (X, Y), steps=800, batch=128, lr=3e-3)
+    t, eps = torch.rand(2000), torch.randn(2000, 2)
+    before, after = (d.loss(X, t, eps, y=Y).mean().item() for d in (denoiser(), D))
+    assert after < 0.8 * before and not D.training
+    said = capsys.readouterr().out
+    assert "800 steps of 128" in said and "examples/s, loss" in said
+    assert D.history[-1][0] == 800 and D.history[-1][1] < D.history[0][1]
+
+
+def test_the_average_follows_the_power_rule():
+    """The average of weights after k steps: (1 - 1/k)^10 of the old, the rest new (Karras et al. 2024, gamma + 1 = 10)."""
+    D = denoiser()
+    run = train.Run(D, Batches(train.checked_data((X, Y)), 32, 0.1, {"y": 2}, 0, torch.device("cpu")), 1e-2, 100, None)
+    average = weights(run.ema).clone()
+    for k in range(1, 6):
+        run.advance()
+        average = (1 - 1 / k) ** 10 * average + (1 - (1 - 1 / k) ** 10) * weights(D)
+    torch.testing.assert_close(weights(run.ema), average)
+
+
+def test_interrupted_and_resumed_is_the_same_as_never_stopped(monkeypatch, capsys):
+    whole = train.train(denoiser(), (X, Y), **SHORT, out="whole")
+    honest, stopped = train.Run.advance, []
+
+    def interrupt(self):
+        if self.step == 25 and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        honest(self)
+    monkeypatch.setattr(train.Run, "advance", interrupt)
+    part = train.train(denoiser(), (X, Y), **SHORT, out="parts")
+    assert "Stopped at step 25 (42%): the same call goes on from here." in capsys.readouterr().out
+    assert not torch.equal(weights(part), weights(whole))
+    rest = train.train(denoiser(), (X, Y), **SHORT, out="parts")
+    assert "from step 25" in capsys.readouterr().out
+    assert torch.equal(weights(rest), weights(whole)) and rest.history[-1][0] == 60
+
+
+def test_a_finished_run_is_loaded_not_repeated(capsys, monkeypatch):
+    first = train.train(denoiser(), X, **SHORT, out="once")
+    monkeypatch.setattr(train.Run, "advance", lambda self: pytest.fail("trained again"))
+    again = train.train(denoiser(), X, **SHORT, out="once")
+    assert "finished before (60 steps), loaded" in capsys.readouterr().out and torch.equal(weights(first), weights(again))
+
+
+def test_another_experiment_does_not_overwrite(runs, capsys):
+    train.train(denoiser(), X, **SHORT, out="run")
+    saved = (runs / "run/state.safetensors").read_bytes()
+    train.train(denoiser(), X, steps=60, batch=32, seed=4, out="run")
+    assert "other settings: moved to" in capsys.readouterr().out and (runs / "run.1/state.safetensors").read_bytes() == saved
+
+
+def test_time_limited_runs_stop_and_count_only_training(runs):
+    seen = []
+    D = train.train(denoiser(), X, seconds=0.5, batch=32, watch=lambda D, done: seen.append(done), out="timed")
+    assert seen == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1] and D.history
+    assert checkpoint.load_tensors(runs / "timed/state.safetensors")[1]["elapsed"] == pytest.approx(0.5, abs=0.2)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_state_is_named_and_kept(runs, damage):
+    train.train(denoiser(), X, **SHORT, out="run")
+    file = runs / "run/state.safetensors"
+    raw = bytearray(file.read_bytes())
+    if damage == "flipped":
+        raw[-100] ^= 1
+    file.write_bytes(bytes(raw[: {"truncated": len(raw) // 2, "flipped": len(raw), "empty": 0}[damage]]))
+    with pytest.raises(OSError, match="state.safetensors is (not a whole checkpoint|damaged)"):
+        train.train(denoiser(), X, **SHORT, out="run")
+    assert file.exists()
+
+
+def test_a_loss_that_explodes_stops_with_a_sentence():
+    with pytest.raises(FloatingPointError, match="the loss is nan.*lower lr"):
+        D = denoiser()
+        nn.init.constant_(D.net.layers[0].weight, math.nan)
+        train.train(D, X, **SHORT)
+
+
+@pytest.mark.parametrize("bad, error, sentence", [
+    (torch.zeros(5, 1, 4, 4, dtype=torch.uint8), TypeError, "scale with x / 127.5 - 1"),
+    (torch.full((5, 1, 4, 4), 200.0), ValueError, r"images must lie in \[-1, 1\]; got \[200, 200\]"),
+    (torch.tensor([[0.0, math.inf]]), ValueError, "1 values that are not finite"),
+    ((torch.zeros(5, 2), torch.zeros(4)), ValueError, "must have one length"),
+    (torch.zeros(0, 2), ValueError, "not zero")])
+def test_bad_data(bad, error, sentence):
+    with pytest.raises(error, match=sentence):
+        train.train(denoiser(), bad, steps=1)
+
+
+def test_how_long_must_be_said_once():
+    for arguments in ({}, {"steps": 1, "seconds": 1}):
+        with pytest.raises(ValueError, match="either steps=... or seconds=..."):
+            train.train(denoiser(), X, **arguments)
+
+
+def test_batches():
+    """Times are spread evenly, every example comes once per epoch, and batch k is always the same."""
+    x = torch.arange(64.0)[:, None]
+    batches = Batches({"x0": x}, 16, 0.0, {}, 0, torch.device("cpu"))
+    t = batches[0][1]
+    assert ((t > 0) & (t <= 1)).all() and (t.sort().values * 16).ceil().tolist() == list(range(1, 17))
+    assert sorted(torch.cat([batches[k][0] for k in range(4)]).flatten().tolist()) == list(range(64))
+    assert torch.equal(batches[7][2], batches[7][2]) and not torch.equal(batches[7][0], batches[3][0])
+    assert abs(torch.cat([batches[k][2] for k in range(200)]).std() - 1) < 0.05
+
+
+def test_drop_condition():
+    y, kept = torch.arange(10).repeat(2000), torch.ones(20_000, 2)
+    got = drop_condition({"y": y, "other": kept}, {"y": 10}, 0.1, torch.Generator().manual_seed(0))
+    assert (got["y"] == 10).double().mean() == pytest.approx(0.1, abs=0.01) and got["other"] is kept
+    assert torch.equal(got["y"][got["y"] != 10], y[got["y"] != 10])
+    context = drop_condition({"c": torch.ones(4, 3, 5)}, {"c": 0.0}, 1.0, torch.Generator())
+    assert (context["c"] == 0).all() and context["c"].shape == (4, 3, 5)
+
+
+def test_fp16_with_its_gradient_scaler(monkeypatch):
+    monkeypatch.setenv("COURSE_PRECISION", "float16")
+    D = train.train(denoiser(), (X, Y), steps=30, batch=32)
+    assert weights(D).isfinite().all()
+
+
+def test_save_and_load(tmp_path):
+    D = Denoiser(UNet(1, (16,), num_classes=3), Schedule.linear(200), "eps")
+    nn.init.normal_(D.net.out.weight)
+    train.save(D, tmp_path / "small.safetensors", data="none", steps=0)
+    again = train.load(tmp_path / "small.safetensors")
+    x, t, y = torch.randn(2, 1, 8, 8), torch.rand(2), torch.tensor([0, 3])
+    torch.testing.assert_close(again(x, t, y=y), D.eval()(x, t, y=y), atol=2e-2, rtol=2e-2)
+    assert repr(again.schedule) == repr(D.schedule) and again.target == "eps" and again.about == {"data": "none", "steps": 0}
+    raw = (tmp_path / "small.safetensors").read_bytes()
+    (tmp_path / "short.safetensors").write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(OSError, match="short.safetensors is not a whole checkpoint"):
+        train.load(tmp_path / "short.safetensors")
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        train.load("no_such_model")
+    with pytest.raises(ValueError, match="only a course network"):
+        train.save(denoiser(), tmp_path / "points.safetensors")
+
+
+def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "a.safetensors"
+    checkpoint.save_tensors(file, {"x": torch.ones(3)}, {"n": 1})
+
+    def dies(tensors, path, **kwargs):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+    monkeypatch.setattr(checkpoint, "save_file", dies)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save_tensors(file, {"x": torch.zeros(3)}, {"n": 2})
+    tensors, header = checkpoint.load_tensors(file)
+    assert tensors["x"].tolist() == [1, 1, 1] and header["n"] == 1
