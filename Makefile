@@ -7,7 +7,7 @@ BROWSE  = $(if $(or $(DISPLAY),$(WAYLAND_DISPLAY),$(filter Darwin,$(shell uname)
 ROOT_OK = $(if $(filter 0,$(shell id -u)),--allow-root,)
 NN      = $(if $(LESSON),$(shell printf '%02d' $(LESSON)))
 
-.PHONY: help setup lab test test-fast notebooks-test build check html clean
+.PHONY: help setup lab test test-fast build check html clean
 
 help:
 	@echo "make lab                  set up, then open JupyterLab on the notebooks (prints its address)"
@@ -22,7 +22,7 @@ setup: $(READY)
 $(READY): pyproject.toml
 	@echo "== Setting up in $(VENV): one pip install, a few minutes the first time (about 5 GB with torch)"
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
-	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(PY) -m pip install --quiet --upgrade pip
 	@$(PY) -m pip install --quiet --editable '.[dev]'
 	@touch $(READY)
@@ -48,4 +48,4 @@ html: $(READY)
 	$(VENV)/bin/jupyter nbconvert --to html --output-dir html notebooks/*.ipynb solutions/*.ipynb exercises/*.ipynb
 
 clean:
-	rm -rf html runs build *.egg-info
+	rm -rf html build *.egg-info      # runs/ holds your trainings: delete it yourself

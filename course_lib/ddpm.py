@@ -75,8 +75,8 @@ class DDPM:
         i = torch.as_tensor(i)
         if i.is_floating_point() or not ((i >= 0) & (i < self.T)).all():
             raise ValueError(f"steps are integers from 0 to {self.T - 1}; got {i.flatten()[:4].tolist()}")
-        return table.to(i.device)[i]
+        return table[i.cpu()] if i.device.type == "mps" else table.to(i.device)[i]
 
     def _eps(self, x: Tensor, i: Tensor) -> Tensor:
-        t = (torch.as_tensor(i) + 1) / self.T
-        return self.net(x, t.to(x.dtype).to(x.device).expand(len(x))).to(x.dtype)
+        t = (torch.as_tensor(i) + 1).to(x.dtype) / self.T
+        return self.net(x, t.to(x.device, non_blocking=True).expand(len(x))).to(x.dtype)

@@ -15,6 +15,11 @@ TARGETS: dict[str, Callable] = {
 }
 
 
+def identity(t: Tensor) -> Tensor:
+    """The default time: networks are told t itself."""
+    return t
+
+
 class Denoiser(nn.Module):
     """A network, a schedule and the meaning of the network's output, put together into (x, t, **condition) -> x0_hat.
 
@@ -23,12 +28,12 @@ class Denoiser(nn.Module):
     time:     what the network is told instead of t, as a function of t
     """
 
-    def __init__(self, net: nn.Module, schedule: Schedule, target: str | Callable = "v", time: Callable = lambda t: t):
+    def __init__(self, net: nn.Module, schedule: Schedule, target: str | Callable = "v", time: Callable = identity):
         super().__init__()
         if isinstance(target, str) and target not in TARGETS:
             raise ValueError(f"target must be one of {', '.join(TARGETS)}, or a function (alpha, sigma) -> (a, b); got {target!r}")
         self.net, self.schedule, self.target, self.time = net, schedule, target, time
-        self._pair = TARGETS[target] if isinstance(target, str) else target
+        self.pair = TARGETS[target] if isinstance(target, str) else target
 
     def forward(self, x: Tensor, t: Tensor | float, **condition) -> Tensor:
         """The best guess of the clean data: E[x0 | x_t = x] when the network is perfect.
@@ -38,12 +43,13 @@ class Denoiser(nn.Module):
         t = checked_time(t, x)
         out = self._network(x, t, condition)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        a, b = self._pair(alpha, sigma)
+        a, b = self.pair(alpha, sigma)
         if self.target == "x0":                                     # the line below is 0 / 0 there at t = 0
             return out
         determinant = alpha * b - sigma * a
         if (determinant == 0).any():
-            raise ValueError(f"target {self.target!r} says nothing about x0 where alpha = 0 (t = {t.max():.4g} of {self.schedule}): use v, or start below")
+            where = torch.as_tensor(t.expand(determinant.shape)[determinant == 0]).max()
+            raise ValueError(f"target {self.target!r} says nothing about x0 at t = {where:.4g} of {self.schedule} (alpha = {self.schedule.alpha(where):.3g}): use v, or start below")
         return over(b / determinant, x) * x - over(sigma / determinant, x) * out
 
     def loss(self, x0: Tensor, t: Tensor, eps: Tensor | None = None, **condition) -> Tensor:
@@ -53,12 +59,12 @@ class Denoiser(nn.Module):
         t = checked_time(t, x0)
         eps = randn_like(x0) if eps is None else eps
         out = self._network(self.schedule.perturb(x0, t, eps), t, condition)
-        a, b = self._pair(self.schedule.alpha(t), self.schedule.sigma(t))
+        a, b = self.pair(self.schedule.alpha(t), self.schedule.sigma(t))
         return (out - over(a, x0) * x0 - over(b, x0) * eps).square().flatten(1).mean(1)
 
     def _network(self, x: Tensor, t: Tensor, condition: dict) -> Tensor:
         """The network at one time per example, in x's own precision."""
-        t = self.time(t).to(x.dtype).to(x.device)
+        t = self.time(t).to(x.dtype).to(x.device, non_blocking=True)
         return self.net(x, t.expand(len(x)) if t.ndim == 0 else t, **condition).to(x.dtype)
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .schedules import over
+
 Denoise = Callable[..., Tensor]
 
 
@@ -14,10 +16,10 @@ def cfg(D: Denoise, w: float | Callable[[Tensor], float], null: dict) -> Denoise
     function of t. null: the conditions that mean "none", such as {"y": 10}; a negative prompt is another null.
     """
     def guided(x: Tensor, t: Tensor, **condition) -> Tensor:
-        weight = w(t) if callable(w) else w
-        if weight == 1:
+        weight = torch.as_tensor(w(t) if callable(w) else w)
+        if (weight == 1).all():
             return D(x, t, **condition)
-        return torch.lerp(D(x, t, **condition | null), D(x, t, **condition), float(weight))
+        return torch.lerp(D(x, t, **condition | null), D(x, t, **condition), over(weight, x))
     return guided
 
 

@@ -15,7 +15,8 @@ Denoise = Callable[..., Tensor]
 
 
 def _even_in_log_snr(schedule: Schedule, start: float, n: int) -> Tensor:
-    first, final = schedule.log_snr(start).clamp(min=-14), schedule.log_snr(min(1e-3, start / 2))
+    first = schedule.log_snr(start).clamp(min=-14)
+    final = schedule.log_snr(min(1e-3, start / 2)).clamp(max=14)        # sigma / alpha = 1e-3: cleaner than a byte can tell
     ts = schedule.t_from_log_snr(torch.linspace(first, final, n, dtype=torch.float64))
     ts[0] = start
     return ts
@@ -30,8 +31,8 @@ SPACINGS: dict[str, Callable[[Schedule, float, int], Tensor]] = {
 def grid(schedule: Schedule, n: int, spacing: str | Callable = "time", start: float = 1.0) -> Tensor:
     """n + 1 falling times, float64: start, ..., 0.
 
-    spacing "time" is even in t (diffusers' `trailing`); "log_snr" is even in log-SNR down to t = 1e-3, then 0 (Lu et al.
-    2022); or a function (schedule, start, n) -> n falling times.
+    spacing "time" is even in t (diffusers' `trailing`); "log_snr" is even in log-SNR, at most from -14 to 14 or to
+    t = 1e-3, then 0 (Lu et al. 2022); or a function (schedule, start, n) -> n falling times.
     """
     if n < 1 or not 0 < start <= 1:
         raise ValueError(f"a grid needs n >= 1 steps and a start in (0, 1]; got n = {n}, start = {start}")
@@ -54,7 +55,7 @@ def step(schedule: Schedule, x: Tensor, x0_hat: Tensor, t: Tensor, s: Tensor, et
     std = eta * sigma_s * (1 - (ratio * sigma_s / sigma_t) ** 2).clamp(min=0).sqrt()
     eps_hat = (x - over(alpha_t, x) * x0_hat) / over(sigma_t, x)
     x_s = over(alpha_s, x) * x0_hat + over((sigma_s**2 - std**2).clamp(min=0).sqrt(), x) * eps_hat
-    noise = (sigma_t**2 - (ratio * sigma_s) ** 2).sqrt() * (s > 0) if sigma_hat else std
+    noise = (sigma_t**2 - (ratio * sigma_s) ** 2).clamp(min=0).sqrt() * (s > 0) if sigma_hat else std
     return x_s + over(noise, x) * randn_like(x, generator) if (noise > 0).any() else x_s
 
 

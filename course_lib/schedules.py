@@ -12,7 +12,7 @@ from torch import Tensor
 def over(coefficient: Tensor | float, x: Tensor) -> Tensor:
     """The one place where coefficients meet images: (), (B,) or (B, F) becomes (B, 1, ...) in x's dtype, on x's device."""
     c = torch.as_tensor(coefficient)
-    return c.to(x.dtype).to(x.device).reshape(c.shape + (1,) * (x.ndim - c.ndim))
+    return c.to(x.dtype).to(x.device, non_blocking=True).reshape(c.shape + (1,) * (x.ndim - c.ndim))
 
 
 def randn_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -87,7 +87,7 @@ class Schedule:
         s, t = as_float64(s), as_float64(t)
         if (t < s).any():
             raise ValueError(f"renoise goes towards noise: t must be at least s; got s = {s.max():.4g}, t = {t.min():.4g}")
-        ratio = self.alpha(t) / self.alpha(s)
+        ratio = torch.where(s == t, 1.0, self.alpha(t) / self.alpha(s))       # also where both alphas are 0
         std = (self.sigma(t) ** 2 - (ratio * self.sigma(s)) ** 2).clamp(min=0).sqrt()
         return over(ratio, x) * x + over(std, x) * randn_like(x, generator)
 
@@ -108,9 +108,9 @@ class Schedule:
     @classmethod
     def linear(cls, T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> "Schedule":
         """Ho et al. 2020, section 4: betas in a straight line, here times 1000 / T so that any T ends in noise."""
+        if T < 1000 * beta_end:
+            raise ValueError(f"linear betas rescaled to T = {T} steps would exceed 1: take T >= {math.ceil(1000 * beta_end)}")
         betas = torch.linspace(beta_start, beta_end, T, dtype=torch.float64) * (1000 / T)
-        if betas.max() > 1:
-            raise ValueError(f"linear betas rescaled to T = {T} steps reach {betas.max():.3g}, above 1: take T >= {math.ceil(1000 * beta_end)}")
         return cls.from_betas(betas, ("linear", {"T": T, "beta_start": beta_start, "beta_end": beta_end}))
 
     @classmethod
@@ -166,7 +166,7 @@ def _derivative(f: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
 
 
 def _checked_betas(betas: Tensor) -> Tensor:
-    betas = torch.as_tensor(betas).double().cpu()
+    betas = torch.as_tensor(betas).cpu().double()
     if betas.ndim != 1 or len(betas) == 0 or not ((betas > 0) & (betas <= 1)).all():
         raise ValueError(f"betas must be one row of variances in (0, 1]; got shape {tuple(betas.shape)}"
                          + (f" from {betas.min():.4g} to {betas.max():.4g}" if betas.numel() else ""))

@@ -8,6 +8,7 @@ from course_lib.checks import Checker, Question, Wrong, compare
 
 @pytest.fixture
 def check(monkeypatch):
+    monkeypatch.delenv("COURSE_STRICT", raising=False)
     def judge(f):
         compare(f(torch.tensor([1.0, 2.0])), torch.tensor([2.0, 4.0]), {"you add two: double it": torch.tensor([3.0, 4.0])}, otherwise="not twice the number")
     monkeypatch.setattr(checks, "_questions", lambda lesson: {"9.1": Question("9.1", 2, judge, "well done", ("think", "x * 2")), "9.2": Question("9.2", 3, judge)})

@@ -96,6 +96,7 @@ def test_every_parameter_learns():
     ((torch.zeros(2, 3, 8, 8), torch.rand(2)), r"takes images \(B, 1, H, W\); got \(2, 3, 8, 8\)"),
     ((torch.zeros(1, 8, 8), torch.rand(1)), r"takes images \(B, 1, H, W\)"),
     ((torch.zeros(2, 1, 10, 8), torch.rand(2)), "multiples of 4 to be halved this often; got 10 x 8"),
+    ((torch.zeros(2, 1, 8, 8), torch.rand(1)), r"one real number per image, shape \(2,\)"),
     ((torch.zeros(2, 1, 8, 8), torch.rand(2), torch.tensor([0, 11])), "labels are integers from 0 to 9, and 10 for none; got 0 to 11"),
     ((torch.zeros(2, 1, 8, 8), torch.rand(2), torch.tensor([-1, 0])), "labels are integers"),
     ((torch.zeros(2, 1, 8, 8), torch.rand(2), torch.tensor([0.5, 1])), "labels are integers")])

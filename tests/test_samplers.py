@@ -131,6 +131,7 @@ def test_states_grid_and_last():
     even = grid(schedule, 10, "log_snr")
     gaps = schedule.log_snr(even[1:-1]).diff()
     assert even[0] == 1 and even[-1] == 0 and torch.allclose(gaps, gaps[0].expand(8), atol=1e-6) and (even.diff() < 0).all()
+    assert Schedule.edm().sigma(grid(Schedule.edm(), 10, "log_snr"))[-2] == pytest.approx(1e-3, rel=0.1), "no level that nobody could see"
     assert grid(schedule, 3, lambda schedule, start, n: start * torch.tensor([1.0, 0.3, 0.1]).double()).tolist() == pytest.approx([1, 0.3, 0.1, 0])
 
 
@@ -180,5 +181,7 @@ def test_guidance():
     cfg(D, 1.0, {"y": 10})(x, t, y=2)
     assert calls == [2], "w = 1 is the conditional model, at the price of one call"
     interval = cfg(D, lambda t: 2.0 if t < 0.4 else 1.0, {"y": 10})
+    each = cfg(D, lambda t: 2 * t, {"y": 10})(torch.zeros(2, 3), torch.tensor([0.5, 1.0]), y=2)
+    assert each.tolist() == [[2.0] * 3, [-6.0] * 3], "a weight for each example"
     assert interval(x, torch.tensor(0.3), y=2)[0] == -6 and interval(x, t, y=2)[0] == 2
     assert clip(cfg(D, 2.0, {"y": 10}))(x, t, y=2).tolist() == [-1.0] * 3

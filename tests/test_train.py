@@ -1,5 +1,8 @@
 """The training loop: it learns, resumes exactly, survives interruptions and damaged files, and says clearly what it refuses."""
 import math
+import os
+import signal
+import time
 
 import pytest
 import torch
@@ -7,7 +10,8 @@ from torch import nn
 
 from course_lib import Denoiser, Schedule, UNet
 from course_lib.lab import checkpoint, data, train
-from course_lib.lab.train import Batches, drop_condition
+from course_lib.lab.muon import Muon, orthogonalize
+from course_lib.lab.run import Batches, Run, drop
 
 
 class Points(nn.Module):
@@ -55,7 +59,7 @@ def test_it_learns(capsys):
 def test_the_average_follows_the_power_rule():
     """The average of weights after k steps: (1 - 1/k)^10 of the old, the rest new (Karras et al. 2024, gamma + 1 = 10)."""
     D = denoiser()
-    run = train.Run(D, Batches(train.checked_data((X, Y)), 32, 0.1, {"y": 2}, 0, torch.device("cpu")), 1e-2, 100, None)
+    run = Run(D, Batches(train.checked_data((X, Y)), 32, 0.1, {"y": 2}, 0, torch.device("cpu")), 1e-2, 0.0, 100, None)
     average = weights(run.ema).clone()
     for k in range(1, 6):
         run.advance()
@@ -65,14 +69,14 @@ def test_the_average_follows_the_power_rule():
 
 def test_interrupted_and_resumed_is_the_same_as_never_stopped(monkeypatch, capsys):
     whole = train.train(denoiser(), (X, Y), **SHORT, out="whole")
-    honest, stopped = train.Run.advance, []
+    honest, stopped = Run.advance, []
 
     def interrupt(self):
         if self.step == 25 and not stopped:
             stopped.append(True)
             raise KeyboardInterrupt
         honest(self)
-    monkeypatch.setattr(train.Run, "advance", interrupt)
+    monkeypatch.setattr(Run, "advance", interrupt)
     part = train.train(denoiser(), (X, Y), **SHORT, out="parts")
     assert "Stopped at step 25 (42%): the same call goes on from here." in capsys.readouterr().out
     assert not torch.equal(weights(part), weights(whole))
@@ -81,11 +85,99 @@ def test_interrupted_and_resumed_is_the_same_as_never_stopped(monkeypatch, capsy
     assert torch.equal(weights(rest), weights(whole)) and rest.history[-1][0] == 60
 
 
+IMAGES = torch.rand(200, 1, 8, 8) * 2 - 1
+
+
+def small_unet():
+    """Convolutions (in channels-last order), Muon, labels and dropout: all that a resumed run has to bring back."""
+    torch.manual_seed(0)
+    return Denoiser(UNet(1, (16, 32), num_classes=3, dropout=0.1), Schedule.cosine(), "v")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_ctrl_c_in_the_middle_of_a_step_is_held_back_and_nothing_is_lost(monkeypatch, precision):
+    monkeypatch.setenv("COURSE_PRECISION", precision)
+    labels, settings = torch.arange(200) % 3, dict(steps=12, batch=16)
+    whole = train.train(small_unet(), (IMAGES, labels), **settings, out="whole")
+    honest, calls = Muon.step, []
+
+    def signalled(self):
+        honest(self)
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+    monkeypatch.setattr(Muon, "step", signalled)
+    train.train(small_unet(), (IMAGES, labels), **settings, out="parts")
+    assert len(calls) == 5, "it stopped after the step during which Ctrl-C came"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    torch.manual_seed(99)                                   # the seed of the run does not depend on yours, nor touch it
+    rest = train.train(small_unet(), (IMAGES, labels), **settings, out="parts")
+    assert len(calls) == 12 and torch.equal(weights(rest), weights(whole))
+
+
+def test_training_leaves_your_random_numbers_alone():
+    D = small_unet()
+    torch.manual_seed(5)
+    train.train(D, IMAGES, steps=2, batch=16)
+    after = torch.randn(3)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.randn(3))
+
+
+def test_orthogonalize():
+    g = torch.Generator().manual_seed(0)
+    for shape in ((32, 100), (100, 32), (64, 64)):
+        m = torch.randn(shape, generator=g)
+        u, s, v = torch.linalg.svd(orthogonalize(m), full_matrices=False)
+        assert 0.6 < s.min() and s.max() < 1.3
+        exact = torch.linalg.svd(m, full_matrices=False)
+        assert ((orthogonalize(m) * (exact[0] @ exact[2])).sum() / orthogonalize(m).norm() / min(shape) ** 0.5) > 0.97, "the same singular vectors"
+
+
+def test_muon_descends():
+    """A least-squares problem with convolution-shaped weights goes down; momentum and decay by hand for one step."""
+    w = nn.Parameter(torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0)))
+    goal, before = torch.zeros_like(w), w.detach().clone()
+    optimizer = Muon([w], lr=0.1, momentum=0.9, weight_decay=0.5)
+    (w - goal).square().sum().backward()
+    optimizer.step()
+    update = orthogonalize(w.grad.lerp(w.grad * 0.1, 0.9).flatten(1)).view_as(before)
+    torch.testing.assert_close(w.detach(), before * (1 - 0.1 * 0.5) - 0.1 * update)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (w - goal).square().sum().backward()
+        optimizer.step()
+    assert w.norm() < 0.5 * before.norm()
+
+
+def test_muon_moves_the_inner_matrices_only():
+    from course_lib.lab.run import inner_matrices
+    net = UNet(1, (16,), num_classes=3)
+    inner = {id(p) for p in inner_matrices(net)}
+    names = {name for name, p in net.named_parameters() if id(p) in inner}
+    assert "stem.weight" not in names and "out.weight" not in names and "label.weight" not in names and "down.0.conv1.weight" in names and "middle.1.qkv.weight" in names
+    assert all(name.endswith("weight") and "norm" not in name for name in names)
+
+
 def test_a_finished_run_is_loaded_not_repeated(capsys, monkeypatch):
     first = train.train(denoiser(), X, **SHORT, out="once")
-    monkeypatch.setattr(train.Run, "advance", lambda self: pytest.fail("trained again"))
+    monkeypatch.setattr(Run, "advance", lambda self: pytest.fail("trained again"))
     again = train.train(denoiser(), X, **SHORT, out="once")
     assert "finished before (60 steps), loaded" in capsys.readouterr().out and torch.equal(weights(first), weights(again))
+
+
+def test_what_makes_an_experiment_another(capsys):
+    """Labels, betas, targets and the network's options: none of them may be mistaken for the run before."""
+    def start(D=None, rows=(X, Y)):
+        train.train(D or denoiser(), rows, steps=2, batch=32, out="run")
+        return "moved to" in capsys.readouterr().out
+    assert not start() and not start()
+    betas = torch.linspace(1e-4, 0.02, 100)
+    assert start(rows=X) and start(rows=(X, 1 - Y)) and start(rows=(X * 0.5, Y))
+    assert start(Denoiser(Points(), Schedule.from_betas(betas), "v")) and start(Denoiser(Points(), Schedule.from_betas(betas / 2), "v"))
+    assert start(Denoiser(Points(), Schedule.from_betas(betas / 2), "eps")) and start(Denoiser(Points(), Schedule.from_betas(betas / 2), "eps", time=lambda t: 2 * t))
+    mine = lambda: Denoiser(Points(), Schedule.cosine(), lambda alpha, sigma: (-sigma, alpha))
+    assert start(mine()) and not start(mine()), "a function as target is known by what it computes"
 
 
 def test_another_experiment_does_not_overwrite(runs, capsys):
@@ -97,9 +189,17 @@ def test_another_experiment_does_not_overwrite(runs, capsys):
 
 def test_time_limited_runs_stop_and_count_only_training(runs):
     seen = []
-    D = train.train(denoiser(), X, seconds=0.5, batch=32, watch=lambda D, done: seen.append(done), out="timed")
-    assert seen == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1] and D.history
-    assert checkpoint.load_tensors(runs / "timed/state.safetensors")[1]["elapsed"] == pytest.approx(0.5, abs=0.2)
+    D = train.train(denoiser(), X, seconds=0.5, batch=32, watch=lambda D, done: (seen.append(done), time.sleep(0.3)), out="timed")
+    assert seen == sorted(seen) and seen[-1] == 1 and len(seen) <= 5 and D.history
+    seen.clear()
+    train.train(denoiser(), X, steps=3, batch=32, watch=lambda D, done: seen.append(done))
+    assert seen == [1 / 3, 2 / 3, 1], "the end is always shown"
+    with pytest.raises(ZeroDivisionError):
+        train.train(denoiser(), X, steps=8, batch=32, out="careless", watch=lambda D, done: 1 / 0)
+    assert (runs / "careless/state.safetensors").exists(), "what was trained before the careless watch is kept"
+    assert checkpoint.load_tensors(runs / "timed/state.safetensors")[1]["elapsed"] >= 0.5
+    steps = D.history[-1][0]
+    assert steps > 1, "the seconds are spent in training, not in watch"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
@@ -116,7 +216,7 @@ def test_a_damaged_state_is_named_and_kept(runs, damage):
 
 
 def test_a_loss_that_explodes_stops_with_a_sentence():
-    with pytest.raises(FloatingPointError, match="the loss is nan.*lower lr"):
+    with pytest.raises(FloatingPointError, match="the loss is not finite.*lower lr"):
         D = denoiser()
         nn.init.constant_(D.net.layers[0].weight, math.nan)
         train.train(D, X, **SHORT)
@@ -127,15 +227,16 @@ def test_a_loss_that_explodes_stops_with_a_sentence():
     (torch.full((5, 1, 4, 4), 200.0), ValueError, r"images must lie in \[-1, 1\]; got \[200, 200\]"),
     (torch.tensor([[0.0, math.inf]]), ValueError, "1 values that are not finite"),
     ((torch.zeros(5, 2), torch.zeros(4)), ValueError, "must have one length"),
-    (torch.zeros(0, 2), ValueError, "not zero")])
+    (torch.zeros(0, 2), ValueError, "not zero"), ([1, 2], TypeError, "a pair \\(x0, y\\)"), ({"x": torch.zeros(2)}, TypeError, "with \"x0\""),
+    ((torch.zeros(5, 2), torch.tensor([0, 1, 2, 0, 0])), ValueError, "labels are integers from 0 to 1")])
 def test_bad_data(bad, error, sentence):
     with pytest.raises(error, match=sentence):
         train.train(denoiser(), bad, steps=1)
 
 
 def test_how_long_must_be_said_once():
-    for arguments in ({}, {"steps": 1, "seconds": 1}):
-        with pytest.raises(ValueError, match="either steps=... or seconds=..."):
+    for arguments in ({}, {"steps": 1, "seconds": 1}, {"steps": 0}, {"steps": -1}, {"seconds": 0}, {"steps": 1, "batch": 0}):
+        with pytest.raises(ValueError, match="either steps=... or seconds=..., above 0"):
             train.train(denoiser(), X, **arguments)
 
 
@@ -150,12 +251,12 @@ def test_batches():
     assert abs(torch.cat([batches[k][2] for k in range(200)]).std() - 1) < 0.05
 
 
-def test_drop_condition():
+def test_drop():
     y, kept = torch.arange(10).repeat(2000), torch.ones(20_000, 2)
-    got = drop_condition({"y": y, "other": kept}, {"y": 10}, 0.1, torch.Generator().manual_seed(0))
+    got = drop({"y": y, "other": kept}, {"y": 10}, 0.1, torch.Generator().manual_seed(0))
     assert (got["y"] == 10).double().mean() == pytest.approx(0.1, abs=0.01) and got["other"] is kept
     assert torch.equal(got["y"][got["y"] != 10], y[got["y"] != 10])
-    context = drop_condition({"c": torch.ones(4, 3, 5)}, {"c": 0.0}, 1.0, torch.Generator())
+    context = drop({"c": torch.ones(4, 3, 5)}, {"c": 0.0}, 1.0, torch.Generator())
     assert (context["c"] == 0).all() and context["c"].shape == (4, 3, 5)
 
 
@@ -179,6 +280,12 @@ def test_save_and_load(tmp_path):
         train.load(tmp_path / "short.safetensors")
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
         train.load("no_such_model")
+    checkpoint.save_tensors(tmp_path / "other.safetensors", {"x": torch.ones(1)}, {"net": {}})
+    for other in (tmp_path / "other.safetensors", "mnist_classifier"):
+        with pytest.raises(OSError, match="does not hold a denoiser"):
+            train.load(other)
+    with pytest.raises(ValueError, match="only a course network"):
+        train.save(Denoiser(D.net, D.schedule, "eps", time=lambda t: 2 * t), tmp_path / "timed.safetensors")
     with pytest.raises(ValueError, match="only a course network"):
         train.save(denoiser(), tmp_path / "points.safetensors")
 

@@ -26,7 +26,7 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LOADED = "import sys as _s; print(*sorted(m.__file__ for m in list(_s.modules.values()) if getattr(m, '__name__', '').startswith('course_lib') and getattr(m, '__file__', None)), sep='\\n')"
 
@@ -99,19 +99,31 @@ def execute(notebook: NotebookNode, folder: Path, strict: bool) -> list[str]:
     """Run a notebook in place, as a student would; returns the course_lib files that the run loaded."""
     notebook.cells.append(nbformat.v4.new_code_cell(LOADED))
     with tempfile.TemporaryDirectory() as runs:
-        os.environ |= {"COURSE_STATIC": "1", "COURSE_RUNS": runs, "COURSE_STRICT": "1" if strict else "0", "PYTHONHASHSEED": "0"}
-        NotebookClient(notebook, timeout=900, record_timing=False, resources={"metadata": {"path": str(folder)}}).execute()
-    loaded = notebook.cells.pop().outputs[0]["text"].split()
+        environment = os.environ | {"COURSE_STATIC": "1", "COURSE_RUNS": runs, "COURSE_STRICT": "1" if strict else "0", "PYTHONHASHSEED": "0"}
+        NotebookClient(notebook, timeout=900, record_timing=False, resources={"metadata": {"path": str(folder)}}).execute(env=environment)
+    loaded = notebook.cells.pop().outputs[0]["text"].splitlines()
     CoalesceStreamsPreprocessor().preprocess(notebook, {})
+    for cell in notebook.cells:
+        _last_words(cell)
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = NotebookNode(name="python")
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
                 raise SystemExit(f"{cell.id} writes to stderr or leaves a widget:\n{output.get('text', '')}")
-            if output.output_type == "display_data" or output.output_type == "execute_result":
-                output.get("data", {}).pop("text/plain", None) if "image/png" in output["data"] or "image/jpeg" in output["data"] else None
+            if output.output_type in ("display_data", "execute_result"):
+                if {"image/png", "image/jpeg"} & output["data"].keys():
+                    output["data"].pop("text/plain", None)
     return sorted(Path(file).resolve().relative_to(ROOT).as_posix() for file in loaded)
+
+
+def _last_words(cell: NotebookNode) -> None:
+    """Of a progress bar that overwrote itself, keep what stood there in the end."""
+    for output in cell.get("outputs", []):
+        if output.output_type == "stream":
+            output.text = re.sub(r"[^\n]*\r", "", output.text)
+    if "outputs" in cell:
+        cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
 
 
 def digest(text: str | bytes) -> str:
@@ -178,7 +190,7 @@ def build(file: Path, target: Path, sheet: Path | None, run: bool = True, force:
         for cell in (c for c in notebook.cells if c.cell_type == "code"):
             cell.outputs, cell.execution_count = next(outputs)
         notebook.metadata["course"] = built.metadata["course"]
-    elif sheet is None or sheet.exists():
+    elif sheet is None or sheet.exists() and nbformat.read(sheet, 4) == strip(read_source(file, root)):
         return "up to date"
     else:
         notebook = nbformat.read(target, 4)

@@ -16,7 +16,7 @@ def save_tensors(file: Path, tensors: dict[str, Tensor], header: dict) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     partial = file.with_name(file.name + ".partial")
-    save_file(tensors, partial, metadata={"course": json.dumps(header | {"digest": _digest(tensors)})})
+    save_file(tensors, partial, metadata={"course": json.dumps(header), "digest": _digest(tensors, json.dumps(header))})
     os.replace(partial, file)
 
 
@@ -30,18 +30,19 @@ def load_tensors(file: Path) -> tuple[dict[str, Tensor], dict]:
         raise FileNotFoundError(f"there is no checkpoint {file}")
     try:
         with safe_open(file, "pt") as opened:
-            header = json.loads((opened.metadata() or {})["course"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+            text, digest = ((opened.metadata() or {})[key] for key in ("course", "digest"))
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}     # a copy: the file can be replaced
+        header = json.loads(text)
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise OSError(f"{file} is not a whole checkpoint of this course ({error}): fetch or train it again") from error
-    if _digest(tensors) != header["digest"]:
+    if _digest(tensors, text) != digest:
         raise OSError(f"{file} is damaged (its digest differs): fetch or train it again")
     return tensors, header
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    total = hashlib.sha256()
+def _digest(tensors: dict[str, Tensor], header: str) -> str:
+    total = hashlib.sha256(header.encode())
     for name in sorted(tensors):
-        total.update(name.encode())
-        total.update(tensors[name].numpy().tobytes())
+        total.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        total.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

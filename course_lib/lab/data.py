@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..schedules import as_float64
+
 ASSETS = Path(__file__).parents[1] / "assets"
 MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"
 
@@ -109,8 +111,8 @@ class GaussianMixture:
 
     def _components(self, x: Tensor, alpha, sigma) -> tuple[Tensor, Tensor, Tensor]:
         """x - alpha m_k (B, K, D), the variances (B, K) of x_t's components, and log(w_k N_k(x)) (B, K)."""
-        alpha, sigma = (torch.as_tensor(c, dtype=torch.float64).reshape(-1, 1) for c in (alpha, sigma))   # (B or 1, 1)
-        difference = x.double()[:, None] - alpha[..., None] * self.means                            # (B, K, D)
+        alpha, sigma = (as_float64(c).cpu().reshape(-1, 1) for c in (alpha, sigma))   # (B or 1, 1)
+        difference = x.cpu().double()[:, None] - alpha[..., None] * self.means                          # (B, K, D)
         variance = (alpha * self.stds) ** 2 + sigma**2                                              # (B or 1, K)
         D = x.shape[1]
         log_joint = self.weights.log() - difference.square().sum(-1) / (2 * variance) - D / 2 * (2 * math.pi * variance).log()
@@ -124,16 +126,16 @@ class GaussianMixture:
         """The gradient of log q(x_t) with respect to x: (B, D)."""
         difference, variance, log_joint = self._components(x, alpha, sigma)
         share = log_joint.softmax(dim=1)                                                            # (B, K) p(k | x)
-        return -(share / variance)[..., None].mul(difference).sum(1).to(x.dtype)
+        return -(share / variance)[..., None].mul(difference).sum(1).to(x)
 
     def posterior_mean(self, x: Tensor, alpha, sigma) -> Tensor:
         """E[x0 | x_t = x]: (B, D), the best possible guess of the clean point."""
-        alpha = torch.as_tensor(alpha, dtype=torch.float64).reshape(-1, 1)                          # (B or 1, 1)
+        alpha = as_float64(alpha).cpu().reshape(-1, 1)                          # (B or 1, 1)
         difference, variance, log_joint = self._components(x, alpha, sigma)
         share = log_joint.softmax(dim=1)                                                            # (B, K)
         pull = (alpha * self.stds**2 / variance)[..., None] * difference                            # (B, K, D)
-        return (share[..., None] * (self.means + pull)).sum(1).to(x.dtype)
+        return (share[..., None] * (self.means + pull)).sum(1).to(x)
 
     def denoiser(self, schedule):
         """The exact denoiser D(x, t) = E[x0 | x_t = x] under a schedule: what a trained network approximates."""
-        return lambda x, t: self.posterior_mean(x, schedule.alpha(t), schedule.sigma(t))
+        return lambda x, t, **condition: self.posterior_mean(x, schedule.alpha(t), schedule.sigma(t))

@@ -11,18 +11,18 @@ from .data import ASSETS, mnist
 class DigitClassifier(nn.Module):
     """A small convolutional network for 28 x 28 digits: x (B, 1, 28, 28) in [-1, 1] -> logits (B, 10).
 
-    Its 128 features before the last layer play the part that Inception's 2048 play for photographs.
+    Its 128 pooled features before the last layer play the part that Inception's 2048 pooled features play for photographs.
     """
 
-    def __init__(self, width: int = 32, features: int = 128):
+    def __init__(self, width: int = 32):
         super().__init__()
         conv = lambda a, b: [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
         self.body = nn.Sequential(
-            *conv(1, width), *conv(width, width), nn.MaxPool2d(2),                   # (B, 32, 14, 14)
-            *conv(width, 2 * width), *conv(2 * width, 2 * width), nn.MaxPool2d(2),   # (B, 64, 7, 7)
-            *conv(2 * width, 4 * width), nn.Flatten(),                               # (B, 128 * 49)
-            nn.Dropout(0.3), nn.Linear(4 * width * 49, features), nn.ReLU())         # (B, 128)
-        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(features, 10))
+            *conv(1, width), *conv(width, width), nn.MaxPool2d(2),                      # (B, 32, 14, 14)
+            *conv(width, 2 * width), *conv(2 * width, 2 * width), nn.MaxPool2d(2),      # (B, 64, 7, 7)
+            *conv(2 * width, 4 * width), *conv(4 * width, 4 * width),                   # (B, 128, 7, 7)
+            nn.AdaptiveAvgPool2d(1), nn.Flatten())                                      # (B, 128)
+        self.head = nn.Linear(4 * width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x))
@@ -38,9 +38,9 @@ def classifier(on: str | torch.device = "cpu") -> DigitClassifier:
 
 
 def features(x: Tensor) -> Tensor:
-    """The classifier's 128 features of digits: x (N, 1, 28, 28) in [-1, 1] -> (N, 128) float64 on the CPU."""
+    """The classifier's 128 pooled features of digits: x (N, 1, 28, 28) in [-1, 1] -> (N, 128) float64 on the CPU."""
     x, net = checked_digits(x), classifier(x.device)
-    return torch.cat([net.body(part).double().cpu() if part.device.type != "mps" else net.body(part).cpu().double() for part in x.split(500)])
+    return torch.cat([net.body(part).cpu().double() for part in x.split(500)])
 
 
 def predict(x: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     eigenvalues of the symmetric S^T B S with A = S S^T. It falls as N grows: compare at one N, and with `frechet_floor`.
     Raises ValueError for features that are not finite or do not match. Source: Dowson & Landau 1982; Heusel et al. 2017.
     """
-    a, b = (torch.as_tensor(z).double().cpu() for z in (a, b))
+    a, b = (torch.as_tensor(z).cpu().double() for z in (a, b))
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"two clouds of features (N, d) and (M, d) are needed, at least two points each; got {tuple(a.shape)} and {tuple(b.shape)}")
     if not (a.isfinite().all() and b.isfinite().all()):

@@ -3,6 +3,7 @@
 Each function draws one picture and displays it; pictures of images travel as JPEG (a fifth of a PNG's size).
 """
 import io
+import itertools
 from collections.abc import Callable, Sequence
 
 import matplotlib
@@ -42,6 +43,11 @@ def styled(draw: Callable) -> Callable:
     return wrapper
 
 
+def plain(values: Tensor | Sequence[float]) -> Tensor:
+    """Numbers that matplotlib can draw: float32, on the CPU, without gradient."""
+    return torch.as_tensor(values).detach().float().cpu()
+
+
 def pixels(x: Tensor, columns: int | None = None, scale: int = 1) -> np.ndarray:
     """Images side by side as bytes: x (N, C, H, W) in [-1, 1] -> (height, width, 3) uint8; what lies outside is clipped."""
     from torchvision.utils import make_grid
@@ -57,7 +63,7 @@ def show(x: Tensor | dict[str, Tensor], columns: int | None = None, title: str |
     """A grid of images, x (N, C, H, W) in [-1, 1]; or a dict of such rows, each with its name on the left."""
     rows = x if isinstance(x, dict) else {"": x}
     tiles = [pixels(row, columns) for row in rows.values()]
-    height = sum(width * t.shape[0] / t.shape[1] for t in tiles) + 0.15 * len(tiles) + (0.35 if title else 0.1)
+    height = sum(width * t.shape[0] / t.shape[1] for t in tiles) + 0.05 * len(tiles) + (0.3 if title else 0.0)
     figure = new_figure(width, height)
     for axes, name, tile in zip(np.atleast_1d(figure.subplots(len(tiles), 1)), rows, tiles):
         axes.imshow(tile, interpolation="nearest")
@@ -73,12 +79,12 @@ def show(x: Tensor | dict[str, Tensor], columns: int | None = None, title: str |
 def histogram(values: Tensor | Sequence[Tensor], labels: Sequence[str] | None = None, title: str = "", xlabel: str = "value",
               density: Callable[[Tensor], Tensor] | None = None) -> None:
     """One or several clouds of numbers as histograms of density, with an exact density to compare if there is one."""
-    values = [values] if isinstance(values, Tensor) else list(values)
+    values = [plain(v) for v in ([values] if isinstance(values, Tensor) else values)]
     figure = new_figure(6, 3)
     axes = figure.subplots()
     low, high = min(v.min().item() for v in values), max(v.max().item() for v in values)
     for i, v in enumerate(values):
-        axes.hist(v.flatten().numpy(), bins=np.linspace(low, high, 61), density=True, alpha=0.5, color=COLOURS[i], label=labels[i] if labels else None)
+        axes.hist(v.flatten().numpy(), bins=np.linspace(low, high, 61), density=True, alpha=0.5, color=COLOURS[i % 6], label=labels[i] if labels else None)
     if density is not None:
         x = torch.linspace(low, high, 300)
         axes.plot(x, density(x), color="black", lw=1.2, label="exact")
@@ -93,8 +99,8 @@ def curves(x: Tensor, ys: dict[str, Tensor], title: str = "", xlabel: str = "", 
     """Several curves over one x; further keywords go to the axes, such as yscale="log" or ylim=(-15, 15)."""
     figure = new_figure(6, 3)
     axes = figure.subplots()
-    for (name, y), style in zip(ys.items(), ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))):
-        axes.plot(torch.as_tensor(x), torch.as_tensor(y), label=name, linestyle=style)
+    for (name, y), style in zip(ys.items(), itertools.cycle(("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1))))):
+        axes.plot(plain(x), plain(y), label=name, linestyle=style)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, **axis)
     axes.legend()
     emit(figure, alt=title)
@@ -108,7 +114,7 @@ def scatter(clouds: dict[str, Tensor], title: str = "", limit: float = 2.5, colu
     figure = new_figure(2.2 * columns, 2.2 * rows + 0.4)
     panels = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
     for axes, (name, points) in zip(panels, clouds.items()):
-        axes.scatter(*points.T, s=1.5, alpha=0.4, color=BLUE, linewidths=0)
+        axes.scatter(*plain(points).T, s=1.5, alpha=0.4, color=BLUE, linewidths=0)
         axes.set(title=name, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     figure.supxlabel("first coordinate", fontsize=9)
     figure.supylabel("second coordinate", fontsize=9)
@@ -119,7 +125,7 @@ def scatter(clouds: dict[str, Tensor], title: str = "", limit: float = 2.5, colu
 
 def animate(frames: Sequence[Tensor], columns: int = 10, seconds: float = 3.0, scale: int = 2, alt: str = "animation") -> None:
     """A film of image grids, each frame (N, C, H, W) in [-1, 1]; an animated PNG plays wherever a PNG is shown."""
-    films = [Pillow.fromarray(pixels(frame, columns, scale)).convert("L" if frame.shape[1] == 1 else "P").quantize(16) for frame in frames]
+    films = [Pillow.fromarray(pixels(frame, columns, scale)).quantize(8 if frame.shape[1] == 1 else 64) for frame in frames]
     pause = [int(1000 * seconds / len(films))] * (len(films) - 1) + [2500]
     buffer = io.BytesIO()
     films[0].save(buffer, format="PNG", save_all=True, append_images=films[1:], duration=pause, loop=0)

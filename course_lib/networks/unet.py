@@ -125,11 +125,11 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | int | None = None) -> Tensor:
         """x: (B, channels, H, W), t: (B,) real numbers, y: (B,) integers, one integer, or None -> like x"""
-        self._check(x, y)
+        self._check(x, t, y)
         emb = self.time(t)                                              # (B, emb_dim)
         if self.label is not None:
-            y = torch.as_tensor(self.num_classes if y is None else y, device=x.device)
-            emb = emb + self.label(y.expand(len(x)))
+            y = self.num_classes if y is None else y
+            emb = emb + self.label(y.expand(len(x)) if isinstance(y, Tensor) else torch.full((len(x),), y, device=x.device))
         emb = F.silu(emb)
         x = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
         h, bridges = self.stem(x), []
@@ -145,11 +145,13 @@ class UNet(nn.Module):
             h = layer(torch.cat([h, bridges.pop()], dim=1), emb) if isinstance(layer, ResnetBlock) else layer(h)
         return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch)
 
-    def _check(self, x: Tensor, y: Tensor | int | None) -> None:
+    def _check(self, x: Tensor, t: Tensor, y: Tensor | int | None) -> None:
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(f"this network takes images (B, {self.channels}, H, W); got {tuple(x.shape)}")
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
             raise ValueError(f"height and width must be multiples of {self.multiple} to be halved this often; got {x.shape[2]} x {x.shape[3]}: pad the images")
+        if t.shape != x.shape[:1] or not t.is_floating_point():
+            raise ValueError(f"t must be one real number per image, shape ({len(x)},); got {t.dtype} {tuple(t.shape)}")
         if y is not None and self.num_classes is None:
             raise ValueError("this network was built without labels: pass num_classes to UNet, or no y")
         if isinstance(y, Tensor) and y.is_cuda or y is None:            # looking at a GPU's labels would make it wait
