@@ -1,4 +1,5 @@
 """The build: reproducible, stamped, and an exercise sheet that holds no solution."""
+import os
 import shutil
 import subprocess
 import sys
@@ -157,7 +158,8 @@ def test_nbgrader_gives_full_marks_to_the_solution_and_none_to_the_stub(tmp_path
     for folder in ("source/lesson01", "submitted/solved/lesson01", "submitted/untouched/lesson01"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(ROOT / f"solutions/{name}.ipynb", tmp_path / f"source/lesson01/{name}.ipynb")
-    run = lambda *words: subprocess.run([sys.executable, "-m", "nbgrader", *words, f"--CourseDirectory.root={tmp_path}"], cwd=tmp_path, capture_output=True, text=True)
+    run = lambda *words: subprocess.run([sys.executable, "-m", "nbgrader", *words, f"--CourseDirectory.root={tmp_path}"], cwd=tmp_path, capture_output=True, text=True,
+                                         env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})    # it calls `alembic`
     done = run("generate_assignment", "lesson01", "--create")
     assert done.returncode == 0, done.stderr
     released = (tmp_path / f"release/lesson01/{name}.ipynb").read_text()

@@ -178,6 +178,7 @@ def build(file: Path, target: Path, sheet: Path | None, run: bool = True, force:
     """Build one notebook (and its stripped sheet); returns what was done, in a few words."""
     why, rerun = stale(file, target, root)
     notebook, done = read_source(file, root), "only its text"
+    target.parent.mkdir(exist_ok=True)
     if not run:
         done = "without running it"
     elif rerun or force:

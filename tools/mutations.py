@@ -53,6 +53,7 @@ MUTATIONS = [
     ("lab/run.py", "< p   ", "> p   ", "train"),
     ("lab/run.py", "1 - (1 - 1 / self.step) ** 10", "1 - (1 - 1 / self.step) ** 9", "train"),
     ("lab/muon.py", "c * gram @ gram", "b * gram @ gram", "train"),
+    ("lab/muon.py", "return p.grad.lerp(average, keep)", "return average", "train"),
     ("networks/unet.py", "1000 * t.float()", "t.float()", "networks"),
     ("networks/unet.py", "q * q.shape[-1] ** -0.5 @", "q @", "networks"),
 ]

@@ -13,34 +13,44 @@ class Muon(torch.optim.Optimizer):
     Use another optimizer for biases, norms, embeddings and the first and last layer. lr: size of the step's singular values.
     """
 
-    def __init__(self, parameters, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.01,
-                 dtype: torch.dtype = torch.float32):
-        self.dtype = dtype                                                                   # of the orthogonalisation
+    def __init__(self, parameters, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.01):
         super().__init__(parameters, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
 
     @torch.no_grad()
     def step(self) -> None:
         """One step for every parameter that has a gradient."""
         for group in self.param_groups:
-            for p in (p for p in group["params"] if p.grad is not None):
-                state = self.state[p]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                average = state["momentum_buffer"]
-                average.lerp_(p.grad, 1 - group["momentum"])
-                direction = orthogonalize(p.grad.lerp(average, group["momentum"]).flatten(1), self.dtype).view(p.shape)
-                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=group["lr"])
+            moved = [p for p in group["params"] if p.grad is not None]
+            steps = orthogonalize([self._momentum(p, group["momentum"]).flatten(1) for p in moved])
+            for p, step in zip(moved, steps):
+                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(step.view(p.shape), alpha=group["lr"])
+
+    def _momentum(self, p: Tensor, keep: float) -> Tensor:
+        """Nesterov: the gradient, looked at from where the momentum would lead."""
+        state = self.state[p]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        average = state["momentum_buffer"].lerp_(p.grad, 1 - keep)
+        return p.grad.lerp(average, keep)
 
 
-def orthogonalize(matrix: Tensor, dtype: torch.dtype = torch.float32, steps: int = 5) -> Tensor:
-    """The nearest matrix whose singular values are all about 1 (between 0.7 and 1.2): (m, n) -> (m, n).
+def orthogonalize(matrices: list[Tensor]) -> list[Tensor]:
+    """For each matrix the one with the same singular vectors and singular values near 1 (0.7 to 1.2): (m, n) -> (m, n).
 
-    Five Newton-Schulz steps; the odd polynomial a s + b s^3 + c s^5 pulls every singular value s towards 1.
+    Five Newton-Schulz steps: the odd polynomial a s + b s^3 + c s^5 pulls every singular value s towards 1. All five act on
+    the small Gram matrices X X^T alone, those of one size together, and X is multiplied once at the end.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T                    # the small side first
-    x = (wide / (wide.norm() + 1e-7)).to(dtype)
-    for _ in range(steps):
-        gram = x @ x.T                                                                   # (m, m)
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x if matrix.shape[0] <= matrix.shape[1] else x.T).to(matrix.dtype)
+    wide = [m.float() if m.shape[0] <= m.shape[1] else m.float().T for m in matrices]    # the small side first
+    wide = [x / (x.norm() + 1e-7) for x in wide]
+    done: list[Tensor] = [None] * len(wide)
+    for size in {len(x) for x in wide}:
+        members = [i for i, x in enumerate(wide) if len(x) == size]
+        gram = torch.stack([wide[i] @ wide[i].T for i in members])                       # (k, m, m)
+        product = eye = torch.eye(size, device=gram.device).expand_as(gram)
+        for _ in range(5):
+            factor = a * eye + b * gram + c * gram @ gram                                # X becomes factor X
+            product, gram = factor @ product, factor @ gram @ factor
+        for i, p in zip(members, product):
+            done[i] = p @ wide[i]
+    return [(x if m.shape[0] <= m.shape[1] else x.T).to(m.dtype).reshape(m.shape) for m, x in zip(matrices, done)]

@@ -57,7 +57,7 @@ class Run:
         matrices = inner_matrices(D.net) if muon_lr else []
         others = [p for p in D.parameters() if not any(p is m for m in matrices)]
         self.optimizers = [torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)]
-        self.optimizers += [Muon(matrices, lr=muon_lr, dtype=torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32)] if matrices else []
+        self.optimizers += [Muon(matrices, lr=muon_lr)] if matrices else []
         self.rates = (lr, muon_lr)
         self.scaler = torch.amp.GradScaler(self.on.type, enabled=self.dtype == torch.float16)
         self.step, self.elapsed, self.history, self._losses = 0, 0.0, [], []

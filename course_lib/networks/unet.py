@@ -121,7 +121,8 @@ class UNet(nn.Module):
                 c = widths[level - 1]
         self.norm = group_norm(c)
         self.out = zero(nn.Conv2d(c, channels * patch**2, 3, padding=1))
-        self.to(memory_format=torch.channels_last)                      # twice as fast as torch's default order on a CPU
+        self.memory_format = torch.channels_last                        # on a CPU convolutions are faster than in torch's default order
+        self.to(memory_format=self.memory_format)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | int | None = None) -> Tensor:
         """x: (B, channels, H, W), t: (B,) real numbers, y: (B,) integers, one integer, or None -> like x"""
@@ -131,7 +132,7 @@ class UNet(nn.Module):
             y = self.num_classes if y is None else y
             emb = emb + self.label(y.expand(len(x)) if isinstance(y, Tensor) else torch.full((len(x),), y, device=x.device))
         emb = F.silu(emb)
-        x = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
+        x = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=self.memory_format)
         h, bridges = self.stem(x), []
         for layer in self.down:
             if isinstance(layer, ResnetBlock):
@@ -162,14 +163,17 @@ class UNet(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width: each pixel becomes four, then a convolution.   (B, C, H, W) -> (B, out, 2H, 2W)"""
+    """Doubles height and width: a convolution while the image is small, then each pixel becomes four.
+
+    (B, C, H, W) -> (B, out, 2H, 2W); the convolutions of the next block smooth the edges.
+    """
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return F.interpolate(self.conv(x), scale_factor=2.0, mode="nearest")
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
