@@ -20,7 +20,7 @@ help:
 setup: $(READY)
 
 $(READY): pyproject.toml
-	@echo "== Setting up in $(VENV): one pip install, a few minutes the first time (about 5 GB with torch)"
+	@echo "== Setting up in $(VENV): one pip install, a few minutes the first time (about 6 GB with torch)"
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(PY) -m pip install --quiet --upgrade pip

@@ -1,7 +1,7 @@
 """How well does a class-conditional digit model draw after one minute, or three, on this machine; and how fast does it train?
 
     python benchmarks/mnist_minutes.py                     both parts, 180 s of training
-    python benchmarks/mnist_minutes.py --seconds 60 --picture runs/digits.png
+    python benchmarks/mnist_minutes.py --seconds 60 --picture digits.png
     python benchmarks/mnist_minutes.py --speed-only
 
 Part 1 trains the same network with the course's loop and with a plain one (the loop that most tutorials show: DataLoader,
@@ -66,7 +66,7 @@ def speed(x: torch.Tensor, y: torch.Tensor, rounds: int = 5, seconds: float = 6.
     pairs = [(course_loop(x, y, seconds), plain_loop(x, y, seconds)) for _ in range(rounds)]
     ratios = sorted(a / b for a, b in pairs)
     ours, plain = (statistics.median(column) for column in zip(*pairs))
-    print(f"training images per second, median of {rounds} turns of {seconds:.0f} s: course loop {ours:,.0f} ({str(machine.precision())[6:]}), "
+    print(f"training images per second, median of {rounds} turns of {seconds:.0f} s: on the CPU, course loop {ours:,.0f} ({str(machine.precision(torch.device("cpu")))[6:]}), "
           f"plain fp32 loop {plain:,.0f}; ratio {statistics.median(ratios):.2f} (from {ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
@@ -100,6 +100,8 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon", help="what moves the inner matrices")
     parser.add_argument("--picture", type=Path, help="save ten digits of each class, w = 2")
     args = parser.parse_args()
+    if args.picture:
+        args.picture.parent.mkdir(parents=True, exist_ok=True)
     x, y = data.mnist("train")
     print(f"{machine.about()}; {sum(p.numel() for p in denoiser().parameters()) / 1e6:.2f} M parameters")
     if not args.quality_only:

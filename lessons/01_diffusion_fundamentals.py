@@ -15,7 +15,7 @@
 #
 # **After this lesson you can** say what the forward process does and why its numbers are square roots; jump to any noise level in one step and prove that this is allowed; write the training loss in two lines; train on all 60,000 digits of MNIST in two minutes; sample, and judge the samples with a number.
 #
-# **You need** Python, some PyTorch, calculus, and the Gaussian distribution. **It takes** about 4 minutes to run on two CPU cores; on a GPU the same cells train a larger network. The exercises are in `exercises/01_diffusion_fundamentals.ipynb`.
+# **You need** Python, some PyTorch, calculus, and the Gaussian distribution. **It takes** about 3 minutes to run on two CPU cores; on a GPU the same cells train a larger network. The exercises are in `exercises/01_diffusion_fundamentals.ipynb`.
 #
 # **Our conventions.** Images have pixels in [-1, 1]. The paper's formulas count steps $t = 1, \dots, T$; code counts $i = t - 1$ from 0; the library and the later lessons use the number $t/T$ in [0, 1], where 0 is data and 1 is noise. Betas are variances. The paper's $\alpha_t = 1 - \beta_t$ and $\bar\alpha_t$ are its own letters; the library's `alpha(t)` is $\sqrt{\bar\alpha_t}$, the factor on the image, and `sigma(t)` is $\sqrt{1-\bar\alpha_t}$, the standard deviation of the noise.
 

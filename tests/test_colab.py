@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,6 +31,20 @@ def colab(tmp_path_factory):
     return home
 
 
+def run(notebook, colab):
+    NotebookClient(notebook, timeout=300, kernel_name="colab", resources={"metadata": {"path": str(colab / "content")}}).execute()
+
+
+@pytest.mark.slow
+def test_without_a_network_the_set_up_cell_says_so(colab, monkeypatch):
+    monkeypatch.setenv("JUPYTER_PATH", str(colab / "jupyter"))
+    monkeypatch.setenv("COURSE_SOURCE", str(colab / "nothing-here"))
+    notebook = nbformat.read(ROOT / "notebooks/01_diffusion_fundamentals.ipynb", 4)
+    notebook.cells = [cell for cell in notebook.cells if "setup" in cell.metadata.get("tags", [])]
+    with pytest.raises(CellExecutionError, match="could not be installed from .*Is the internet switched on"):
+        run(notebook, colab)
+
+
 @pytest.mark.slow
 def test_the_first_cells_run_on_an_old_colab(colab, monkeypatch):
     """From the set-up cell to the first widget, live, in /content; the package comes from the checkout in place of the network."""
@@ -40,7 +55,7 @@ def test_the_first_cells_run_on_an_old_colab(colab, monkeypatch):
     first_widget = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and "widgets." in cell.source)
     notebook.cells = [nbformat.v4.new_code_cell("import importlib.util; print(importlib.util.find_spec('course_lib'))")] + notebook.cells[:first_widget + 1]
     notebook.cells.append(nbformat.v4.new_code_cell("import course_lib; print(course_lib.__file__)"))
-    NotebookClient(notebook, timeout=300, kernel_name="colab", resources={"metadata": {"path": str(colab / "content")}}).execute()
+    run(notebook, colab)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert code[0].outputs[0].text.strip() == "None", "course_lib must not be importable before the set-up cell"
     assert "ipywidgets 7.7.1" in code[1].outputs[-1].text

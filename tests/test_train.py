@@ -220,6 +220,28 @@ def test_a_damaged_state_is_named_and_kept(runs, damage):
     assert file.exists()
 
 
+def test_precision_asked_for_comes_before_the_saved_one(monkeypatch, capsys):
+    """The advice of the error message must work: a run begun in bf16 goes on in fp32 when asked to."""
+    monkeypatch.setenv("COURSE_PRECISION", "bfloat16")
+    settings = dict(steps=6, batch=16, out="run")
+    monkeypatch.setattr(Run, "advance", lambda self, honest=Run.advance: honest(self) if self.step < 3 or self.dtype == torch.float32 else (_ for _ in ()).throw(KeyboardInterrupt))
+    train.train(small_unet(), IMAGES, **settings)
+    monkeypatch.setenv("COURSE_PRECISION", "float32")
+    train.train(small_unet(), IMAGES, **settings)
+    said = capsys.readouterr().out
+    assert "in bfloat16" in said and "on from step 3 on cpu in float32" in said
+
+
+def test_weights_that_are_not_numbers_are_never_saved(runs):
+    train.train(denoiser(), X, steps=2, batch=32, out="run")
+    saved = (runs / "run/state.safetensors").read_bytes()
+    run = Run(denoiser(), Batches(train.checked_data(X), 32, 0.1, {}, 0, torch.device("cpu")), 1e-3, 0.0, 2, None)
+    nn.init.constant_(run.D.net.layers[0].weight, math.inf)
+    with pytest.raises(FloatingPointError):
+        run.save(runs / "run")
+    assert (runs / "run/state.safetensors").read_bytes() == saved
+
+
 def test_a_loss_that_explodes_stops_with_a_sentence():
     with pytest.raises(FloatingPointError, match="the loss is not finite.*lower lr"):
         D = denoiser()

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 import tomllib
 from pathlib import Path
 
@@ -28,24 +29,30 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-LOADED = "import sys as _s; print(*sorted(m.__file__ for m in list(_s.modules.values()) if getattr(m, '__name__', '').startswith('course_lib') and getattr(m, '__file__', None)), sep='\\n')"
+LOADED = """import sys as _s
+try:
+    import resource as _r
+    print(_r.getrusage(_r.RUSAGE_SELF).ru_maxrss * (1 if _s.platform == "darwin" else 1024))
+except ImportError:
+    print(0)
+print(*sorted(m.__file__ for m in list(_s.modules.values()) if getattr(m, "__name__", "").startswith("course_lib") and getattr(m, "__file__", None)), sep="\\n")"""
 
 
 # ---- from a .py file to a notebook without outputs
 
 def address(root: Path = ROOT) -> str:
-    """The public address of the repository; it stands in pyproject.toml alone."""
-    return tomllib.loads((root / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    """The public address of the repository, as pyproject.toml has it."""
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 
 
 def set_address(repo: str, root: Path = ROOT) -> None:
-    """owner/name, in pyproject.toml and in the files that repeat it."""
+    """owner/name, in pyproject.toml and in the two files that repeat it (notebooks get it when they are built)."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise SystemExit(f"REPO must look like owner/name; got {repo!r}")
     old, new = address(root).removeprefix("https://github.com/"), repo
     for name in ("pyproject.toml", "README.md", "CITATION.cff"):
         file = root / name
-        file.write_text(file.read_text().replace(old, new))
+        file.write_text(file.read_text(encoding="utf-8").replace(old, new), encoding="utf-8", newline="\n")
 
 
 def read_source(file: Path, root: Path = ROOT) -> NotebookNode:
@@ -53,7 +60,7 @@ def read_source(file: Path, root: Path = ROOT) -> NotebookNode:
     repository, stem = address(root), file.stem.removesuffix("_exercises")
     folder = "exercises" if file.stem.endswith("_exercises") else "notebooks"
     colab = f"{repository.replace('https://github.com', 'https://colab.research.google.com/github')}/blob/main/{folder}/{stem}.ipynb"
-    fill = {"{{setup}}": (root / "tools/setup_cell.py").read_text().strip(), "{{address}}": repository,
+    fill = {"{{setup}}": (root / "tools/setup_cell.py").read_text(encoding="utf-8").strip(), "{{address}}": repository,
             "{{badge}}": f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})"}
     notebook = jupytext.read(file)
     notebook.metadata = NotebookNode(kernelspec=NotebookNode(KERNEL), language_info=NotebookNode(name="python"))
@@ -95,13 +102,15 @@ def strip(notebook: NotebookNode) -> NotebookNode:
 
 # ---- running and stamping
 
-def execute(notebook: NotebookNode, folder: Path, strict: bool) -> list[str]:
-    """Run a notebook in place, as a student would; returns the course_lib files that the run loaded."""
+def execute(notebook: NotebookNode, folder: Path, strict: bool) -> tuple[list[str], str]:
+    """Run a notebook in place, as a student would; returns the course_lib files that the run loaded, and what it cost."""
+    start = time.monotonic()
     notebook.cells.append(nbformat.v4.new_code_cell(LOADED))
     with tempfile.TemporaryDirectory() as runs:
         environment = os.environ | {"COURSE_STATIC": "1", "COURSE_RUNS": runs, "COURSE_STRICT": "1" if strict else "0", "PYTHONHASHSEED": "0"}
         NotebookClient(notebook, timeout=900, record_timing=False, resources={"metadata": {"path": str(folder)}}).execute(env=environment)
-    loaded = notebook.cells.pop().outputs[0]["text"].splitlines()
+    memory, *loaded = notebook.cells.pop().outputs[0]["text"].splitlines()
+    cost = f"{time.monotonic() - start:.0f} s, peak memory {int(memory) / 1e9:.1f} GB"
     CoalesceStreamsPreprocessor().preprocess(notebook, {})
     for cell in notebook.cells:
         _last_words(cell)
@@ -114,7 +123,7 @@ def execute(notebook: NotebookNode, folder: Path, strict: bool) -> list[str]:
             if output.output_type in ("display_data", "execute_result"):
                 if {"image/png", "image/jpeg"} & output["data"].keys():
                     output["data"].pop("text/plain", None)
-    return sorted(Path(file).resolve().relative_to(ROOT).as_posix() for file in loaded)
+    return sorted(Path(file).resolve().relative_to(ROOT).as_posix() for file in loaded), cost
 
 
 def _last_words(cell: NotebookNode) -> None:
@@ -171,7 +180,7 @@ def write(notebook: NotebookNode, file: Path) -> None:
     nbformat.validate(notebook)
     file.parent.mkdir(exist_ok=True)
     text = nbformat.writes(notebook, 4, sort_keys=True, indent=1, ensure_ascii=False)
-    file.write_text(text + "\n" if not text.endswith("\n") else text, encoding="utf-8")
+    file.write_text(text.rstrip("\n") + "\n", encoding="utf-8", newline="\n")
 
 
 def build(file: Path, target: Path, sheet: Path | None, run: bool = True, force: bool = False, root: Path = ROOT) -> str:
@@ -182,9 +191,9 @@ def build(file: Path, target: Path, sheet: Path | None, run: bool = True, force:
     if not run:
         done = "without running it"
     elif rerun or force:
-        modules = execute(notebook, target.parent, strict=sheet is not None)
+        modules, cost = execute(notebook, target.parent, strict=sheet is not None)
         notebook.metadata["course"] = {"code": code_digest(notebook), "modules": file_digests(modules, root)}
-        done = "by running it"
+        done = f"by running it, {cost}"
     elif why:
         built = nbformat.read(target, 4)
         outputs = iter([(c.outputs, c.execution_count) for c in built.cells if c.cell_type == "code"])

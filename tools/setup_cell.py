@@ -1,9 +1,13 @@
-# Set-up. On Colab and Kaggle this installs course_lib; where it is installed already, it only says what it found.
+# Set-up. On Colab and Kaggle this installs course_lib; where it is there already, it only reports.
 import importlib.util, os, subprocess, sys
 
 if importlib.util.find_spec("course_lib") is None:
     source = os.environ.get("COURSE_SOURCE", "git+{{address}}")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", source], check=True)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", source]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"course_lib could not be installed from {source}. Is the internet switched on "
+                           f"for this notebook? pip said: {done.stderr.strip()[-300:]}")
     importlib.invalidate_caches()
 
 from course_lib.lab import machine

@@ -1,5 +1,6 @@
 """One training run: its batches, its optimizers, its average of weights, and how all of that is kept on disk."""
 import copy
+import json
 import os
 import time
 from functools import lru_cache
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from ..denoiser import Denoiser
 from ..schedules import over, randn_like
+from ..version import VERSION
 from . import machine
 from .checkpoint import load_tensors, save_tensors
 from .muon import Muon
@@ -28,7 +30,8 @@ class Batches:
         epoch, place = divmod(k, len(self.x0) // self.size)
         rows = _order(len(self.x0), self.seed, epoch)[place * self.size:(place + 1) * self.size].to(self.x0.device)
         g = torch.Generator().manual_seed(self.seed_of(k))
-        t = 1 - (torch.arange(self.size) + torch.rand(self.size, generator=g)) / self.size   # one in each slice of (0, 1]
+        slots = torch.arange(self.size) + torch.rand(self.size, generator=g)
+        t = (1 - slots / self.size).clamp(min=1e-6)                                     # one in each slice of (0, 1]
         x0 = self.x0[rows]
         eps = randn_like(x0, torch.Generator(x0.device).manual_seed(self.seed_of(k)) if x0.is_cuda else g)
         return x0, t, eps, drop({name: value[rows] for name, value in self.condition.items()}, self.null, self.p_drop, g)
@@ -71,7 +74,7 @@ class Run:
         start, done = time.perf_counter(), self.progress()
         x0, t, eps, condition = self.batches[self.step]
         with torch.random.fork_rng(devices=[self.on] if self.on.type == "cuda" else []), machine.autocast(self.on, self.dtype):
-            torch.manual_seed(self.batches.seed_of(self.step))          # for dropout: each step its own seed, yours untouched
+            torch.manual_seed(self.batches.seed_of(self.step) + 500_000_003)    # for dropout: each step its own seed
             loss = self.D.loss(x0, t, eps, **condition).mean()
         self.scaler.scale(loss).backward()
         for optimizer, rate in zip(self.optimizers, self.rates):
@@ -97,8 +100,9 @@ class Run:
             average.copy_(buffer)
 
     def finite(self) -> bool:
-        """Whether every loss since the last entry of the history is a number."""
-        return not self._losses or bool(torch.stack(self._losses).isfinite().all())
+        """Whether the weights, and every loss since the last entry of the history, are numbers."""
+        losses = not self._losses or bool(torch.stack(self._losses).isfinite().all())
+        return losses and all(bool(p.isfinite().all()) for p in self.D.parameters())
 
     def _log(self) -> None:
         """Enter the mean loss since the last entry into `history`, as (step, loss)."""
@@ -116,7 +120,7 @@ class Run:
 
     def save(self, folder: Path) -> None:
         """Everything that going on needs, in one file, written whole or not at all."""
-        if self._losses:
+        if self._losses or not self.finite():
             self._log()
         tensors = {f"net.{n}": v for n, v in self.D.state_dict().items()} | {f"ema.{n}": v for n, v in self.ema.state_dict().items()}
         for k, optimizer in enumerate(self.optimizers):
@@ -145,9 +149,10 @@ class Run:
                 p = parameters[int(index)]                              # the same memory order as the parameter: fused kernels rely on it
                 state.setdefault(int(index), {})[key] = torch.empty_like(p).copy_(value) if value.shape == p.shape else value
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-        self.dtype = getattr(torch, header["dtype"])
-        self.scaler = torch.amp.GradScaler(self.on.type, enabled=self.dtype == torch.float16)
-        if header["scaler"]:
+        if "COURSE_PRECISION" not in os.environ:                        # what you ask for comes before what the run began with
+            self.dtype = getattr(torch, header["dtype"])
+            self.scaler = torch.amp.GradScaler(self.on.type, enabled=self.dtype == torch.float16)
+        if header["scaler"] and self.dtype == torch.float16:
             self.scaler.load_state_dict(header["scaler"])
         self.step, self.elapsed, self.history = header["step"], header["elapsed"], [tuple(pair) for pair in header["history"]]
         return self.progress() >= 1
@@ -157,14 +162,19 @@ class Run:
         b, D, t = self.batches, self.D, torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
         alpha, sigma = D.schedule.alpha(t), D.schedule.sigma(t)
         total = lambda x: round(x[:: max(1, len(x) // 1000)].cpu().double().sum().item(), 3)
-        return {"net": [type(D.net).__name__, getattr(D.net, "config", None), [list(p.shape) for p in D.parameters()]],
-                "schedule": alpha.tolist() + sigma.tolist(), "target": [(torch.as_tensor(c) + 0 * t).tolist() for c in D.pair(alpha, sigma)], "time": D.time(t).tolist(),
+        rounded = lambda x: [round(v, 9) for v in (torch.as_tensor(x) + 0 * t).tolist()]
+        experiment = {"version": VERSION, "net": [type(D.net).__name__, getattr(D.net, "config", None), [list(p.shape) for p in D.parameters()]],
+                "schedule": rounded(alpha) + rounded(sigma), "target": [rounded(c) for c in D.pair(alpha, sigma)], "time": rounded(D.time(t)),
                 "data": {"N": len(b.x0), "x0": total(b.x0)} | {name: total(value) for name, value in b.condition.items()},
-                "steps": self.steps, "seconds": self.seconds, "batch": b.size, "p_drop": b.p_drop, "null": str(b.null), "seed": b.seed, "rates": list(self.rates)}
+                "steps": self.steps, "seconds": self.seconds, "batch": b.size, "p_drop": b.p_drop, "null": str(b.null), "seed": b.seed, "rates": self.rates}
+        return json.loads(json.dumps(experiment))                       # as it will read when it comes back from the file
 
 
 def inner_matrices(net: nn.Module) -> list[nn.Parameter]:
-    """What Muon moves: the weights of linear and convolution layers between the network's first and last such layer."""
+    """What Muon moves: the weights of nn.Linear and nn.Conv2d, but for the layers that the network calls `stem` and `out`.
+
+    Nothing in a network that names neither: there AdamW moves everything.
+    """
     layers = [m for m in net.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     outer = (getattr(net, "stem", None), getattr(net, "out", None))
     return [m.weight for m in layers if not any(m is o for o in outer)] if outer != (None, None) else []

@@ -32,15 +32,19 @@ def train(D: Denoiser, data: Tensor | tuple[Tensor, Tensor] | dict[str, Tensor],
 
     data:     x0 (N, ...), images in [-1, 1]; or (x0, y) with labels; or a dict with "x0" and the conditions that D takes
     lr:       AdamW's peak rate, for biases, norms, embeddings, first and last layer; rises over 2 % of the run, then falls to 0
-    muon_lr:  the same for Muon, which moves all other matrices; 0 leaves everything to AdamW
+    muon_lr:  the same for Muon, which moves the other linear and convolution weights of a network that has a `stem` and an
+              `out` layer (run.inner_matrices); 0 leaves everything to AdamW
     p_drop:   the share of examples trained without their conditions, so that guidance has something to guide from
     null:     what "without" means, such as {"y": 10}; None: the network's own null label, if it has labels
     out:      a folder under runs/ (or $COURSE_RUNS). Stop at any time: calling again goes on from there, and a finished run
               is loaded, not repeated. None: nothing is written.
     watch:    called with the average so far and the share done, at 1/16, 1/8, 1/4, 1/2 and all of the run
 
-    The same seed, data and machine give the same steps. Raises TypeError or ValueError for data that cannot be trained on,
-    and FloatingPointError if the loss stops being finite (what was saved stays). Average: Karras et al. 2024, power function.
+    D itself is moved to the device and trained in place. With steps=... the same seed, data, precision and machine give the
+    same weights; with seconds=... the rates follow the clock. Ctrl-C (Jupyter's stop button) ends the training after its step
+    and returns what there is; a second one stops at once. Raises TypeError or ValueError for data that cannot be trained on,
+    FloatingPointError if the loss stops being finite (what was saved stays), OSError for a damaged saved state.
+    The average of weights is that of Karras et al. 2024, power function.
     """
     if (steps is None) == (seconds is None) or (seconds if steps is None else steps) <= 0 or batch < 1:
         raise ValueError(f"say how long to train, either steps=... or seconds=..., above 0; got steps={steps}, seconds={seconds}, batch={batch}")
@@ -51,6 +55,8 @@ def train(D: Denoiser, data: Tensor | tuple[Tensor, Tensor] | dict[str, Tensor],
     folder = None if out is None else runs_folder() / out
     if folder is not None and run.restore(folder):
         print(f"{folder}: finished before ({run.step} steps), loaded. Delete the folder to train again.")
+        if watch:
+            watch(run.ema, 1.0)
         return run.result()
     print(f"Training {sum(p.numel() for p in D.parameters()) / 1e6:.2f} M parameters {f'on from step {run.step}' if run.step else 'from scratch'} on {on.type} "
           f"in {str(run.dtype)[6:]}, {f'{steps} steps of {batch}' if steps else f'about {seconds:.0f} s'}; interrupt at any time.")
@@ -89,12 +95,17 @@ def _loop(run: Run, folder: Path | None, save_every: float, watch: Callable[[Den
 
 @contextlib.contextmanager
 def between_steps() -> Iterator[list]:
-    """Holds Ctrl-C back until the loop looks at the yielded list, so that no step is left half done."""
+    """Holds the first Ctrl-C back until the loop looks at the yielded list, so that no step is left half done."""
     came: list[int] = []
+
+    def hold(number: int, frame) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
     if threading.current_thread() is not threading.main_thread():       # only the main thread receives signals
         yield came
         return
-    earlier = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    earlier = signal.signal(signal.SIGINT, hold) or signal.default_int_handler
     try:
         yield came
     finally:

@@ -163,17 +163,14 @@ class UNet(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width: a convolution while the image is small, then each pixel becomes four.
-
-    (B, C, H, W) -> (B, out, 2H, 2W); the convolutions of the next block smooth the edges.
-    """
+    """Doubles height and width: each pixel becomes four, then a convolution.   (B, C, H, W) -> (B, out, 2H, 2W)"""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(self.conv(x), scale_factor=2.0, mode="nearest")
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
