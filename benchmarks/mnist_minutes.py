@@ -66,7 +66,8 @@ def speed(x: torch.Tensor, y: torch.Tensor, rounds: int = 5, seconds: float = 6.
     pairs = [(course_loop(x, y, seconds), plain_loop(x, y, seconds)) for _ in range(rounds)]
     ratios = sorted(a / b for a, b in pairs)
     ours, plain = (statistics.median(column) for column in zip(*pairs))
-    print(f"training images per second, median of {rounds} turns of {seconds:.0f} s: on the CPU, course loop {ours:,.0f} ({str(machine.precision(torch.device("cpu")))[6:]}), "
+    dtype = str(machine.precision(torch.device("cpu"))).removeprefix("torch.")
+    print(f"training images per second on the CPU, median of {rounds} turns of {seconds:.0f} s: course loop {ours:,.0f} ({dtype}), "
           f"plain fp32 loop {plain:,.0f}; ratio {statistics.median(ratios):.2f} (from {ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 

@@ -1,4 +1,5 @@
 """The house itself: one list of dependencies, one address, a light import, assets with licences."""
+import ast
 import re
 import subprocess
 import sys
@@ -59,3 +60,10 @@ def test_no_machine_or_registry_is_named():
         for file in ROOT.glob(pattern):
             if ".venv" not in file.parts and file.name != "test_project.py":
                 assert not re.search(r"/work/|/root/|pypi\.org|index-url|/home/", file.read_text()), file
+
+
+def test_every_script_compiles_and_says_what_it_does():
+    """Benchmarks and tools are not run by the tests, but at least they are Python, with a docstring that shows how to run them."""
+    for file in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tools").glob("*.py")]:
+        tree = ast.parse(file.read_text(), file.name)
+        assert file.name == "setup_cell.py" or f"python {file.parent.name}/{file.name}" in ast.get_docstring(tree), file.name
