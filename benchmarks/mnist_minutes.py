@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--speed-only", action="store_true")
     parser.add_argument("--quality-only", action="store_true")
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon", help="what moves the inner matrices")
+    parser.add_argument("--batch", type=int, default=BATCH, help="images per step of the training in part 2")
     parser.add_argument("--picture", type=Path, help="save ten digits of each class, w = 2")
     args = parser.parse_args()
     if args.picture:
@@ -110,7 +111,7 @@ def main() -> None:
     if args.speed_only:
         return
     with tempfile.TemporaryDirectory() as runs:
-        D = train.train(denoiser(), (x, y), seconds=args.seconds, batch=BATCH, lr=4e-3,
+        D = train.train(denoiser(), (x, y), seconds=args.seconds, batch=args.batch, lr=4e-3,
                         muon_lr=0.02 if args.optimizer == "muon" else 0.0, out=Path(runs) / "mnist")
     quality(D, y)
     if args.picture:

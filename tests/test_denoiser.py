@@ -32,7 +32,7 @@ def test_exact_answers_give_exact_x0(schedule, target):
     D = Denoiser(Exact(schedule, target, x0, eps), schedule, target)
     torch.testing.assert_close(D(schedule.perturb(x0, t, eps), t), x0, atol=1e-10, rtol=1e-10)
     assert D.loss(x0, t, eps).shape == (4,) and D.loss(x0, t, eps).abs().max() < 1e-18
-    assert D.loss(x0 + 1, t, eps).max() > 1e-6 or target == "eps"
+    assert D.loss(x0 + 1, t, eps)[1:].min() > 1e-6 or target == "eps"    # at t = 0.01 EDM's sigma is 1e-12
 
 
 def test_loss_is_the_mean_square_per_example():

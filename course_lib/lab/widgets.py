@@ -39,6 +39,6 @@ def noise_explorer(x0: Tensor, eps: Tensor, schedule: Schedule) -> None:
         above.set(title=f"t = {t:.2f}\nalpha {schedule.alpha(t):.2f}, sigma {schedule.sigma(t):.2f}", xticks=[], yticks=[])
         above.grid(False)
         below.hist(plots.plain(x).flatten().numpy(), bins=40, range=(-3.5, 3.5), density=True, color=plots.BLUE)
-        below.set(xlabel="pixel value", xlim=(-3.5, 3.5), yticks=[])
+        below.set(xlabel="pixel value", ylabel="density", xlim=(-3.5, 3.5), yticks=[])
 
     explore(draw, "t", stills=(0.0, 0.25, 0.5, 0.75, 1.0), start=0.3, size=(3.0, 4.4), title="One digit between data (t = 0) and noise (t = 1)")
