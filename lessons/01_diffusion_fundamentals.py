@@ -11,19 +11,21 @@
 #
 # {{badge}}
 #
-# A picture of a digit is destroyed by noise in a thousand small steps. A network learns to undo the noise. Run it on pure noise, a thousand times over, and it draws new digits. In this lesson you write its three central functions, check each against the library, and watch a network learn on your own machine.
+# A picture of a digit is destroyed by noise in a thousand small steps. A network learns to undo the noise. Run it on pure noise, a thousand times over, and it draws new digits. In this lesson you derive how that works, check every formula with numbers, and watch a network learn on your own machine.
 #
-# **After this lesson you can** say what the forward process does and why its numbers are square roots; jump to any noise level in one step and prove that this is allowed; write the training loss in two lines; train on all 60,000 digits of MNIST in two minutes; sample, and judge the samples with a number.
+# **After this lesson you can** jump to any noise level in one step and prove that this is allowed; choose a noise schedule and say where it destroys the picture; derive the way back and the training loss from the likelihood, with no step left out; write a DDPM in forty lines; train it on all 60,000 digits of MNIST in two minutes; and tell from bad samples what went wrong.
 #
-# **You need** Python, some PyTorch, calculus, and the Gaussian distribution. **It takes** about 3 minutes to run on two CPU cores; on a GPU the same cells train a larger network. The exercises are in `exercises/01_diffusion_fundamentals.ipynb`.
+# **You need** Python, some PyTorch, calculus, and the Gaussian distribution (box 1.2 refreshes it). **It takes** about 4 minutes to run on two CPU cores, and an hour or two to read; on a GPU the same cells train a larger network. The exercises are in `exercises/01_diffusion_fundamentals.ipynb`.
 #
-# **Our conventions.** Images have pixels in [-1, 1]. The paper's formulas count steps $t = 1, \dots, T$; code counts $i = t - 1$ from 0; the library and the later lessons use the number $t/T$ in [0, 1], where 0 is data and 1 is noise. Betas are variances. The paper's $\alpha_t = 1 - \beta_t$ and $\bar\alpha_t$ are its own letters; the library's `alpha(t)` is $\sqrt{\bar\alpha_t}$, the factor on the image, and `sigma(t)` is $\sqrt{1-\bar\alpha_t}$, the standard deviation of the noise.
+# **Our conventions.** Data lies near [-1, 1]. The paper's formulas count steps $t = 1, \dots, T$; code counts $i = t - 1$ from 0; the library and the later lessons use the number $t/T$ in [0, 1], where 0 is data and 1 is noise. Betas are variances. The paper's $\alpha_t = 1 - \beta_t$ and $\bar\alpha_t$ are its own letters; the library's `alpha(t)` is $\sqrt{\bar\alpha_t}$, the factor on the data, and `sigma(t)` is $\sqrt{1-\bar\alpha_t}$, the standard deviation of the noise. $\log$ is the natural logarithm.
 
 # %% tags=["setup"]
 {{setup}}
 
 # %%
+import math
 import torch
+from torch import nn
 from course_lib import DDPM, Denoiser, Schedule, UNet, ancestral, grid, last
 from course_lib.lab import data, machine, metrics, plots, train, widgets
 
@@ -34,7 +36,68 @@ print(f"{len(digits):,} digits of shape {tuple(digits.shape[1:])}, "
       f"pixels from {digits.min():.0f} to {digits.max():.0f}")
 
 # %% [markdown]
-# ## 1.1 One step of noise
+# ## 1.1 From noise to data, in one picture
+#
+# **What does a diffusion model do?** Here is one at work on points in the plane. The data lie on a spiral; two thousand points start as pure noise and take a hundred small steps. Every step asks one question of a *denoiser*: "if this is a noisy point, where was the clean one, on average?" (For this spiral the answer is a formula, which section 1.9 derives. For pictures a network learns it.)
+
+# %%
+angle = torch.linspace(1.0, 3.5 * math.pi, 40)
+centres = torch.stack([angle.cos(), angle.sin()], dim=1) * angle[:, None] / 5               # (40, 2)
+spiral = data.GaussianMixture(centres - centres.mean(0), stds=0.08)     # forty small round Gaussians
+schedule = Schedule.linear(T=1000)
+times = grid(schedule, 100)                                             # 101 times from 1 (noise) to 0 (data)
+path = list(ancestral(spiral.denoiser(schedule), schedule, torch.randn(2000, 2), times))
+plots.animate_points(path[::2], [f"t = {t:.2f}" for t in times[::2]], alt="A cloud of noise becomes a spiral")
+
+# %% [markdown]
+# **What the film shows.** The cloud tightens, first roughly, then finely, until every point lies on the spiral. No point was told where to go: where it ends depends on its start and on the small random pushes on its way. That is *generating*: drawing new samples from the distribution of the data.
+#
+# Why go this way? Adding noise is easy, so for every clean point or picture we can make as many noisy ones as we like, and learning to remove noise is ordinary regression: known input, known answer, squared error. Other generative models pay elsewhere:
+#
+# | | how it generates | what training is like | what it costs |
+# | --- | --- | --- | --- |
+# | GAN | one pass, noise to image | a game between two networks; may collapse onto few kinds of image | no likelihood, unstable |
+# | VAE | one pass, code to image | a bound on the likelihood, with a *learned* encoder | blurred images |
+# | autoregressive | one pixel or token after the other | exact likelihood, very stable | as many passes as pixels, and an order must be chosen |
+# | diffusion | many passes, all pixels at once | a bound on the likelihood, with a *fixed* encoder: adding noise | many passes (lesson 4 brings a thousand down to ten and fewer) |
+#
+# A diffusion model is a close relative of the VAE: its code is the noisy image, as large as the image itself, and making it needs no learning. Section 1.8 uses the VAE's bound.
+#
+# ## 1.2 Box: three facts about Gaussians
+#
+# $\mathcal N(x; m, v)$ is the Gaussian density with mean $m$ and *variance* $v$: $\exp\!\big(-(x-m)^2/2v\big)/\sqrt{2\pi v}$. All of this lesson rests on three facts. We state them for one number; noise is independent in every pixel, so for images each holds pixel by pixel.
+#
+# **Scaling and adding.** If $x \sim \mathcal N(m, v)$ and $z \sim \mathcal N(0, 1)$ are independent, then
+#
+# $$a x + b z \sim \mathcal N(a m,\ a^2 v + b^2) \tag{1.1}$$
+#
+# Means and *variances* add; standard deviations do not. (That the sum is again Gaussian is special to Gaussians.)
+#
+# **Multiplying.** As a function of $x$, the product of two densities is again a Gaussian, but for a constant factor:
+#
+# $$\mathcal N(x; m_1, v_1)\,\mathcal N(x; m_2, v_2) \propto \mathcal N(x; m, v), \qquad \frac1v = \frac1{v_1} + \frac1{v_2}, \qquad m = v\Big(\frac{m_1}{v_1} + \frac{m_2}{v_2}\Big) \tag{1.2}$$
+#
+# Add the exponents: $-\tfrac12\big(\tfrac1{v_1} + \tfrac1{v_2}\big)x^2 + \big(\tfrac{m_1}{v_1} + \tfrac{m_2}{v_2}\big)x + \text{const}$, and compare with $-\tfrac1{2v}x^2 + \tfrac{m}{v}x$. This comparing is called *completing the square*; we shall need it once more.
+#
+# **Comparing.** The Kullback-Leibler divergence $\mathrm{KL}(q\,\|\,p) = \mathbb E_q[\log q(x) - \log p(x)]$ is zero when $q = p$ and positive otherwise. For two Gaussians
+#
+# $$\mathrm{KL}\big(\mathcal N(m_1, v_1)\,\|\,\mathcal N(m_2, v_2)\big) = \frac12\Big(\log\frac{v_2}{v_1} + \frac{v_1 + (m_1 - m_2)^2}{v_2} - 1\Big) \tag{1.3}$$
+#
+# because $\log q - \log p = \tfrac12\log\tfrac{v_2}{v_1} - \tfrac{(x-m_1)^2}{2v_1} + \tfrac{(x-m_2)^2}{2v_2}$, and under $q$ the two squares have the averages $v_1$ and $v_1 + (m_1-m_2)^2$.
+
+# %%
+def kl(m1, v1, m2, v2):
+    """KL(N(m1, v1) || N(m2, v2)), with *variances* v1 and v2."""
+    return 0.5 * ((v2 / v1).log() + (v1 + (m1 - m2) ** 2) / v2 - 1)
+
+m1, v1, m2, v2 = torch.tensor([0.5, 0.3, -1.0, 2.0])
+x = m1 + v1.sqrt() * torch.randn(1_000_000)                             # a million draws from the first
+log_density = lambda x, m, v: -0.5 * ((x - m) ** 2 / v + (2 * math.pi * v).log())
+print(f"KL by the formula {kl(m1, v1, m2, v2):.4f}, "
+      f"by averaging over draws {(log_density(x, m1, v1) - log_density(x, m2, v2)).mean():.4f}")
+
+# %% [markdown]
+# ## 1.3 One step of noise
 #
 # **What happens to an image when noise is added step by step?** Before any formula, do it. Take a digit, multiply its pixels by a number slightly below 1, add a little noise, and repeat a thousand times. How much at step $t$ is set by one small number, $\beta_t$ (in code, `betas[i]` with $i = t - 1$).
 
@@ -51,13 +114,13 @@ plots.show(torch.cat(film + [x]), title="One digit after 0, 100, 200, ..., 1000 
 # %% [markdown]
 # **What the figure shows.** The digit fades into snow. Its fine lines go first, its shape later, and at the end nothing of it is left that an eye could find.
 #
-# In terms of probability, each step draws $x_t$ from a Gaussian $\mathcal N(\text{mean}, \text{variance})$ around $x_{t-1}$ times a number slightly below 1. We write $q$ for the distributions of this forward process, and $I$ says that every pixel gets its own noise:
+# In terms of probability, each step draws $x_t$ from a Gaussian around $x_{t-1}$ times a number slightly below 1. We write $q$ for the distributions of this forward process, and $I$ says that every pixel gets its own noise:
 #
-# $$q(x_t \mid x_{t-1}) = \mathcal N\!\big(\sqrt{1-\beta_t}\,x_{t-1},\ \beta_t I\big) \tag{1.1}$$
+# $$q(x_t \mid x_{t-1}) = \mathcal N\!\big(\sqrt{1-\beta_t}\,x_{t-1},\ \beta_t I\big) \tag{1.4}$$
 #
-# The second argument of $\mathcal N$ is a *variance*, so the noise is multiplied by $\sqrt{\beta_t}$. **Why is the image multiplied by $\sqrt{1-\beta_t}$?** Suppose that a pixel of $x_{t-1}$, over all images, has variance $v$. Pixel and noise are independent, and the variances of independent numbers add:
+# The second argument is a variance, so the noise is multiplied by $\sqrt{\beta_t}$. **Why is the image multiplied by $\sqrt{1-\beta_t}$?** Suppose that a pixel of $x_{t-1}$, over all images, has variance $v$. By the rule that variances add,
 #
-# $$\operatorname{Var}(x_t) = (1-\beta_t)\,v + \beta_t \tag{1.2}$$
+# $$\operatorname{Var}(x_t) = (1-\beta_t)\,v + \beta_t \tag{1.5}$$
 #
 # If $v = 1$, then $\operatorname{Var}(x_t) = 1$ again; and any other variance moves towards 1, because its distance to 1 is multiplied by $1-\beta_t$: subtract 1 on both sides to see it. Without the factor the variances would only add up. (The next cell pools all pixels of 500 digits; the same rule holds for that pooled variance.)
 
@@ -70,10 +133,9 @@ print(f"variance of the pixels: data {digits[:500].var():.2f}; after 1000 steps 
       f"{kept.var():.2f} with the factor, {grown.var():.2f} without")
 
 # %% [markdown]
-# With the factor, the variance ends at 1. Without it, it grows by the sum of the betas, here about 10.
-
-# %% [markdown]
-# ## 1.2 Jumping straight to step t
+# With the factor, the variance ends at 1: the process is called *variance preserving*. Without it, the variance grows by the sum of the betas, here about 10. (Both work; lesson 6 meets the second kind again. The first keeps a network's input at one size.)
+#
+# ## 1.4 Jumping straight to step t
 #
 # To train, we need $x_t$ at random $t$, thousands of times a second. Walking there one step at a time would cost $t$ draws of noise per image. **Can one draw replace them all?** Try it: walk 10,000 copies of one number, and look.
 
@@ -86,11 +148,11 @@ print(f"after 300 steps: mean {walked.mean():.3f}, standard deviation {walked.st
 # %% [markdown]
 # Both numbers can be computed without walking. Write $\alpha_t = 1 - \beta_t$, let $\epsilon_1, \epsilon_2, \dots$ be independent draws from $\mathcal N(0, I)$, and take two steps at once:
 #
-# $$x_t = \sqrt{\alpha_t}\,x_{t-1} + \sqrt{1-\alpha_t}\,\epsilon_t = \sqrt{\alpha_t\alpha_{t-1}}\,x_{t-2} + \underbrace{\sqrt{\alpha_t(1-\alpha_{t-1})}\,\epsilon_{t-1} + \sqrt{1-\alpha_t}\,\epsilon_t}_{\text{a sum of two independent Gaussians}} \tag{1.3}$$
+# $$x_t = \sqrt{\alpha_t}\,x_{t-1} + \sqrt{1-\alpha_t}\,\epsilon_t = \sqrt{\alpha_t\alpha_{t-1}}\,x_{t-2} + \underbrace{\sqrt{\alpha_t(1-\alpha_{t-1})}\,\epsilon_{t-1} + \sqrt{1-\alpha_t}\,\epsilon_t}_{\text{a sum of two independent Gaussians}} \tag{1.6}$$
 #
-# A sum of independent Gaussians is Gaussian, and its variance is the sum of the *variances* (not of the standard deviations): $\alpha_t(1-\alpha_{t-1}) + (1-\alpha_t) = 1-\alpha_t\alpha_{t-1}$. So two steps look exactly like one step with $\alpha_t\alpha_{t-1}$ in place of $\alpha_t$. Add a third step and the same line turns the product of two into a product of three; and so on down to $x_0$. With $\bar\alpha_t = \alpha_1\alpha_2\cdots\alpha_t$:
+# By (1.1) the sum is Gaussian with variance $\alpha_t(1-\alpha_{t-1}) + (1-\alpha_t) = 1-\alpha_t\alpha_{t-1}$. So two steps look exactly like one step with $\alpha_t\alpha_{t-1}$ in place of $\alpha_t$. This is the induction: if $t-1$ steps look like one step with the product $\bar\alpha_{t-1} = \alpha_1\cdots\alpha_{t-1}$, the same line, with $\bar\alpha_{t-1}$ for $\alpha_{t-1}$, shows that $t$ steps look like one with $\bar\alpha_t = \bar\alpha_{t-1}\alpha_t$. So, down to $x_0$:
 #
-# $$q(x_t \mid x_0) = \mathcal N\!\big(\sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t) I\big), \qquad x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon \tag{1.4}$$
+# $$q(x_t \mid x_0) = \mathcal N\!\big(\sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t) I\big), \qquad x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon \tag{1.7}$$
 #
 # Here $\epsilon$ is one new draw from $\mathcal N(0, I)$: the $x_t$ that it gives has the same *distribution* as the end of a walk, not the same value. At $t = T$ the factor $\sqrt{\bar\alpha_T}$ is 0.006. Whatever $x_0$ was, $x_T$ is practically a draw from $\mathcal N(0, I)$, which we can make without any image. Sampling will start there.
 
@@ -123,65 +185,396 @@ torch.testing.assert_close(schedule.perturb(x0, (i + 1) / T, eps), q_sample(x0, 
 print("course_lib.Schedule agrees")
 
 # %% [markdown]
-# **At which noise level does the digit become unreadable?** Move the slider. (Without a running kernel you see five of its positions.) Watch the histogram, too: paper, at -1, and ink, at +1, merge into one bell.
+# How much of the data is left is best told by one number, the *signal-to-noise ratio* of variances (for data of variance 1):
+#
+# $$\mathrm{SNR}(t) = \frac{\bar\alpha_t}{1-\bar\alpha_t} \tag{1.8}$$
+#
+# It falls from infinity to nearly 0, so one plots its logarithm: positive while the signal is stronger, 0 where both are equal.
+#
+# **What does noise do to a whole distribution?** It blurs it. For the spiral we can say exactly how. The data is a mixture of Gaussians with weights $\pi_k$, means $m_k$ and variance $s^2$; by (1.1) each of them stays a Gaussian:
+#
+# $$q(x_t) = \int q(x_t \mid x_0)\,q(x_0)\,dx_0 = \sum_k \pi_k\,\mathcal N\!\big(x_t;\ \sqrt{\bar\alpha_t}\,m_k,\ (\bar\alpha_t s^2 + 1 - \bar\alpha_t) I\big) \tag{1.9}$$
+
+# %%
+at = lambda t: {"alpha": schedule.alpha(t), "sigma": schedule.sigma(t)}
+plots.densities({f"t = {t}, log SNR {schedule.log_snr(t):.1f}": lambda x, t=t: spiral.log_prob(x, **at(t))
+                 for t in (0.05, 0.2, 0.4, 0.7)}, title="The exact density of x_t")
+
+# %% [markdown]
+# **What the figure shows.** The arms widen and merge, from the inside outwards, while the whole shrinks towards the centre; at t = 0.7 hardly anything tells it from the bell of $\mathcal N(0, I)$.
+#
+# **And a digit: at which noise level does it become unreadable?** Move the slider. (Without a running kernel you see five of its positions.) Watch the histogram, too: paper, at -1, and ink, at +1, merge into one bell.
 
 # %%
 one_noise = torch.randn(1, 1, 28, 28)
 widgets.noise_explorer(digits[5:6], one_noise, schedule)
 
 # %% [markdown]
-# **What the figure shows.** At t = 0.5 the digit is multiplied by 0.28 and hardly readable any more; the rest of the steps, almost half of them, work on images that look like snow, and the histogram there is a bell of width 1. Other choices of the betas spend their steps differently.
+# **What the figure shows.** At t = 0.5 the digit is multiplied by 0.28 and hardly readable any more; the rest of the steps, almost half of them, work on images that look like snow. Other choices of the betas spend their steps differently.
+#
+# ## 1.5 Noise schedules
+#
+# A *schedule* is the choice of the betas, or, which is the same, of the curve $\bar\alpha_t$. Three are in wide use. **Linear** (Ho et al. 2020) draws the betas in a straight line, for $T = 1000$:
+#
+# $$\beta_t = 10^{-4} + \frac{t-1}{T-1}\,(0.02 - 10^{-4}) \tag{1.10}$$
+#
+# **Cosine** (Nichol & Dhariwal 2021) chooses the curve and computes the betas from it; the 0.008 keeps the first steps from being too small to matter, and no beta may exceed 0.999:
+#
+# $$\bar\alpha_t = \frac{f(t/T)}{f(0)}, \quad f(u) = \cos^2\!\Big(\frac{u + 0.008}{1.008}\cdot\frac\pi2\Big), \qquad \beta_t = \min\Big(1 - \frac{\bar\alpha_t}{\bar\alpha_{t-1}},\ 0.999\Big) \tag{1.11}$$
+#
+# **Sigmoid** (Jabri et al. 2022) does the same with a part of the curve $\operatorname{sig}(z) = 1/(1 + e^{-z})$:
+#
+# $$\bar\alpha_t = \frac{g(t/T)}{g(0)}, \quad g(u) = \operatorname{sig}(3 - 6u) - \operatorname{sig}(-3) \tag{1.12}$$
+
+# %%
+schedules = {"linear": schedule, "cosine": Schedule.cosine(), "sigmoid": Schedule.sigmoid()}
+f = lambda u: torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+u = torch.arange(T + 1, dtype=torch.float64) / T
+torch.testing.assert_close((1 - f(u[1:]) / f(u[:-1])).clamp(max=0.999), schedules["cosine"].betas)
+ts = torch.linspace(0.005, 1, 200)
+plots.curves(ts, {name: s.log_snr(ts) for name, s in schedules.items()}, ylim=(-17, 10),
+             title="Three schedules", xlabel="t (0 = data, 1 = noise)", ylabel="log SNR")
+drowned = {name: torch.cat([s.perturb(digits[5:6], t, one_noise) for t in torch.linspace(0.1, 1, 10)])
+           for name, s in schedules.items()}
+plots.show(drowned, title="One digit at t = 0.1, 0.2, ..., 1")
 
 # %% [markdown]
-# ## 1.3 What the network learns
+# **What the figures show.** The linear schedule hurries: at t = 0.3 noise is already as strong as signal, where the other two wait until nearly 0.5. Its last third looks like nothing but snow.
 #
-# We want to walk back. If, for a noisy $x_t$, we knew the noise $\epsilon$ in it, (1.4) would give us the clean image:
+# **But where is the information destroyed, in numbers?** Ask a perfect guesser: someone who has 10,000 digits and is shown one of them with noise. By Bayes' rule, all being equally likely beforehand and noise being Gaussian, the probability that it was number $n$ is
 #
-# $$x_0 = \frac{x_t - \sqrt{1-\bar\alpha_t}\,\epsilon}{\sqrt{\bar\alpha_t}} \tag{1.5}$$
+# $$p(n \mid x_t) = \frac{\exp(-d_n)}{\sum_m \exp(-d_m)}, \qquad d_n = \frac{\|x_t - \sqrt{\bar\alpha_t}\,x^{(n)}\|^2}{2(1-\bar\alpha_t)} \tag{1.13}$$
 #
-# So we ask a network $\epsilon_\theta(x_t, t)$ with weights $\theta$ to guess the noise, and score it by its squared error, with $x_0$ from the data, $t$ uniform over the steps, and $\epsilon$ from $\mathcal N(0, I)$:
+# The uncertainty of that guess, $-\sum_n p \log_2 p$, is 0 bits when the guesser is sure, and $\log_2 10{,}000 = 13.3$ bits when nothing is known any more.
+
+# %%
+memory = digits[:10_000].flatten(1)                                     # (10000, 784)
+
+def posterior_over(memory, x, a):
+    """p(n | x_t) for each stored image.   x: (B, 784), a: alpha_bar_t -> (B, N)"""
+    distance = torch.cdist(x, a.sqrt() * memory) ** 2                   # (B, N)
+    return torch.softmax(-distance / (2 * (1 - a)), dim=1)
+
+levels, bits, bits_class = torch.linspace(6, -12, 37), [], []
+for level in levels:
+    a = torch.sigmoid(level)                                            # the alpha_bar with this log SNR
+    p = posterior_over(memory, a.sqrt() * memory[:64] + (1 - a).sqrt() * torch.randn(64, 784), a)
+    by_class = torch.stack([p[:, labels[:10_000] == k].sum(1) for k in range(10)], dim=1)   # (64, 10)
+    entropy = lambda p: -(p * p.clamp(min=1e-30).log2()).sum(1).mean()
+    bits.append(entropy(p)), bits_class.append(entropy(by_class))
+plots.curves(levels, {"which of 10,000 images": torch.stack(bits), "which of 10 digits": torch.stack(bits_class)},
+             title="What a perfect guesser does not know", xlabel="log SNR (noise grows to the left)",
+             ylabel="uncertainty in bits (64 images)")
+for name, s in schedules.items():
+    start, end = s.t_from_log_snr(0.0), s.t_from_log_snr(-6.0)
+    print(f"{name:8} spends {end - start:.0%} of its steps between log SNR 0 and -6 (t = {start:.2f} to {end:.2f})")
+
+# %% [markdown]
+# **What the figure shows.** Down to log SNR 0, where noise is as strong as signal, the guesser still knows which image it was: 784 pixels help each other. All of it is lost between 0 and -6; and which *digit* it was goes at about -3, almost at once. There the large decisions fall; at the high levels only details are left to learn. (Larger images have more pixels to help each other, and need more noise still.)
 #
-# $$L = \mathbb E_{x_0,\,t,\,\epsilon}\,\big\|\epsilon - \epsilon_\theta\big(\sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon,\ t\big)\big\|^2 \tag{1.6}$$
+# **What does the end of the schedule cost?** Sampling starts from $\mathcal N(0, I)$, but the walk ends at $q(x_T \mid x_0)$. By (1.3), with $d$ pixels, the mismatch is
+#
+# $$\mathrm{KL}\big(q(x_T\mid x_0)\,\|\,\mathcal N(0, I)\big) = \tfrac12\Big(\bar\alpha_T\|x_0\|^2 - d\,\bar\alpha_T - d\log(1-\bar\alpha_T)\Big) \tag{1.14}$$
+
+# %%
+def prior_mismatch(x0, a):
+    """KL(q(x_T | x_0) || N(0, I)) in bits, averaged over images.   x0: (N, d), a: alpha_bar_T"""
+    d = x0.shape[1]
+    return 0.5 * (a * x0.square().sum(1).mean() - d * a - d * torch.log1p(-a)) / math.log(2)
+
+for name, s in (schedules | {"linear betas, but T = 100": Schedule.from_betas(torch.linspace(1e-4, 0.02, 100))}).items():
+    a = s.alpha(1.0) ** 2
+    print(f"{name:26} alpha_bar_T = {a:.1e}, mismatch {prior_mismatch(memory, a):.1e} bits")
+
+# %% [markdown]
+# The three leave next to nothing. The last row is a classic mistake: the same betas with a tenth of the steps. A third of the signal's variance is still there, and sampling starts from images that training never saw. (`Schedule.linear(T)` multiplies the betas by $1000/T$ for this reason.) Try other ends for the linear schedule:
+
+# %%
+widgets.schedule_explorer(digits[5:6], one_noise)
+
+# %% [markdown]
+# **What the figure shows.** A last beta of 0.005 stops half way, with the digit still in sight; 0.05 arrives long before the end and spends most of its steps on snow.
+#
+# ## 1.6 Why there is a way back
+#
+# **If each step forward is a Gaussian, is each step back one, too?** Bayes' rule gives the exact step back:
+#
+# $$q(x_{t-1} \mid x_t) = \frac{q(x_t \mid x_{t-1})\; q(x_{t-1})}{q(x_t)} \tag{1.15}$$
+#
+# For data with two bumps on a line we can compute it. One large step, one middling and one small, all arriving at the same place, between the bumps:
+
+# %%
+bumps = data.GaussianMixture([[-1.0], [1.0]], stds=0.3)
+y = torch.linspace(-2, 2, 801)                                          # values of x_{t-1}
+pictures, arrived = {}, torch.tensor(0.15)                               # x_t = 0.15
+for beta in torch.tensor([0.7, 0.2, 0.02]):
+    log_q = log_density(arrived, (1 - beta).sqrt() * y, beta) + bumps.log_prob(y[:, None]).float()     # (1.15)
+    exact = torch.softmax(log_q, 0) / (y[1] - y[0])
+    centre = arrived / (1 - beta).sqrt()
+    mean = centre + beta / (1 - beta) * bumps.score(centre.view(1, 1))[0, 0]                           # (1.16)
+    gauss = log_density(y, mean, beta / (1 - beta)).exp()
+    pictures[f"beta = {beta:.2f}"] = {"exact": exact, "Gaussian of (1.16)": gauss}
+plots.panels(y, pictures, title="One step back", xlabel="x_{t-1}, given x_t = 0.15", ylabel="density")
+
+# %% [markdown]
+# **What the figures show.** After a large step, $x_{t-1}$ may have been in either bump, and no single Gaussian can say so. After a small step the two curves are nearly one. Here is why. As a function of $y = x_{t-1}$, the factor $q(x_t\mid y)$ is a Gaussian bell around $c = x_t/\sqrt{\alpha_t}$ with variance $\beta_t/\alpha_t$. If the bell is narrow, $\log q_{t-1}(y)$, the density of $x_{t-1}$, is practically a straight line across it: $\log q_{t-1}(y) \approx \log q_{t-1}(c) + (y-c)\cdot s$ with the slope $s = \nabla\log q_{t-1}(c)$. A bell times the exponential of a straight line is the same bell, moved: completing the square in $-\tfrac{\alpha_t}{2\beta_t}\|y-c\|^2 + (y-c)\cdot s$ gives
+#
+# $$q(x_{t-1} \mid x_t) \approx \mathcal N\Big(\frac{x_t}{\sqrt{\alpha_t}} + \frac{\beta_t}{\alpha_t}\,\nabla\log q_{t-1}\Big(\frac{x_t}{\sqrt{\alpha_t}}\Big),\ \frac{\beta_t}{\alpha_t} I\Big) \qquad\text{for small } \beta_t \tag{1.16}$$
+#
+# So a thousand small steps make each step back *simple*: only its mean has to be learned. The slope $\nabla\log q$ is called the *score*; it points to where data is denser, and we meet it again in 1.9.
+#
+# ## 1.7 The step back, if we knew the data
+#
+# The score of all digits is unknown. But if we knew $x_0$, the step back would be a formula. Bayes' rule once more: $q(x_{t-1} \mid x_t, x_0) \propto q(x_t \mid x_{t-1})\, q(x_{t-1} \mid x_0)$, where factors without $x_{t-1}$ are left out, and $q(x_t \mid x_{t-1}, x_0) = q(x_t \mid x_{t-1})$ because a step of the walk looks only at the image before it. As a function of $x_{t-1}$, the first factor is a bell around $x_t/\sqrt{\alpha_t}$ with variance $\beta_t/\alpha_t$, and the second, by (1.7), one around $\sqrt{\bar\alpha_{t-1}}\,x_0$ with variance $1-\bar\alpha_{t-1}$. Multiply them by (1.2). The inverse variances add:
+#
+# $$\frac1{\tilde\beta_t} = \frac{\alpha_t}{\beta_t} + \frac1{1-\bar\alpha_{t-1}} = \frac{\alpha_t(1-\bar\alpha_{t-1}) + \beta_t}{\beta_t(1-\bar\alpha_{t-1})} = \frac{1-\bar\alpha_t}{\beta_t(1-\bar\alpha_{t-1})}, \qquad \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t \tag{1.17}$$
+#
+# (the numerator is $\alpha_t - \bar\alpha_t + 1 - \alpha_t$, with $\alpha_t\bar\alpha_{t-1} = \bar\alpha_t$ and $\beta_t = 1 - \alpha_t$), and the mean is
+#
+# $$\tilde\mu_t = \tilde\beta_t\Big(\frac{\alpha_t}{\beta_t}\cdot\frac{x_t}{\sqrt{\alpha_t}} + \frac{\sqrt{\bar\alpha_{t-1}}\,x_0}{1-\bar\alpha_{t-1}}\Big) = \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\,x_t + \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}\,x_0 \tag{1.18}$$
+#
+# So $q(x_{t-1} \mid x_t, x_0) = \mathcal N(\tilde\mu_t, \tilde\beta_t I)$, Gaussian for *every* size of step. (For $t = 1$ take $\bar\alpha_0 = 1$, the empty product: then $\tilde\beta_1 = 0$ and $\tilde\mu_1 = x_0$, as it must be.)
+
+# %%
+before = torch.cat([torch.ones(1), alpha_bar[:-1]])                     # alpha_bar_{t-1}, with alpha_bar_0 = 1
+beta_tilde = betas * (1 - before) / (1 - alpha_bar)                                                   # (1.17)
+mu_tilde = lambda x, x0, i: ((1 - betas[i]).sqrt() * (1 - before[i]) * x
+                             + before[i].sqrt() * betas[i] * x0) / (1 - alpha_bar[i])                 # (1.18)
+mean, variance = DDPM(None, betas).q_posterior(digits[:2], digits[2:4], torch.tensor([299, 299]))
+torch.testing.assert_close(mu_tilde(digits[2:4], digits[:2], 299), mean, atol=1e-4, rtol=0)
+plots.curves(torch.arange(1, T + 1), {"beta, forward": betas, "beta tilde, back": beta_tilde}, xscale="log", yscale="log",
+             title="Variance of a step forward, and of the step back if the data is known", xlabel="step t", ylabel="variance")
+
+# %% [markdown]
+# **What the figure shows.** But for the first few steps the two are the same to the eye: knowing $x_0$ narrows the step back only when $x_t$ is almost $x_0$ itself.
+#
+# ## 1.8 What to learn: the bound, from beginning to end
+#
+# We want a model $p_\theta$ with weights $\theta$ that gives our data a high probability. The model is a chain that starts in pure noise and takes Gaussian steps back, each with a mean from a network and a fixed variance $\sigma_t^2$:
+#
+# $$p_\theta(x_{0:T}) = p(x_T)\prod_{t=1}^T p_\theta(x_{t-1}\mid x_t), \qquad p(x_T) = \mathcal N(0, I), \qquad p_\theta(x_{t-1}\mid x_t) = \mathcal N\big(\mu_\theta(x_t, t),\ \sigma_t^2 I\big) \tag{1.19}$$
+#
+# Its probability of $x_0$ is an integral over all walks that end there: hopeless to compute, easy to bound. Divide and multiply by $q(x_{1:T}\mid x_0)$, the chance of the forward walk; the integral becomes an average over forward walks, and since $-\log$ is convex, $-\log$ of an average is at most the average of $-\log$ (Jensen's inequality):
+#
+# $$-\log p_\theta(x_0) = -\log \mathbb E_{q(x_{1:T}\mid x_0)}\bigg[\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\bigg] \le \mathbb E_{q(x_{1:T}\mid x_0)}\bigg[\log\frac{q(x_{1:T}\mid x_0)}{p_\theta(x_{0:T})}\bigg] =: L \tag{1.20}$$
+#
+# To compute $L$, write the forward walk *backwards*. For $t \ge 2$, Bayes' rule says $q(x_t\mid x_{t-1}) = q(x_{t-1}\mid x_t, x_0)\,q(x_t\mid x_0)/q(x_{t-1}\mid x_0)$. In the product over $t$ the fractions cancel like a telescope, $\frac{q(x_2\mid x_0)}{q(x_1\mid x_0)}\cdot\frac{q(x_3\mid x_0)}{q(x_2\mid x_0)}\cdots$, and with the first factor $q(x_1\mid x_0)$ there remains
+#
+# $$q(x_{1:T}\mid x_0) = \prod_{t=1}^T q(x_t\mid x_{t-1}) = q(x_T\mid x_0)\prod_{t=2}^T q(x_{t-1}\mid x_t, x_0) \tag{1.21}$$
+#
+# Put (1.19) and (1.21) into (1.20) and sort the logarithms by step; the average over $x_{t-1}$ given $x_t$ and $x_0$ turns each into a divergence:
+#
+# $$L = \underbrace{\mathrm{KL}\big(q(x_T\mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t=2}^T \underbrace{\mathbb E_{q(x_t\mid x_0)}\,\mathrm{KL}\big(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t)\big)}_{L_{t-1}} \underbrace{-\,\mathbb E_{q(x_1\mid x_0)}\log p_\theta(x_0\mid x_1)}_{L_0} \tag{1.22}$$
+#
+# $L_T$ is the mismatch (1.14), and nothing in it can be learned. Each $L_{t-1}$ compares two Gaussians, the step back of someone who knows $x_0$ and the model's. By (1.3), with $d$ pixels,
+#
+# $$L_{t-1} = \mathbb E\bigg[\frac{\|\tilde\mu_t - \mu_\theta\|^2}{2\sigma_t^2}\bigg] + \frac d2\Big(\log\frac{\sigma_t^2}{\tilde\beta_t} + \frac{\tilde\beta_t}{\sigma_t^2} - 1\Big) \tag{1.23}$$
+#
+# Only the first part can be learned. The mean to be hit, (1.18), contains the known $x_t$ and the unknown $x_0$; so the network may as well guess $x_0$ alone: let $\mu_\theta$ be (1.18) with the guess $\hat x_0$ in place of $x_0$. Then $\tilde\mu_t - \mu_\theta = \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}(x_0 - \hat x_0)$, and with $\sigma_t^2 = \tilde\beta_t$ the first part is
+#
+# $$\frac{\bar\alpha_{t-1}\beta_t^2}{(1-\bar\alpha_t)^2}\cdot\frac{1-\bar\alpha_t}{2\,(1-\bar\alpha_{t-1})\,\beta_t}\,\|x_0-\hat x_0\|^2 = \tfrac12\big(\mathrm{SNR}(t-1) - \mathrm{SNR}(t)\big)\,\|x_0 - \hat x_0\|^2 \tag{1.24}$$
+#
+# (bring $\frac{\bar\alpha_{t-1}}{1-\bar\alpha_{t-1}} - \frac{\bar\alpha_t}{1-\bar\alpha_t}$ over one denominator: its numerator is $\bar\alpha_{t-1} - \bar\alpha_t = \bar\alpha_{t-1}\beta_t$). So the bound is a sum of *denoising errors*, each weighted by the signal that this step destroys. Guessing the noise is guessing the image, for by (1.7) $x_0 - \hat x_0 = \sqrt{(1-\bar\alpha_t)/\bar\alpha_t}\;(\epsilon_\theta - \epsilon)$, and for any $\sigma_t^2$
+#
+# $$\frac{\|\tilde\mu_t - \mu_\theta\|^2}{2\sigma_t^2} = \frac{\beta_t^2}{2\sigma_t^2\,\alpha_t\,(1-\bar\alpha_t)}\,\|\epsilon - \epsilon_\theta(x_t, t)\|^2 \tag{1.25}$$
+#
+# Ho et al. found that samples get *better* if this weight is dropped, and every step counts the same:
+#
+# $$L_{\text{simple}} = \mathbb E_{x_0,\,t,\,\epsilon}\,\big\|\epsilon - \epsilon_\theta\big(\sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon,\ t\big)\big\|^2 \tag{1.26}$$
+#
+# This is no longer the bound but a *reweighted* one: the weight in (1.25) is by far the largest at the first steps, where the noise is too fine to see; without it, the network works on what the eye notices.
+#
+# **Does the bound hold?** On the spiral the best possible network is known, and so is $-\log q(x_0)$. So compute every term, with the two variances that are in use, $\sigma_t^2 = \tilde\beta_t$ and $\sigma_t^2 = \beta_t$, and add them up. (For $t = 1$, where $\tilde\beta_1 = 0$, both use $\beta_1$.)
+
+# %%
+def bound(mixture, x0, betas, choice):
+    """L_T, L_0 and the other terms of (1.22), with the exact denoiser.   x0: (N, d) -> three numbers"""
+    a, d = torch.cumprod(1 - betas, 0), x0.shape[1]
+    before = torch.cat([torch.ones(1), a[:-1]])
+    tilde = betas * (1 - before) / (1 - a)
+    variance = betas if choice == "beta" else torch.cat([betas[:1], tilde[1:]])
+    between, L_T = 0.0, prior_mismatch(x0, a[-1]) * math.log(2)                        # (1.14), in nats
+    for i in range(len(betas)):
+        x = q_sample(x0, torch.full((len(x0),), i), torch.randn_like(x0), a)
+        x0_hat = mixture.posterior_mean(x, a[i].sqrt(), (1 - a[i]).sqrt())
+        miss = (before[i].sqrt() * betas[i] / (1 - a[i]) * (x0 - x0_hat)).square().sum(1).mean()
+        miss, ratio = miss / (2 * variance[i]), tilde[i] / variance[i]
+        if i == 0:
+            L_0 = miss + d / 2 * (2 * math.pi * variance[0]).log()                     # -log of a Gaussian
+        else:
+            between += miss + d / 2 * (-ratio.log() + ratio - 1)                       # (1.23)
+    return L_T, L_0, between
+
+# %%
+x0 = spiral.sample(500).double()
+exact = -spiral.log_prob(x0).mean()
+for steps in (10, 100, 1000):
+    coarse = alpha_bar[T // steps - 1::T // steps].double()             # every 1000/steps-th alpha_bar
+    coarse_betas = 1 - coarse / torch.cat([torch.ones(1), coarse[:-1]])
+    for choice in ("beta_tilde", "beta"):
+        L_T, L_0, between = bound(spiral, x0, coarse_betas, choice)
+        print(f"T = {steps:4}, variance {choice:10}: L_T {L_T:.5f} + L_0 {L_0:6.3f} + rest {between:5.3f} "
+              f"= {L_T + L_0 + between:.3f}   >=   {exact:.3f} nats, the truth")
+
+# %% [markdown]
+# The bound holds in every row, and with more steps it closes on the truth from above, as (1.16) promised: the smaller the step, the nearer the true step back is to a Gaussian. With $\tilde\beta$ it stays further away, because $\tilde\beta_t$ is the variance for someone who *knows* $x_0$, and the model does not. (Exercise 1.10 finds the best variance.)
+
+# %% [markdown]
+# ## 1.9 Three names for one thing
+#
+# A network that guesses the noise, one that guesses the image, and one that guesses the score know the same thing. Noise and image are tied by (1.7):
+#
+# $$x_0 = \frac{x_t - \sqrt{1-\bar\alpha_t}\,\epsilon}{\sqrt{\bar\alpha_t}} \tag{1.27}$$
 #
 # **What is the best possible guess?** Many pairs of image and noise lead to the same $x_t$, so no guess is always right. Fix $x_t$ and a guess $g$, and write $m = \mathbb E[\epsilon \mid x_t]$ for the average of the noise over all those pairs. Then
 #
-# $$\mathbb E\big[\|\epsilon - g\|^2 \,\big|\, x_t\big] = \mathbb E\big[\|\epsilon - m\|^2 \,\big|\, x_t\big] + \|m - g\|^2 \tag{1.7}$$
+# $$\mathbb E\big[\|\epsilon - g\|^2 \,\big|\, x_t\big] = \mathbb E\big[\|\epsilon - m\|^2 \,\big|\, x_t\big] + \|m - g\|^2 \tag{1.28}$$
 #
-# To see it, write $\epsilon - g = (\epsilon - m) + (m - g)$ and multiply out: the mixed term is $2\,(m-g)\cdot\mathbb E[\epsilon - m \mid x_t]$, and $\epsilon - m$ has average zero. The first part does not depend on $g$; the second is smallest at $g = m$. So a perfect network gives the *average* noise. Equation (1.5) is linear in $\epsilon$, so putting $m$ in its place gives the average clean image $\hat x_0 = \mathbb E[x_0 \mid x_t]$: a weighted average of all digits that could be behind this noise, and therefore a blur.
+# To see it, write $\epsilon - g = (\epsilon - m) + (m - g)$ and multiply out: the mixed term is $2\,(m-g)\cdot\mathbb E[\epsilon - m \mid x_t]$, and $\epsilon - m$ has average zero. The first part does not depend on $g$; the second is smallest at $g = m$. So a perfect network gives the *average* noise, and, (1.27) being linear, with it the average clean image $\mathbb E[x_0\mid x_t]$: a weighted average of all digits that could be behind this noise, and therefore a blur.
+#
+# **And the score?** Differentiate the density (1.9) of $x_t$ under its integral. The gradient of $q(x_t\mid x_0)$ is $q(x_t\mid x_0)$ times $-(x_t - \sqrt{\bar\alpha_t}\,x_0)/(1-\bar\alpha_t)$, and that fraction is $-\epsilon/\sqrt{1-\bar\alpha_t}$. Divide by $q(x_t)$; then $q(x_t\mid x_0)\,q(x_0)/q(x_t) = q(x_0\mid x_t)$, and the integral is an average given $x_t$:
+#
+# $$\nabla\log q(x_t) = \frac{\nabla q(x_t)}{q(x_t)} = -\frac{\mathbb E[\epsilon\mid x_t]}{\sqrt{1-\bar\alpha_t}} \tag{1.29}$$
+#
+# Put it into (1.27), averaged given $x_t$, and you have *Tweedie's formula*:
+#
+# $$\mathbb E[x_0\mid x_t] = \frac{x_t + (1-\bar\alpha_t)\,\nabla\log q(x_t)}{\sqrt{\bar\alpha_t}} \tag{1.30}$$
+#
+# To remove noise, climb towards denser data. For a mixture this average can be written down, since given that $x_0$ belongs to bump $k$ everything is Gaussian (use (1.2) on $x_0$: a bell around $m_k$ with variance $s^2$, times one around $x_t/\sqrt{\bar\alpha_t}$ with variance $(1-\bar\alpha_t)/\bar\alpha_t$):
+#
+# $$\mathbb E[x_0\mid x_t] = \sum_k p(k\mid x_t)\Big(m_k + \frac{\sqrt{\bar\alpha_t}\,s^2}{\bar\alpha_t s^2 + 1 - \bar\alpha_t}\,\big(x_t - \sqrt{\bar\alpha_t}\,m_k\big)\Big) \tag{1.31}$$
+#
+# where $p(k\mid x_t)$ is bump $k$'s share of the sum (1.9). This is the denoiser that drew the spiral in 1.1. Tweedie's formula must give the same; autograd differentiates the density:
+
+# %%
+t = 0.3
+x = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
+score, = torch.autograd.grad(spiral.log_prob(x, **at(t)).sum(), x)
+tweedie = (x + schedule.sigma(t) ** 2 * score) / schedule.alpha(t)                                     # (1.30)
+torch.testing.assert_close(tweedie, spiral.denoiser(schedule)(x.detach(), t))                          # (1.31)
+print("Tweedie's formula and the mixture's exact denoiser agree")
+
+# %% [markdown]
+# ## 1.10 A DDPM, written out
+#
+# Now we have everything: a loss, (1.26), and a way back, (1.17) and (1.18) with the network's guess for $x_0$. Three functions, and `q_sample` from above, are a complete DDPM (*denoising diffusion probabilistic model*):
 
 # %%
 def p_losses(net, x0, i, eps, alpha_bar):
-    """The loss of each image: the mean squared error of the predicted noise.   -> (B,)"""
+    """The simple loss of each example: the mean squared error of the predicted noise.   -> (B,)"""
     t = (i + 1) / len(alpha_bar)                            # the network sees a number in (0, 1]
     return (net(q_sample(x0, i, eps, alpha_bar), t) - eps).square().flatten(1).mean(1)
 
 # %%
-net = UNet(channels=1, widths=(32, 64))
-x0, i, eps = digits[:3], torch.tensor([0, 299, 999]), torch.randn(3, 1, 28, 28)
-print("The last layer starts at zero: an untrained network answers 0 and pays the mean of eps^2,",
-      [round(v, 2) for v in p_losses(net, x0, i, eps, alpha_bar).tolist()])
-torch.nn.init.normal_(net.out.weight, std=0.1)              # other answers, to compare three ways to the loss
-loss = p_losses(net, x0, i, eps, alpha_bar)
-torch.testing.assert_close(DDPM(net, betas).p_losses(x0, i, eps), loss)
-torch.testing.assert_close(Denoiser(net, schedule, target="eps").loss(x0, (i + 1) / T, eps), loss)
+@torch.no_grad()
+def p_sample(net, x, i, z, betas, width=torch.sqrt):
+    """One step back, from x_t to x_{t-1}, with t = i + 1.   x, z: (B, ...), i: 0 ... T-1"""
+    alpha_bar = torch.cumprod(1 - betas, dim=0)
+    beta, a = betas[i], alpha_bar[i]
+    before = alpha_bar[i - 1] if i > 0 else torch.tensor(1.0)
+    t = torch.full((len(x),), (i + 1) / len(betas), device=x.device)
+    x0_hat = (x - (1 - a).sqrt() * net(x, t)) / a.sqrt()                                        # (1.27)
+    mean = ((1 - beta).sqrt() * (1 - before) * x + before.sqrt() * beta * x0_hat) / (1 - a)     # (1.18)
+    return mean + width(beta * (1 - before) / (1 - a)) * z                                      # (1.17)
+
+def walk_back(net, x, betas, generator, width=torch.sqrt):
+    """From noise x_T to x_0.   `width` turns the variance of a step into what multiplies its noise"""
+    for i in reversed(range(len(betas))):
+        z = torch.randn(x.shape, generator=generator).to(x.device)
+        x = p_sample(net, x, i, z, betas, width)
+    return x
 
 # %% [markdown]
-# (The code divides by the number of pixels, so that a guess of 0 costs 1.) The last two lines assert that the library's textbook class `DDPM`, and its general `Denoiser` (a network, a schedule, and what the network is asked for), compute the same loss.
+# (The square root is a parameter because section 1.12 will leave it out on purpose.) The last step, $i = 0$, has variance 0: it adds no noise and returns the network's guess of the clean data.
 #
-# The network itself is a U-Net, an image-to-image network that lesson 2 takes apart. Here it is a box: noisy image and time in, noise out.
+# **First on the spiral**, where we know what is right. The network is a small one: it takes a point and a few waves of $t$, so that it can tell times apart, and guesses the noise. The training is the whole recipe: draw data, a time and noise; compute the loss; step downhill.
+
+# %%
+class PointNet(nn.Module):
+    """x: (B, 2), t: (B,) in [0, 1] -> (B, 2)"""
+
+    def __init__(self, hidden=192):
+        super().__init__()
+        layers = [nn.Linear(2 + 12, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
+                  nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 2)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x, t):
+        angle = t[:, None] * torch.pi * torch.tensor([0.5, 1, 2, 4, 8, 16])                    # (B, 6)
+        return self.layers(torch.cat([x, angle.sin(), angle.cos()], dim=1))
+
+# %%
+points, point_net, losses = spiral.sample(20_000), PointNet(), []
+updates = 3000
+optimizer = torch.optim.AdamW(point_net.parameters(), lr=4e-3, fused=True)
+decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 - k / updates)    # down to 0 in a straight line
+for k in range(updates):
+    x0 = points[torch.randint(len(points), (512,))]                                # (512, 2)
+    loss = p_losses(point_net, x0, torch.randint(T, (512,)), torch.randn_like(x0), alpha_bar).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    decay.step()
+    losses.append(loss.item())
+print(f"loss of the last 500 updates: {sum(losses[-500:]) / 500:.3f}")
+
+# %% [markdown]
+# **Is that good?** A loss means nothing until one knows the smallest possible one. By (1.28) the exact denoiser pays it, so compute both at every noise level. And see what the network learned: arrows from noisy points to the guess of the clean point.
+
+# %%
+learned = Denoiser(point_net, schedule, target="eps")
+x0, eps = spiral.sample(20_000, seed=1), torch.randn(20_000, 2)
+i = torch.arange(T).repeat(20)                                          # every step, twenty times
+t = (i + 1) / T
+x = q_sample(x0, i, eps, alpha_bar)
+with torch.no_grad():
+    ours = (point_net(x, t) - eps).square().mean(1)
+    best_eps = -schedule.sigma(t)[:, None] * spiral.score(x, schedule.alpha(t), schedule.sigma(t))     # (1.29)
+best = (best_eps - eps).square().mean(1)
+by_level = lambda loss: loss.view(20, 50, 20).mean((0, 2))              # fifty groups of twenty steps
+plots.curves(t[:T:20], {"trained network": by_level(ours), "exact denoiser": by_level(best)},
+             title=f"Loss by noise level (means: {ours.mean():.3f} and {best.mean():.3f}; n = 20,000)",
+             xlabel="t", ylabel="squared error of the noise")
+side = torch.linspace(-1.8, 1.8, 13)
+tails = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1).reshape(-1, 2)
+with torch.no_grad():
+    heads = {name: D(tails, 0.3) for name, D in {"learned": learned, "exact": spiral.denoiser(schedule)}.items()}
+plots.arrows({name: (tails, h) for name, h in heads.items()}, background=points[:3000],
+             title="From a noisy point at t = 0.3 to the guess of the clean one")
+
+# %% [markdown]
+# **What the figures show.** Most of the loss is *unavoidable*: near t = 0 the noise is too fine to be told from the data's own spread, so even the exact denoiser errs by nearly 1 there. The network pays a little more than it must. Its arrows are nearly the exact ones; many end *between* the arms: averages of several possible clean points.
+
+# %%
+g = torch.Generator().manual_seed(2)
+drawn = walk_back(point_net, torch.randn(2000, 2, generator=g), betas, g)
+plots.scatter({"data": points[:2000], "our DDPM, 1000 steps": drawn, "guess at t = 1, one step":
+               learned(torch.randn(2000, 2), 1.0).detach()}, title="Two thousand points each")
+
+# %% [markdown]
+# **What the figure shows.** A thousand steps draw the spiral. One step, asking for the clean point at t = 1 and believing the answer, returns the average of *all* data whatever it is given: the middle. One question cannot choose; the walk chooses a little at every step.
 #
-# ## 1.4 Training, live
+# The library's `DDPM` is the same algebra with bad input refused; its general `Denoiser` (a network, a schedule, and what the network is asked for) has the same loss. Asserted, step by step:
+
+# %%
+x, z, x0 = torch.randn(3, 4, 2, generator=g)
+ddpm = DDPM(point_net, betas)
+for i in (0, 500, 999):
+    mean, variance, _ = ddpm.p_mean_variance(x, torch.full((4,), i))
+    torch.testing.assert_close(p_sample(point_net, x, i, z, betas), (mean + variance[0].sqrt() * z).detach(),
+                               atol=1e-3, rtol=1e-3)
+    at_i = torch.full((4,), i)
+    loss = p_losses(point_net, x0, at_i, z, alpha_bar)
+    torch.testing.assert_close(ddpm.p_losses(x0, at_i, z), loss, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(learned.loss(x0, (at_i + 1) / T, z), loss, rtol=1e-3, atol=1e-5)
+print("course_lib.DDPM and course_lib.Denoiser agree")
+
+# %% [markdown]
+# ## 1.11 All of MNIST, live
 #
-# Now all of MNIST. `train.train` repeats one step until the time is up:
+# The network is now a U-Net, an image-to-image network that lesson 2 takes apart; here it is a box: noisy image and time in, noise out. `train.train` repeats the step you have just seen with two refinements (lesson 3): it gives the optimizer Muon the weights for which it is better than AdamW, and it keeps a running *average* of the weights, which draws better than the weights themselves.
 #
-# ```
-# take 128 digits x0; for each, draw a time t and noise eps
-# loss = mean of p_losses(net, x0, t, eps)
-# move the weights against the gradient of the loss (the optimizers Muon and AdamW; lesson 3)
-# move the *average* of the weights a little towards the weights: that average is what we keep
-# ```
-#
-# Each time the training time has doubled, the current network turns the same twelve noise images into digits. To save time it takes 50 large steps in place of 1000: section 1.5 derives a step from $t$ to $t-1$, and the same formulas hold from $t$ to any earlier $s$ if $\bar\alpha_s$ takes the place of $\bar\alpha_{t-1}$ and $\bar\alpha_t/\bar\alpha_s$ that of $\alpha_t$. In the library, `prior` draws the starting noise, `grid` chooses the times, `ancestral` takes the steps and `last` keeps the final image. **Watch when they become digits.**
+# Each time the training time has doubled, the current network turns the same twelve noise images into digits. To save time it takes 50 large steps in place of 1000: (1.17) and (1.18) hold from $t$ to any earlier $s$ if $\bar\alpha_s$ takes the place of $\bar\alpha_{t-1}$ and $\bar\alpha_t/\bar\alpha_s$ that of $\alpha_t$. In the library, `prior` draws the starting noise, `grid` chooses the times, `ancestral` takes the steps and `last` keeps the final image. **Watch when they become digits.**
 
 # %%
 def watch(D, done):
@@ -203,53 +596,25 @@ plots.curves(steps, {"mean squared error of the noise": losses}, title="The loss
              xlabel="training step", ylabel="loss", yscale="log")
 
 # %% [markdown]
-# **What the figures show.** The first row shows strokes, the later ones digits. The loss falls steeply at first and very little later, while the samples go on improving. Part of the loss, the first term of (1.7), no network can remove, so an improvement that matters to the eye may hardly change the total. We do not judge a diffusion model by its loss alone.
+# **What the figures show.** The first row shows strokes, the later ones digits. The loss falls steeply at first and very little later, while the samples go on improving: most of it is unavoidable, as on the spiral, so an improvement that matters to the eye may hardly change the total. We do not judge a diffusion model by its loss alone.
 #
-# ## 1.5 Walking back
-#
-# **How do we go from $x_t$ to $x_{t-1}$?** If we knew $x_0$, Bayes' rule would tell us: $q(x_{t-1} \mid x_t, x_0) \propto q(x_t \mid x_{t-1})\, q(x_{t-1} \mid x_0)$, where factors without $x_{t-1}$ are left out, and $q(x_t \mid x_{t-1}, x_0) = q(x_t \mid x_{t-1})$ because a step of the walk looks only at the image before it. Both factors are Gaussian, (1.1) and (1.4). The pixels are independent of each other, so take one pixel; as functions of $x_{t-1}$ the exponents are
-#
-# $$-\frac{(x_t - \sqrt{\alpha_t}\,x_{t-1})^2}{2\beta_t} - \frac{(x_{t-1} - \sqrt{\bar\alpha_{t-1}}\,x_0)^2}{2(1-\bar\alpha_{t-1})}.$$
-#
-# Collect the terms with $x_{t-1}^2$ and those with $x_{t-1}$. A Gaussian with mean $\tilde\mu_t$ and variance $\tilde\beta_t$ has $-x_{t-1}^2/(2\tilde\beta_t) + x_{t-1}\,\tilde\mu_t/\tilde\beta_t$ plus a constant there, so we can read both off. The squares give
-#
-# $$\frac1{\tilde\beta_t} = \frac{\alpha_t}{\beta_t} + \frac1{1-\bar\alpha_{t-1}} = \frac{\alpha_t(1-\bar\alpha_{t-1}) + \beta_t}{\beta_t(1-\bar\alpha_{t-1})} = \frac{1-\bar\alpha_t}{\beta_t(1-\bar\alpha_{t-1})}, \qquad \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t \tag{1.8}$$
-#
-# (the numerator is $\alpha_t - \bar\alpha_t + 1 - \alpha_t$, with $\alpha_t\bar\alpha_{t-1} = \bar\alpha_t$ and $\beta_t = 1 - \alpha_t$), and the linear terms, multiplied by $\tilde\beta_t$, give
-#
-# $$\tilde\mu_t = \tilde\beta_t\Big(\frac{\sqrt{\alpha_t}}{\beta_t}\,x_t + \frac{\sqrt{\bar\alpha_{t-1}}}{1-\bar\alpha_{t-1}}\,x_0\Big) = \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\,x_t + \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}\,x_0 \tag{1.9}$$
-#
-# So $q(x_{t-1} \mid x_t, x_0) = \mathcal N(\tilde\mu_t, \tilde\beta_t I)$. (For $t = 1$ take $\bar\alpha_0 = 1$, the empty product: then $\tilde\beta_1 = 0$ and $\tilde\mu_1 = x_0$, as it must be.)
-#
-# **We do not know $x_0$.** We put the network's guess $\hat x_0$ in its place. Since (1.9) is linear in $x_0$, the average image gives exactly the average of $x_{t-1}$ given $x_t$; and for small $\beta_t$ the true distribution of $x_{t-1}$ is close to a Gaussian around it. Then we *draw* from that Gaussian. The draw favours some of the possible digits a little; given the new $x_{t-1}$ fewer digits are possible, so the next average is a little sharper. After a thousand draws one digit is left. That is sampling: start with $x_T$ from $\mathcal N(0, I)$; for $t = T, \dots, 1$ ask the network and draw $x_{t-1}$. The last step adds no noise and returns the network's last guess.
+# **One question, or a walk?** The first row asks the network for the clean image once, from noise at several levels; the second walks from the same starting images, in steps of 0.01.
 
 # %%
-@torch.no_grad()
-def p_sample(net, x, i, z, betas, alpha_bar):
-    """One step back, from x_t to x_{t-1}, with t = i + 1.   x, z: (B, ...), i: 0 ... T-1"""
-    beta, a = betas[i], alpha_bar[i]
-    a_before = alpha_bar[i - 1] if i > 0 else torch.tensor(1.0)
-    eps_hat = net(x, torch.full((len(x),), (i + 1) / len(betas)))
-    x0_hat = (x - (1 - a).sqrt() * eps_hat) / a.sqrt()                                          # (1.5)
-    mean = ((1 - beta).sqrt() * (1 - a_before) * x + a_before.sqrt() * beta * x0_hat) / (1 - a) # (1.9)
-    return mean + (beta * (1 - a_before) / (1 - a)).sqrt() * z                                  # (1.8)
-
-# %%
-g = torch.Generator().manual_seed(3)
-x, z = torch.randn(2, 2, 1, 28, 28, generator=g)            # (2, 1, 28, 28) each
-net = D.net.cpu()
-for i in (0, 500, 999):
-    mean, variance, _ = DDPM(net, betas).p_mean_variance(x, torch.tensor([i, i]))
-    torch.testing.assert_close(p_sample(net, x, i, z, betas, alpha_bar), mean + variance[0].sqrt() * z,
-                               atol=1e-3, rtol=1e-3)
-print("p_sample agrees with course_lib.DDPM")
+levels, g = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), torch.Generator().manual_seed(4)
+starts = [schedule.perturb(digits[5:6], t, one_noise).to(device) for t in levels]       # (1, 1, 28, 28) each
+with torch.no_grad(), machine.autocast():
+    blurs = torch.cat([D(x, t) for x, t in zip(starts, levels)])
+    walks = torch.cat([last(ancestral(D, schedule, x, grid(schedule, int(100 * t), start=t), g))
+                       for x, t in zip(starts, levels)])
+plots.show({"noisy": torch.cat(starts), "one guess": blurs, "a walk": walks},
+           title="From t = 0.2 (left) to t = 1 (right)")
 
 # %% [markdown]
-# From here on we use the library: a thousand steps for thirty images, with a new draw of noise in each. **What does the way back look like?**
+# **What the figure shows.** Little noise leaves one possible digit, and both agree. With more noise the guess turns into a blur of several digits, as (1.28) says it must, and the walk decides for one: at first the original, later another. Now the whole way, a thousand steps for thirty images, with a new draw of noise in each:
 
 # %%
-ddpm, frames = DDPM(D.net.to(device), betas), []
-g = torch.Generator().manual_seed(4)
+ddpm, frames = DDPM(D.net, betas), []
 with machine.autocast():
     for done, x in enumerate(ddpm.sample((30, 1, 28, 28), g, device)):       # x_1000, ..., x_0: 1001 states
         if done % 50 == 0:
@@ -257,37 +622,135 @@ with machine.autocast():
 plots.animate(frames, columns=15, alt="Thirty digits appear from noise in a thousand steps")
 
 # %% [markdown]
-# **What the film shows.** For about half of the time nothing seems to happen: those are the levels at which the slider above showed snow. Then strokes appear and settle, and the last steps remove the remaining grain.
+# **What the film shows.** For about half of the time nothing seems to happen: those are the levels at which the perfect guesser of 1.5 knew nothing. Then strokes appear and settle, and the last steps remove the remaining grain.
 #
-# ## 1.6 How good are they?
+# ## 1.12 What goes wrong, and how to see it
 #
-# > **A Fréchet distance in one paragraph.** Looking at samples is subjective, so we also compute a number. Take a network that reads digits (ours is right for more than 99 % of the test digits), and for each image compute its 128 features, the numbers just before its decision. Fit a Gaussian to the features of real images and another to those of the samples; with means $\mu_1, \mu_2$ and covariances $C_1, C_2$ the distance is $\|\mu_1-\mu_2\|^2 + \operatorname{tr}\big(C_1 + C_2 - 2(C_1C_2)^{1/2}\big)$. It is 0 when means and covariances agree. Estimated from few images both are off by chance, which adds to the distance; so beside it we always print the *floor*: the distance that the same number of real images gets.
+# > **A Fréchet distance in one paragraph.** Looking at samples is subjective, so we also compute a number. Take a network that reads digits (ours is right for more than 99 % of the test digits), and for each image compute its 128 features, the numbers just before its decision. Fit a Gaussian to the features of real images and another to those of the samples; with means $\mu_1, \mu_2$ and covariances $C_1, C_2$ the distance is $\|\mu_1-\mu_2\|^2 + \operatorname{tr}\big(C_1 + C_2 - 2(C_1C_2)^{1/2}\big)$. It is 0 when means and covariances agree. How much to trust it? It sees only what the features see, and only two moments of them; and estimated from few images both are off by chance, which adds to the distance. So compare at one number of images, print the *floor* beside it (what the same number of real images gets), and look at the pictures, too.
+#
+# Sampling code has a few classic errors, and none of them crashes. Here they are, on the same trained network, each with its Fréchet distance. All take a hundred steps, the betas of which come from every tenth $\bar\alpha_t$, but for the last one, which takes four.
 
 # %%
-g = torch.Generator().manual_seed(5)
-noise = schedule.prior((1000, 1, 28, 28), generator=g, device=device)
-with machine.autocast():
-    samples = last(ancestral(D, schedule, noise, grid(schedule, 100), g)).cpu().clamp(-1, 1)
+def coarse_betas(steps):
+    """The betas of a walk that visits every (T / steps)-th noise level."""
+    a = alpha_bar[T // steps - 1::T // steps].to(device)
+    return 1 - a / torch.cat([torch.ones(1, device=device), a[:-1]])
+
+hundred = coarse_betas(100)
+walks = {"right":             (hundred, torch.sqrt),
+         "no noise added":    (hundred, torch.zeros_like),
+         "beta, not sqrt":    (hundred, lambda variance: variance),
+         "variance doubled":  (hundred, lambda variance: (2 * variance).sqrt()),
+         "four steps":        (coarse_betas(4), torch.sqrt)}
+results = {}
+for name, (some_betas, width) in walks.items():
+    g = torch.Generator().manual_seed(5)
+    noise = torch.randn(500, 1, 28, 28, generator=g).to(device)
+    with machine.autocast():
+        results[name] = walk_back(D.net, noise, some_betas, g, width).float().cpu().clamp(-1, 1)
+
+# %%
 distance = lambda x: metrics.frechet_distance(metrics.features(x), metrics.test_features())
-print("Fréchet distance to the 10,000 test digits, 1,000 images each:")
-print(f"ours {distance(samples):.1f}, real training digits {metrics.frechet_floor(1000):.1f}, "
-      f"pure noise {distance(noise.cpu().clamp(-1, 1)):.0f}")
-plots.show(samples[:40], columns=20, title="Forty samples, 100 steps")
+print("Fréchet distance to the 10,000 test digits, 500 images each:")
+for name, x in results.items():
+    print(f"  {name:18} {distance(x):7.2f}")
+print(f"  real digits        {metrics.frechet_floor(500):7.2f}   (the floor)")
+plots.show({f"{name}  {distance(x):.1f}": x[:14] for name, x in results.items()},
+           title="The same network, five ways to sample, and their Fréchet distances")
 
 # %% [markdown]
-# Number and picture agree: after two minutes the samples are much closer to real digits than to noise, and still not as good as real ones. The coming lessons close the gap, with a better network (2), better training (3), better samplers (4), and labels (5).
+# **What the figure shows.** *No noise*, or nearly none (for a small variance, the variance is much smaller than its root): smooth, thick shapes that look alike; the walk never chooses. *Too much noise*: the network cannot keep up, and grain remains. *Four steps*: each step back is far from Gaussian, as in 1.6, and the blur of one guess shines through. Every error has its look, and the number finds the ones that the eye forgives.
 #
+# ## 1.13 A perfect denoiser that is useless
+#
+# **What would a perfect network do?** The training set itself is a mixture: of $N$ bumps of width zero, one on each image. So its exact denoiser is (1.31) with $s = 0$, the average of the images weighted by the perfect guesser's belief (1.13):
+#
+# $$\hat x_0(x_t) = \sum_n p(n\mid x_t)\,x^{(n)} \tag{1.32}$$
+#
+# No network can have a lower training loss. Let us sample from it.
+
+# %%
+def remember(x, t):
+    """The exact denoiser of the ten thousand images in `memory`.   x: (B, 1, 28, 28), t: a number"""
+    p = posterior_over(memory, x.flatten(1), (schedule.alpha(t) ** 2).float())          # (B, 10000)
+    return (p @ memory).view_as(x)
+
+g = torch.Generator().manual_seed(6)
+recalled = last(ancestral(remember, schedule, torch.randn(16, 1, 28, 28, generator=g), grid(schedule, 100), g))
+ours = results["right"][:16]
+nearest = lambda x: torch.cdist(x.flatten(1), memory).min(1)            # distance to, and number of, an image
+plots.show({"perfect": recalled, "nearest": digits[nearest(recalled).indices],
+            "trained": ours, "nearest to it": digits[nearest(ours).indices]},
+           title="Samples, and the nearest of the 10,000 stored images")
+print(f"distance to the nearest stored image: perfect {nearest(recalled).values.max():.2f} at most, "
+      f"trained {nearest(ours).values.mean():.1f} on average; "
+      f"other real digits {nearest(digits[10_000:10_500]).values.mean():.1f}")
+
+# %% [markdown]
+# **What the figure shows.** Every sample of the perfect denoiser *is* one of the stored images. It has learned nothing but the list. The trained network's digits are as far from the stored ones as other real digits are: new ones. What saves it is that it *cannot* be perfect. With 0.6 million weights it cannot store 60,000 images of 784 pixels; it is smooth, built of local filters, and was stopped long before it could memorise. It averages over images that are alike, and where it errs, it generalises. (Large networks trained long on few images do memorise; lesson 3 tests for it.)
+#
+# ## 1.14 A Rosetta stone
+#
+# Papers write the same thing in different letters. In all of them a noisy image is a number times the data plus a number times noise.
+#
+# | | time | noisy image | what they call alpha |
+# | --- | --- | --- | --- |
+# | DDPM (Ho et al. 2020) | $t = 1, \dots, T$ | $\sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon$ | $\alpha_t = 1-\beta_t$ |
+# | DDIM (Song, Meng & Ermon 2021) | $t = 1, \dots, T$ | $\sqrt{\alpha_t}\,x_0 + \sqrt{1-\alpha_t}\,\epsilon$ | $\alpha_t$ is DDPM's $\bar\alpha_t$ |
+# | Score-SDE, variance preserving (Song et al. 2021) | $t\in[0, 1]$ | as DDPM | $\beta(t)$ is $T$ times DDPM's $\beta_t$ |
+# | EDM (Karras et al. 2022) | the noise level $\sigma$ itself | $x_0 + \sigma\,\epsilon$ | none: the data is not shrunk |
+# | flow matching (Lipman et al. 2023; here $t = 1$ is noise) | $t\in[0, 1]$ | $(1-t)\,x_0 + t\,\epsilon$ | $1-t$ |
+# | this course | $t\in[0, 1]$ | $\alpha(t)\,x_0 + \sigma(t)\,\epsilon$ | the standard-deviation factor |
+#
+# (Some flow papers run time the other way, with data at $t = 1$. Always check.) The Score-SDE's walk has infinitely many steps. In $\log\bar\alpha_t = \sum\log(1-\beta_s)$ each term becomes $-\beta(s)/T$, and the sum an integral; for the linear schedule, with $\beta(t) = b_0 + t\,(b_1 - b_0)$, $b_0 = 0.1$, $b_1 = 20$,
+#
+# $$\bar\alpha(t) = \exp\Big(-\int_0^t \beta(s)\,ds\Big) = \exp\Big(-b_0 t - \tfrac12 (b_1 - b_0)\,t^2\Big) \tag{1.33}$$
+#
+# Dividing a noisy image by its $\alpha(t)$ leaves $x_0$ with noise of width $\sigma(t)/\alpha(t)$: EDM's image.
+#
+# $$\sigma_{\text{EDM}} = \frac{\sigma(t)}{\alpha(t)} = \sqrt{\frac{1-\bar\alpha_t}{\bar\alpha_t}}, \qquad x_{\text{EDM}} = \frac{x_t}{\alpha(t)} \tag{1.34}$$
+#
+# Dividing by $\alpha(t)+\sigma(t)$ makes the two factors add to 1: the flow's image.
+#
+# $$t_{\text{flow}} = \frac{\sigma(t)}{\alpha(t)+\sigma(t)}, \qquad x_{\text{flow}} = \frac{x_t}{\alpha(t)+\sigma(t)} \tag{1.35}$$
+#
+# Scaling an image does not change its log-SNR, so that is the common time of all of them:
+#
+# $$\log\mathrm{SNR} = \log\frac{\bar\alpha_t}{1-\bar\alpha_t} = -2\log\sigma_{\text{EDM}} = 2\log\frac{1-t_{\text{flow}}}{t_{\text{flow}}} \tag{1.36}$$
+
+# %%
+t, x0, eps = torch.tensor([0.1, 0.5, 0.9]).double(), *torch.randn(2, 3, 2, dtype=torch.float64)
+alpha, sigma, x = schedule.alpha(t), schedule.sigma(t), schedule.perturb(x0, t, eps)
+b0, b1 = 0.1, 20.0
+torch.testing.assert_close(torch.exp(-b0 * t - (b1 - b0) / 2 * t**2), alpha**2, rtol=0.05, atol=0)     # (1.33)
+fine = Schedule.linear(T=100_000)                                       # more steps: nearer to the integral
+torch.testing.assert_close(torch.exp(-b0 * t - (b1 - b0) / 2 * t**2), fine.alpha(t)**2, rtol=5e-4, atol=0)
+sigma_edm, t_flow = sigma / alpha, sigma / (alpha + sigma)
+torch.testing.assert_close(x / alpha[:, None], x0 + sigma_edm[:, None] * eps)                          # (1.34)
+flow = Schedule.flow()
+torch.testing.assert_close(x / (alpha + sigma)[:, None], flow.perturb(x0, t_flow, eps))                # (1.35)
+torch.testing.assert_close(schedule.log_snr(t), -2 * sigma_edm.log())                                  # (1.36)
+torch.testing.assert_close(schedule.log_snr(t), flow.log_snr(t_flow))
+print("every conversion checked")
+
+# %% [markdown]
 # ## What we built
 #
-# A forward process and its closed form; a loss; a network trained on all of MNIST; the way back, one step at a time; and a number for the result.
+# A forward process and its closed form; three schedules, and where they destroy the information; the exact way back; the bound, computed and seen to hold; a DDPM in forty lines that learned a spiral and all of MNIST; its typical errors; and a perfect denoiser that generates nothing new.
 #
-# **Three things to remember.** (1) Noise is added by *variance*: wherever a $\beta$ or $1-\bar\alpha$ multiplies noise, there is a square root. (2) A perfect network predicts an *average*, so one step gives a blur; many small random steps decide for one digit. (3) Judge a model by its samples; the loss alone does not tell.
+# **Three things to remember.** (1) Noise is added by *variance*: wherever a $\beta$ or $1-\bar\alpha$ multiplies noise, there is a square root. (2) A perfect network predicts an *average*, so one step gives a blur; many small random steps decide for one digit. (3) Noise, image and score are one thing, and the likelihood's bound is a weighted sum of denoising errors.
 #
 # | formula | source |
 # | --- | --- |
-# | (1.1), (1.4) | Ho, Jain & Abbeel 2020, *Denoising Diffusion Probabilistic Models*, eq. 2 and 4 |
-# | (1.6) | the same, eq. 14 |
-# | (1.8), (1.9) | the same, eq. 6 and 7 |
-# | (1.7) | any textbook on regression: the conditional mean minimises the squared error |
+# | (1.4), (1.7), (1.17), (1.18) | Ho, Jain & Abbeel 2020, *Denoising Diffusion Probabilistic Models*, eq. 2, 4, 7, 6 and 7 |
+# | (1.8), (1.24) | Kingma et al. 2021, *Variational Diffusion Models*, eq. 2 and section 4 |
+# | (1.10) to (1.12) | Ho et al., section 4; Nichol & Dhariwal 2021, eq. 17; Jabri, Fleet & Chen 2022 |
+# | (1.16) | Feller 1949; used by Sohl-Dickstein et al. 2015, *Deep Unsupervised Learning using Nonequilibrium Thermodynamics* |
+# | (1.19) to (1.22) | Sohl-Dickstein et al. 2015; Ho et al., eq. 3, 5 and appendix A |
+# | (1.23), (1.25), (1.26) | Ho et al., eq. 8, 12 and 14 |
+# | (1.29), (1.30) | Robbins 1956, who credits Tweedie; Vincent 2011; Efron 2011 |
+# | (1.13), (1.32) | Bayes' rule; Karras et al. 2022, appendix B.3 |
+# | (1.33) | Song et al. 2021, *Score-Based Generative Modeling through SDEs*, appendix C |
+# | (1.34) to (1.36) | Karras et al. 2022; Kingma & Gao 2023 |
 #
-# **Next:** lesson 2 opens the box and builds the U-Net.
+# The others are rules of probability. **Next:** lesson 2 opens the box and builds the U-Net.

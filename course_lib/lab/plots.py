@@ -98,12 +98,26 @@ def histogram(values: Tensor | Sequence[Tensor], labels: Sequence[str] | None = 
 def curves(x: Tensor, ys: dict[str, Tensor], title: str = "", xlabel: str = "", ylabel: str = "", **axis) -> None:
     """Several curves over one x; further keywords go to the axes, such as yscale="log" or ylim=(-15, 15)."""
     figure = new_figure(6, 3)
-    axes = figure.subplots()
+    _draw_curves(figure.subplots(), x, ys, title=title, xlabel=xlabel, ylabel=ylabel, **axis)
+    emit(figure, alt=title)
+
+
+@styled
+def panels(x: Tensor, ys: dict[str, dict[str, Tensor]], title: str = "", xlabel: str = "", ylabel: str = "", **axis) -> None:
+    """Like `curves`, several pictures side by side: name of the panel -> its curves."""
+    figure = new_figure(3.2 * len(ys), 2.8)
+    for k, (axes, (name, group)) in enumerate(zip(np.atleast_1d(figure.subplots(1, len(ys))), ys.items())):
+        _draw_curves(axes, x, group, title=name, xlabel=xlabel, ylabel=ylabel if k == 0 else "", **axis)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    emit(figure, alt=title)
+
+
+def _draw_curves(axes, x: Tensor, ys: dict[str, Tensor], **axis) -> None:
     for (name, y), style in zip(ys.items(), itertools.cycle(("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1))))):
         axes.plot(plain(x), plain(y), label=name, linestyle=style)
-    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, **axis)
+    axes.set(**axis)
     axes.legend()
-    emit(figure, alt=title)
 
 
 @styled
@@ -123,9 +137,69 @@ def scatter(clouds: dict[str, Tensor], title: str = "", limit: float = 2.5, colu
     emit(figure, alt=title)
 
 
+@styled
+def densities(panels: dict[str, Callable[[Tensor], Tensor]], points: Tensor | None = None, title: str = "", limit: float = 2.5) -> None:
+    """Densities over the plane as brightness, one panel each: name -> function of points (N, 2) giving log density (N,).
+
+    Each panel has its own scale, from 0 (white) to its highest density. points: a cloud (N, 2) drawn on the first panel.
+    """
+    side = torch.linspace(-limit, limit, 121)
+    places = torch.stack(torch.meshgrid(side, side, indexing="xy"), dim=-1).reshape(-1, 2)                # (121 * 121, 2)
+    figure = new_figure(2.2 * len(panels), 2.6)
+    for k, (axes, (name, log_prob)) in enumerate(zip(np.atleast_1d(figure.subplots(1, len(panels), sharey=True)), panels.items())):
+        axes.imshow(plain(log_prob(places).exp()).reshape(121, 121), extent=(-limit, limit) * 2, origin="lower", cmap="Blues")
+        if k == 0 and points is not None:
+            axes.scatter(*plain(points).T, s=1, color=RED, linewidths=0)
+        axes.set(title=name)
+        axes.grid(False)
+    figure.supxlabel("first coordinate", fontsize=9)
+    figure.supylabel("second coordinate", fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    emit(figure, alt=title)
+
+
+@styled
+def arrows(panels: dict[str, tuple[Tensor, Tensor]], background: Tensor | None = None, title: str = "", limit: float = 2.5) -> None:
+    """Arrows from points (N, 2) to points (N, 2), one panel each; background: a cloud (M, 2) drawn in grey behind them."""
+    figure = new_figure(3.0 * len(panels), 3.3)
+    for axes, (name, (tails, heads)) in zip(np.atleast_1d(figure.subplots(1, len(panels), sharey=True)), panels.items()):
+        if background is not None:
+            axes.scatter(*plain(background).T, s=1.5, color="#BBBBBB", linewidths=0)
+        axes.quiver(*plain(tails).T, *plain(heads - tails).T, angles="xy", scale_units="xy", scale=1, width=0.004, color=BLUE)
+        axes.set(title=name, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    figure.supxlabel("first coordinate", fontsize=9)
+    figure.supylabel("second coordinate", fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    emit(figure, alt=title)
+
+
+def animate_points(states: Sequence[Tensor], names: Sequence[str], seconds: float = 4.0, limit: float = 2.5, alt: str = "animation") -> None:
+    """A film of clouds of points, each state (N, 2), with its name above; plays wherever a PNG is shown."""
+    figure = new_figure(3.4, 3.6)
+    with matplotlib.rc_context(STYLE):
+        axes = figure.subplots()
+        axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xlabel="first coordinate", ylabel="second coordinate")
+        cloud = axes.scatter([], [], s=2, alpha=0.5, color=BLUE, linewidths=0)
+        films = []
+        for points, name in zip(states, names):
+            cloud.set_offsets(plain(points).numpy())
+            axes.set_title(name)
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=80)
+            films.append(Pillow.open(buffer).convert("RGB").quantize(16))
+    _film(films, seconds, alt)
+
+
 def animate(frames: Sequence[Tensor], columns: int = 10, seconds: float = 3.0, scale: int = 2, alt: str = "animation") -> None:
     """A film of image grids, each frame (N, C, H, W) in [-1, 1]; an animated PNG plays wherever a PNG is shown."""
     films = [Pillow.fromarray(pixels(frame, columns, scale)).quantize(8 if frame.shape[1] == 1 else 64) for frame in frames]
+    _film(films, seconds, alt)
+
+
+def _film(films: Sequence[Pillow.Image], seconds: float, alt: str) -> None:
+    """Display pictures one after the other, the last for 2.5 seconds, for ever."""
     pause = [int(1000 * seconds / len(films))] * (len(films) - 1) + [2500]
     buffer = io.BytesIO()
     films[0].save(buffer, format="PNG", save_all=True, append_images=films[1:], duration=pause, loop=0)

@@ -3,6 +3,7 @@ import os
 from collections.abc import Callable, Sequence
 
 import ipywidgets
+import torch
 from IPython.display import display
 from torch import Tensor
 
@@ -42,3 +43,27 @@ def noise_explorer(x0: Tensor, eps: Tensor, schedule: Schedule) -> None:
         below.set(xlabel="pixel value", ylabel="density", xlim=(-3.5, 3.5), yticks=[])
 
     explore(draw, "t", stills=(0.0, 0.25, 0.5, 0.75, 1.0), start=0.3, size=(3.0, 4.4), title="One digit between data (t = 0) and noise (t = 1)")
+
+
+def schedule_explorer(x0: Tensor, eps: Tensor, T: int = 1000) -> None:
+    """Drag the last beta of a linear schedule: its log-SNR beside the cosine schedule's, and one image on its way to noise.
+
+    x0, eps: (1, C, H, W), x0 in [-1, 1]. The slider is beta_T for T = 1000; the first beta stays 1e-4.
+    """
+    ts, cosine = torch.linspace(0.01, 1, 100), Schedule.cosine(T)
+
+    def draw(figure, beta_end: float) -> None:
+        schedule = Schedule.linear(T, beta_end=beta_end)
+        above, below = figure.subplots(2, 1, height_ratios=(2.2, 1))
+        above.plot(ts, cosine.log_snr(ts), "--", color=plots.ORANGE, label="cosine")
+        above.plot(ts, schedule.log_snr(ts), color=plots.BLUE, label="linear")
+        above.axhline(0, color="black", lw=0.5)
+        above.set(title=f"beta_T = {beta_end:.3f}: alpha_bar_T = {schedule.alpha(1.0) ** 2:.1g}", xlabel="t", ylabel="log SNR", ylim=(-15, 10))
+        above.legend()
+        film = torch.cat([schedule.perturb(x0, t, eps) for t in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)])
+        below.imshow(plots.pixels(film), interpolation="nearest")
+        below.set(xlabel="t = 0, 0.2, 0.4, 0.6, 0.8, 1", xticks=[], yticks=[])
+        below.grid(False)
+
+    explore(draw, "beta_T", stills=(0.005, 0.02, 0.05), start=0.02, low=0.002, high=0.06, step=0.002, size=(4.6, 4.2),
+            title="Linear schedules beside the cosine schedule")
