@@ -38,16 +38,16 @@ print(f"{len(digits):,} digits of shape {tuple(digits.shape[1:])}, "
 # %% [markdown]
 # ## 1.1 From noise to data, in one picture
 #
-# **What does a diffusion model do?** Here is one at work on points in the plane. The data lie on a spiral; two thousand points start as pure noise and take a hundred small steps. Every step asks one question of a *denoiser*: "if this is a noisy point, where was the clean one, on average?" (For this spiral the answer is a formula, which section 1.9 derives. For pictures a network learns it.)
+# **What does a diffusion model do?** Here is one at work on points in the plane. The data lie on a spiral; fifteen hundred points start as pure noise and take a hundred small steps. Every step asks one question of a *denoiser*: "if this is a noisy point, where was the clean one, on average?" (For this spiral the answer is a formula, which section 1.9 derives. For pictures a network learns it.)
 
 # %%
-angle = torch.linspace(1.0, 3.5 * math.pi, 40)
-centres = torch.stack([angle.cos(), angle.sin()], dim=1) * angle[:, None] / 5               # (40, 2)
-spiral = data.GaussianMixture(centres - centres.mean(0), stds=0.08)     # forty small round Gaussians
+angle = torch.linspace(1.0, (3.5 * math.pi) ** 2, 60).sqrt()            # closer and closer: even along the arm
+centres = torch.stack([angle.cos(), angle.sin()], dim=1) * angle[:, None] / 5               # (60, 2)
+spiral = data.GaussianMixture(centres - centres.mean(0), stds=0.1)      # sixty small round Gaussians
 schedule = Schedule.linear(T=1000)
 times = grid(schedule, 100)                                             # 101 times from 1 (noise) to 0 (data)
-path = list(ancestral(spiral.denoiser(schedule), schedule, torch.randn(2000, 2), times))
-plots.animate_points(path[::2], [f"t = {t:.2f}" for t in times[::2]], alt="A cloud of noise becomes a spiral")
+path = list(ancestral(spiral.denoiser(schedule), schedule, torch.randn(1500, 2), times))
+plots.animate_points(path[::4], [f"t = {t:.2f}" for t in times[::4]], alt="A cloud of noise becomes a spiral")
 
 # %% [markdown]
 # **What the film shows.** The cloud tightens, first roughly, then finely, until every point lies on the spiral. No point was told where to go: where it ends depends on its start and on the small random pushes on its way. That is *generating*: drawing new samples from the distribution of the data.
@@ -198,10 +198,10 @@ print("course_lib.Schedule agrees")
 # %%
 at = lambda t: {"alpha": schedule.alpha(t), "sigma": schedule.sigma(t)}
 plots.densities({f"t = {t}, log SNR {schedule.log_snr(t):.1f}": lambda x, t=t: spiral.log_prob(x, **at(t))
-                 for t in (0.05, 0.2, 0.4, 0.7)}, title="The exact density of x_t")
+                 for t in (0.02, 0.1, 0.2, 0.5)}, title="The exact density of x_t")
 
 # %% [markdown]
-# **What the figure shows.** The arms widen and merge, from the inside outwards, while the whole shrinks towards the centre; at t = 0.7 hardly anything tells it from the bell of $\mathcal N(0, I)$.
+# **What the figure shows.** The arms widen and merge, from the inside outwards, while the whole shrinks towards the centre; at t = 0.5 hardly anything tells it from the bell of $\mathcal N(0, I)$.
 #
 # **And a digit: at which noise level does it become unreadable?** Move the slider. (Without a running kernel you see five of its positions.) Watch the histogram, too: paper, at -1, and ink, at +1, merge into one bell.
 
@@ -307,20 +307,27 @@ widgets.schedule_explorer(digits[5:6], one_noise)
 bumps = data.GaussianMixture([[-1.0], [1.0]], stds=0.3)
 y = torch.linspace(-2, 2, 801)                                          # values of x_{t-1}
 pictures, arrived = {}, torch.tensor(0.15)                               # x_t = 0.15
-for beta in torch.tensor([0.7, 0.2, 0.02]):
+for beta in torch.tensor([0.7, 0.2, 0.01]):
     log_q = log_density(arrived, (1 - beta).sqrt() * y, beta) + bumps.log_prob(y[:, None]).float()     # (1.15)
-    exact = torch.softmax(log_q, 0) / (y[1] - y[0])
-    centre = arrived / (1 - beta).sqrt()
-    mean = centre + beta / (1 - beta) * bumps.score(centre.view(1, 1))[0, 0]                           # (1.16)
-    gauss = log_density(y, mean, beta / (1 - beta)).exp()
-    pictures[f"beta = {beta:.2f}"] = {"exact": exact, "Gaussian of (1.16)": gauss}
+    p = torch.softmax(log_q, 0)                                         # each value's probability
+    mean = (p * y).sum()
+    variance = (p * (y - mean) ** 2).sum()
+    bell = log_density(y, mean, variance).exp()
+    pictures[f"beta = {beta:.2f}"] = {"exact": p / (y[1] - y[0]), "Gaussian, same mean and width": bell}
 plots.panels(y, pictures, title="One step back", xlabel="x_{t-1}, given x_t = 0.15", ylabel="density")
 
 # %% [markdown]
-# **What the figures show.** After a large step, $x_{t-1}$ may have been in either bump, and no single Gaussian can say so. After a small step the two curves are nearly one. Here is why. As a function of $y = x_{t-1}$, the factor $q(x_t\mid y)$ is a Gaussian bell around $c = x_t/\sqrt{\alpha_t}$ with variance $\beta_t/\alpha_t$. If the bell is narrow, $\log q_{t-1}(y)$, the density of $x_{t-1}$, is practically a straight line across it: $\log q_{t-1}(y) \approx \log q_{t-1}(c) + (y-c)\cdot s$ with the slope $s = \nabla\log q_{t-1}(c)$. A bell times the exponential of a straight line is the same bell, moved: completing the square in $-\tfrac{\alpha_t}{2\beta_t}\|y-c\|^2 + (y-c)\cdot s$ gives
+# **What the figures show.** After a large step, $x_{t-1}$ may have been in either bump, and no single Gaussian can say so. After a small step the exact density is nearly a Gaussian. Here is why. As a function of $y = x_{t-1}$, the factor $q(x_t\mid y)$ is a Gaussian bell around $c = x_t/\sqrt{\alpha_t}$ with variance $\beta_t/\alpha_t$. If the bell is narrow, $\log q_{t-1}(y)$, the log-density of $x_{t-1}$, is practically a straight line across it: $\log q_{t-1}(y) \approx \log q_{t-1}(c) + (y-c)\cdot s$ with the slope $s = \nabla\log q_{t-1}(c)$. A bell times the exponential of a straight line is the same bell, moved: completing the square in $-\tfrac{\alpha_t}{2\beta_t}\|y-c\|^2 + (y-c)\cdot s$ gives
 #
 # $$q(x_{t-1} \mid x_t) \approx \mathcal N\Big(\frac{x_t}{\sqrt{\alpha_t}} + \frac{\beta_t}{\alpha_t}\,\nabla\log q_{t-1}\Big(\frac{x_t}{\sqrt{\alpha_t}}\Big),\ \frac{\beta_t}{\alpha_t} I\Big) \qquad\text{for small } \beta_t \tag{1.16}$$
-#
+
+# %%
+centre = arrived / (1 - beta).sqrt()                                    # beta = 0.01 still
+slope = bumps.score(centre.view(1, 1))[0, 0]
+print(f"exact:  mean {mean:.4f}, variance {variance:.5f}")
+print(f"(1.16): mean {centre + beta / (1 - beta) * slope:.4f}, variance {beta / (1 - beta):.5f}")
+
+# %% [markdown]
 # So a thousand small steps make each step back *simple*: only its mean has to be learned. The slope $\nabla\log q$ is called the *score*; it points to where data is denser, and we meet it again in 1.9.
 #
 # ## 1.7 The step back, if we knew the data
@@ -384,40 +391,41 @@ plots.curves(torch.arange(1, T + 1), {"beta, forward": betas, "beta tilde, back"
 #
 # This is no longer the bound but a *reweighted* one: the weight in (1.25) is by far the largest at the first steps, where the noise is too fine to see; without it, the network works on what the eye notices.
 #
-# **Does the bound hold?** On the spiral the best possible network is known, and so is $-\log q(x_0)$. So compute every term, with the two variances that are in use, $\sigma_t^2 = \tilde\beta_t$ and $\sigma_t^2 = \beta_t$, and add them up. (For $t = 1$, where $\tilde\beta_1 = 0$, both use $\beta_1$.)
+# **Does the bound hold?** On the two bumps the best possible network is known, and so is $-\log q(x_0)$. So compute every term, with the two variances that are in use, $\sigma_t^2 = \tilde\beta_t$ and $\sigma_t^2 = \beta_t$, and add them up. (For $t = 1$, where $\tilde\beta_1 = 0$, both use $\beta_1$.) The averages are taken over a fine grid of values of $x_0$ and $\epsilon$, so that no random error hides anything.
 
 # %%
-def bound(mixture, x0, betas, choice):
-    """L_T, L_0 and the other terms of (1.22), with the exact denoiser.   x0: (N, d) -> three numbers"""
-    a, d = torch.cumprod(1 - betas, 0), x0.shape[1]
+x0, eps = torch.meshgrid(torch.linspace(-2.5, 2.5, 101).double(), torch.linspace(-5, 5, 51).double(), indexing="ij")
+x0, eps = x0.reshape(-1, 1), eps.reshape(-1, 1)                         # (5151, 1) each: every pair
+weight = torch.softmax(bumps.log_prob(x0) - 0.5 * eps[:, 0] ** 2, 0)    # (5151,) the probability of a pair
+average = lambda values: (weight * values[:, 0]).sum()
+
+def bound(betas, variance):
+    """All terms of (1.22) for the exact denoiser, in nats.   betas, variance: (T,) -> L_0, ..., L_T: (T + 1,)"""
+    a, terms = torch.cumprod(1 - betas, dim=0), []
     before = torch.cat([torch.ones(1), a[:-1]])
-    tilde = betas * (1 - before) / (1 - a)
-    variance = betas if choice == "beta" else torch.cat([betas[:1], tilde[1:]])
-    between, L_T = 0.0, prior_mismatch(x0, a[-1]) * math.log(2)                        # (1.14), in nats
+    ratio = betas * (1 - before) / (1 - a) / variance                   # beta_tilde / sigma^2
     for i in range(len(betas)):
-        x = q_sample(x0, torch.full((len(x0),), i), torch.randn_like(x0), a)
-        x0_hat = mixture.posterior_mean(x, a[i].sqrt(), (1 - a[i]).sqrt())
-        miss = (before[i].sqrt() * betas[i] / (1 - a[i]) * (x0 - x0_hat)).square().sum(1).mean()
-        miss, ratio = miss / (2 * variance[i]), tilde[i] / variance[i]
-        if i == 0:
-            L_0 = miss + d / 2 * (2 * math.pi * variance[0]).log()                     # -log of a Gaussian
-        else:
-            between += miss + d / 2 * (-ratio.log() + ratio - 1)                       # (1.23)
-    return L_T, L_0, between
+        x = a[i].sqrt() * x0 + (1 - a[i]).sqrt() * eps
+        x0_hat = bumps.posterior_mean(x, a[i].sqrt(), (1 - a[i]).sqrt())
+        miss = before[i].sqrt() * betas[i] / (1 - a[i]) * (x0 - x0_hat)
+        width = (2 * math.pi * variance[0]).log() if i == 0 else ratio[i] - 1 - ratio[i].log()
+        terms.append(average(miss**2) / (2 * variance[i]) + 0.5 * width)                       # (1.23)
+    return torch.stack(terms + [average(kl(a[-1].sqrt() * x0, 1 - a[-1], 0, torch.tensor(1)))])
 
 # %%
-x0 = spiral.sample(500).double()
-exact = -spiral.log_prob(x0).mean()
+exact = average(-bumps.log_prob(x0)[:, None])
 for steps in (10, 100, 1000):
-    coarse = alpha_bar[T // steps - 1::T // steps].double()             # every 1000/steps-th alpha_bar
-    coarse_betas = 1 - coarse / torch.cat([torch.ones(1), coarse[:-1]])
-    for choice in ("beta_tilde", "beta"):
-        L_T, L_0, between = bound(spiral, x0, coarse_betas, choice)
-        print(f"T = {steps:4}, variance {choice:10}: L_T {L_T:.5f} + L_0 {L_0:6.3f} + rest {between:5.3f} "
-              f"= {L_T + L_0 + between:.3f}   >=   {exact:.3f} nats, the truth")
+    a = alpha_bar[T // steps - 1::T // steps].double()                  # every (1000/steps)-th alpha_bar
+    before = torch.cat([torch.ones(1), a[:-1]])
+    coarse = 1 - a / before                                             # and the betas of that walk
+    tilde = coarse * (1 - before) / (1 - a)
+    for name, variance in {"beta tilde": torch.cat([coarse[:1], tilde[1:]]), "beta": coarse}.items():
+        L = bound(coarse, variance)
+        print(f"T = {steps:4}, variance {name:10}: L_0 {L[0]:6.3f} + L_1..L_T-1 {L[1:-1].sum():5.3f} + L_T {L[-1]:.5f} "
+              f"= {L.sum():.3f} >= {exact:.3f}")
 
 # %% [markdown]
-# The bound holds in every row, and with more steps it closes on the truth from above, as (1.16) promised: the smaller the step, the nearer the true step back is to a Gaussian. With $\tilde\beta$ it stays further away, because $\tilde\beta_t$ is the variance for someone who *knows* $x_0$, and the model does not. (Exercise 1.10 finds the best variance.)
+# The bound holds in every row, and with more steps and $\sigma_t^2 = \beta_t$ it comes within 0.004 nats of the truth, as (1.16) promised: the smaller the step, the nearer the true step back is to a Gaussian of variance $\beta_t/\alpha_t$. With $\tilde\beta_t$ it stays further away: that is the variance for someone who *knows* $x_0$, and the model does not. (Exercise 1.10 finds the best variance.)
 
 # %% [markdown]
 # ## 1.9 Three names for one thing
@@ -487,7 +495,7 @@ def walk_back(net, x, betas, generator, width=torch.sqrt):
 # %% [markdown]
 # (The square root is a parameter because section 1.12 will leave it out on purpose.) The last step, $i = 0$, has variance 0: it adds no noise and returns the network's guess of the clean data.
 #
-# **First on the spiral**, where we know what is right. The network is a small one: it takes a point and a few waves of $t$, so that it can tell times apart, and guesses the noise. The training is the whole recipe: draw data, a time and noise; compute the loss; step downhill.
+# **First on the spiral**, where we know what is right. The network is a small one: it takes a point and some sine waves of the point and of $\sqrt t$, so that it can tell near places and near times apart, and guesses the noise. The training is the whole recipe: draw data, a time and noise; compute the loss; step downhill.
 
 # %%
 class PointNet(nn.Module):
@@ -495,13 +503,14 @@ class PointNet(nn.Module):
 
     def __init__(self, hidden=192):
         super().__init__()
-        layers = [nn.Linear(2 + 12, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
-                  nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 2)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(nn.Linear(2 + 8 + 12, hidden), nn.SiLU(), nn.Linear(hidden, hidden),
+                                    nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 2))
 
     def forward(self, x, t):
-        angle = t[:, None] * torch.pi * torch.tensor([0.5, 1, 2, 4, 8, 16])                    # (B, 6)
-        return self.layers(torch.cat([x, angle.sin(), angle.cos()], dim=1))
+        where = torch.cat([2 * x, 5 * x], dim=1)                                               # (B, 4)
+        when = t[:, None].sqrt() * torch.pi * torch.tensor([0.5, 1, 2, 4, 8, 16])              # (B, 6)
+        waves = torch.cat([where, when], dim=1)                                                # (B, 10)
+        return self.layers(torch.cat([x, waves.sin(), waves.cos()], dim=1))
 
 # %%
 points, point_net, losses = spiral.sample(20_000), PointNet(), []
@@ -548,11 +557,13 @@ plots.arrows({name: (tails, h) for name, h in heads.items()}, background=points[
 # %%
 g = torch.Generator().manual_seed(2)
 drawn = walk_back(point_net, torch.randn(2000, 2, generator=g), betas, g)
-plots.scatter({"data": points[:2000], "our DDPM, 1000 steps": drawn, "guess at t = 1, one step":
-               learned(torch.randn(2000, 2), 1.0).detach()}, title="Two thousand points each")
+with torch.no_grad():
+    guessed = learned(schedule.prior((2000, 2), t=0.5, generator=g), 0.5)
+plots.scatter({"data": points[:2000], "our DDPM, 1000 steps": drawn, "one guess, at t = 0.5": guessed},
+              title="Two thousand points each")
 
 # %% [markdown]
-# **What the figure shows.** A thousand steps draw the spiral. One step, asking for the clean point at t = 1 and believing the answer, returns the average of *all* data whatever it is given: the middle. One question cannot choose; the walk chooses a little at every step.
+# **What the figure shows.** A thousand steps draw the spiral. One step, asking for the clean point at t = 0.5 and believing the answer, gives averages of *many* clean points: a disc in the middle. One question cannot choose; the walk chooses a little at every step. (At t = 1 the answer would be the middle itself, could we read it: there (1.27) divides by $\sqrt{\bar\alpha_T} = 0.006$, which makes the smallest error of the network 157 times larger. The walk does not mind, because (1.18) gives the early guesses a tiny weight. Lesson 3 brings targets without this division.)
 #
 # The library's `DDPM` is the same algebra with bad input refused; its general `Denoiser` (a network, a schedule, and what the network is asked for) has the same loss. Asserted, step by step:
 
@@ -598,28 +609,28 @@ plots.curves(steps, {"mean squared error of the noise": losses}, title="The loss
 # %% [markdown]
 # **What the figures show.** The first row shows strokes, the later ones digits. The loss falls steeply at first and very little later, while the samples go on improving: most of it is unavoidable, as on the spiral, so an improvement that matters to the eye may hardly change the total. We do not judge a diffusion model by its loss alone.
 #
-# **One question, or a walk?** The first row asks the network for the clean image once, from noise at several levels; the second walks from the same starting images, in steps of 0.01.
+# **One question, or a walk?** The first row asks the network for the clean image once, from the original with noise at several levels; the second walks from the same starting images, in steps of 0.01.
 
 # %%
-levels, g = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), torch.Generator().manual_seed(4)
+levels, g = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), torch.Generator().manual_seed(4)
 starts = [schedule.perturb(digits[5:6], t, one_noise).to(device) for t in levels]       # (1, 1, 28, 28) each
 with torch.no_grad(), machine.autocast():
     blurs = torch.cat([D(x, t) for x, t in zip(starts, levels)])
     walks = torch.cat([last(ancestral(D, schedule, x, grid(schedule, int(100 * t), start=t), g))
                        for x, t in zip(starts, levels)])
 plots.show({"noisy": torch.cat(starts), "one guess": blurs, "a walk": walks},
-           title="From t = 0.2 (left) to t = 1 (right)")
+           title="From t = 0.1 (left) to t = 0.7 (right)")
 
 # %% [markdown]
-# **What the figure shows.** Little noise leaves one possible digit, and both agree. With more noise the guess turns into a blur of several digits, as (1.28) says it must, and the walk decides for one: at first the original, later another. Now the whole way, a thousand steps for thirty images, with a new draw of noise in each:
+# **What the figure shows.** Little noise leaves one possible digit, and both agree. With more noise the guess turns into a blur of several digits, as (1.28) says it must, and the walk decides for one: at first the original, later another. Now the whole way, a thousand steps for twenty images, with a new draw of noise in each:
 
 # %%
 ddpm, frames = DDPM(D.net, betas), []
 with machine.autocast():
-    for done, x in enumerate(ddpm.sample((30, 1, 28, 28), g, device)):       # x_1000, ..., x_0: 1001 states
+    for done, x in enumerate(ddpm.sample((20, 1, 28, 28), g, device)):       # x_1000, ..., x_0: 1001 states
         if done % 50 == 0:
             frames.append(x.cpu())
-plots.animate(frames, columns=15, alt="Thirty digits appear from noise in a thousand steps")
+plots.animate(frames, columns=10, alt="Twenty digits appear from noise in a thousand steps")
 
 # %% [markdown]
 # **What the film shows.** For about half of the time nothing seems to happen: those are the levels at which the perfect guesser of 1.5 knew nothing. Then strokes appear and settle, and the last steps remove the remaining grain.
@@ -659,7 +670,7 @@ plots.show({f"{name}  {distance(x):.1f}": x[:14] for name, x in results.items()}
            title="The same network, five ways to sample, and their Fréchet distances")
 
 # %% [markdown]
-# **What the figure shows.** *No noise*, or nearly none (for a small variance, the variance is much smaller than its root): smooth, thick shapes that look alike; the walk never chooses. *Too much noise*: the network cannot keep up, and grain remains. *Four steps*: each step back is far from Gaussian, as in 1.6, and the blur of one guess shines through. Every error has its look, and the number finds the ones that the eye forgives.
+# **What the figure shows.** *No noise*, or nearly none (for a small variance, the variance is much smaller than its root): $x_t$ holds less noise than the network is told, so it removes too much; the walks run to the same plainest shape, and variety is gone. *Too much noise*: the network cannot keep up, and grain and torn strokes remain. *Four steps*: each step back is far from Gaussian, as in 1.6, and the strokes come out blurred and broken. Every error has its look, and the number finds the ones that the eye forgives.
 #
 # ## 1.13 A perfect denoiser that is useless
 #

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-__all__ = ["check", "hint", "Question", "Wrong", "compare"]
+__all__ = ["check", "hint", "Question", "Wrong", "compare", "function"]
 
 
 class Wrong(Exception):
@@ -120,6 +120,13 @@ def compare(got: object, wanted: Tensor, mistakes: dict[str, Tensor] | None = No
             raise Wrong(diagnosis)
     difference = (got.double() - wanted.double()).abs().max()
     raise Wrong(otherwise or f"the values differ by up to {difference:.3g}")
+
+
+def function(answer: object) -> Callable:
+    """The reader's function, or a sentence that says what came in its place."""
+    if not callable(answer):
+        raise Wrong(f"pass the function itself, its name without brackets; got {type(answer).__name__}")
+    return answer
 
 
 check = Checker()

@@ -30,8 +30,15 @@ def emit(figure: Figure, kind: str = "png", alt: str | None = None) -> None:
     """Display a finished figure: "png" for lines and points, "jpeg" for photographs and noise."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format=kind, dpi=100, **({"pil_kwargs": {"quality": 85}} if kind == "jpeg" else {"metadata": {"Software": None}}))
+        figure.savefig(buffer, format=kind, dpi=100, **({"pil_kwargs": {"quality": 85}} if kind == "jpeg" else {}))
+    if kind == "png":                                                   # 64 colours are enough for lines, and half the bytes
+        buffer = _palette(buffer, 64, io.BytesIO())
     display(Image(data=buffer.getvalue(), format=kind, alt=alt))
+
+
+def _palette(picture: io.BytesIO, colours: int, out: io.BytesIO) -> io.BytesIO:
+    Pillow.open(picture).convert("RGB").quantize(colours, dither=Pillow.Dither.NONE).save(out, format="PNG", optimize=True)
+    return out
 
 
 def styled(draw: Callable) -> Callable:
@@ -98,16 +105,19 @@ def histogram(values: Tensor | Sequence[Tensor], labels: Sequence[str] | None = 
 def curves(x: Tensor, ys: dict[str, Tensor], title: str = "", xlabel: str = "", ylabel: str = "", **axis) -> None:
     """Several curves over one x; further keywords go to the axes, such as yscale="log" or ylim=(-15, 15)."""
     figure = new_figure(6, 3)
-    _draw_curves(figure.subplots(), x, ys, title=title, xlabel=xlabel, ylabel=ylabel, **axis)
+    axes = figure.subplots()
+    _draw_curves(axes, x, ys, title=title, xlabel=xlabel, ylabel=ylabel, **axis)
+    axes.legend()
     emit(figure, alt=title)
 
 
 @styled
 def panels(x: Tensor, ys: dict[str, dict[str, Tensor]], title: str = "", xlabel: str = "", ylabel: str = "", **axis) -> None:
     """Like `curves`, several pictures side by side: name of the panel -> its curves."""
-    figure = new_figure(3.2 * len(ys), 2.8)
+    figure = new_figure(2.6 * len(ys), 2.8)
     for k, (axes, (name, group)) in enumerate(zip(np.atleast_1d(figure.subplots(1, len(ys))), ys.items())):
         _draw_curves(axes, x, group, title=name, xlabel=xlabel, ylabel=ylabel if k == 0 else "", **axis)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(group))
     if title:
         figure.suptitle(title, fontsize=11)
     emit(figure, alt=title)
@@ -117,7 +127,6 @@ def _draw_curves(axes, x: Tensor, ys: dict[str, Tensor], **axis) -> None:
     for (name, y), style in zip(ys.items(), itertools.cycle(("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1))))):
         axes.plot(plain(x), plain(y), label=name, linestyle=style)
     axes.set(**axis)
-    axes.legend()
 
 
 @styled
@@ -128,7 +137,7 @@ def scatter(clouds: dict[str, Tensor], title: str = "", limit: float = 2.5, colu
     figure = new_figure(2.2 * columns, 2.2 * rows + 0.4)
     panels = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
     for axes, (name, points) in zip(panels, clouds.items()):
-        axes.scatter(*plain(points).T, s=1.5, alpha=0.4, color=BLUE, linewidths=0)
+        axes.scatter(*plain(points).T, s=1.5, alpha=0.4, color=BLUE, linewidths=0, zorder=3)
         axes.set(title=name, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     figure.supxlabel("first coordinate", fontsize=9)
     figure.supylabel("second coordinate", fontsize=9)
@@ -156,7 +165,7 @@ def densities(panels: dict[str, Callable[[Tensor], Tensor]], points: Tensor | No
     figure.supylabel("second coordinate", fontsize=9)
     if title:
         figure.suptitle(title, fontsize=11)
-    emit(figure, alt=title)
+    emit(figure, "jpeg", title)
 
 
 @styled
@@ -181,14 +190,14 @@ def animate_points(states: Sequence[Tensor], names: Sequence[str], seconds: floa
     with matplotlib.rc_context(STYLE):
         axes = figure.subplots()
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xlabel="first coordinate", ylabel="second coordinate")
-        cloud = axes.scatter([], [], s=2, alpha=0.5, color=BLUE, linewidths=0)
+        cloud = axes.scatter([], [], s=2, color=BLUE, linewidths=0)
         films = []
         for points, name in zip(states, names):
             cloud.set_offsets(plain(points).numpy())
             axes.set_title(name)
             buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=80)
-            films.append(Pillow.open(buffer).convert("RGB").quantize(16))
+            figure.savefig(buffer, format="png", dpi=75)
+            films.append(Pillow.open(buffer).convert("RGB").quantize(8))
     _film(films, seconds, alt)
 
 

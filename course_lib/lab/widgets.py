@@ -54,16 +54,16 @@ def schedule_explorer(x0: Tensor, eps: Tensor, T: int = 1000) -> None:
 
     def draw(figure, beta_end: float) -> None:
         schedule = Schedule.linear(T, beta_end=beta_end)
-        above, below = figure.subplots(2, 1, height_ratios=(2.2, 1))
+        above, below = figure.subplots(2, 1, height_ratios=(2, 1))
         above.plot(ts, cosine.log_snr(ts), "--", color=plots.ORANGE, label="cosine")
         above.plot(ts, schedule.log_snr(ts), color=plots.BLUE, label="linear")
         above.axhline(0, color="black", lw=0.5)
-        above.set(title=f"beta_T = {beta_end:.3f}: alpha_bar_T = {schedule.alpha(1.0) ** 2:.1g}", xlabel="t", ylabel="log SNR", ylim=(-15, 10))
+        above.set(title=f"beta_T = {beta_end:.3f}\nalpha_bar_T = {schedule.alpha(1.0) ** 2:.0e}", xlabel="t", ylabel="log SNR", ylim=(-15, 10))
         above.legend()
-        film = torch.cat([schedule.perturb(x0, t, eps) for t in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)])
+        film = torch.cat([schedule.perturb(x0, t, eps) for t in (0.1, 0.3, 0.5, 0.7, 0.9)])
         below.imshow(plots.pixels(film), interpolation="nearest")
-        below.set(xlabel="t = 0, 0.2, 0.4, 0.6, 0.8, 1", xticks=[], yticks=[])
+        below.set(xlabel="t = 0.1, 0.3, 0.5, 0.7, 0.9", xticks=[], yticks=[])
         below.grid(False)
 
-    explore(draw, "beta_T", stills=(0.005, 0.02, 0.05), start=0.02, low=0.002, high=0.06, step=0.002, size=(4.6, 4.2),
+    explore(draw, "beta_T", stills=(0.005, 0.02, 0.05), start=0.02, low=0.002, high=0.06, step=0.002, size=(4.6, 4.6),
             title="Linear schedules beside the cosine schedule")
