@@ -117,8 +117,8 @@ def sigmoid(T, argument=lambda u: 3 - 6 * u, low=3.0, cap=0.999):
 
 
 SIGMOID = {
-    "Cap the betas": lambda T: sigmoid(T, cap=1.0)[1],
-    "your cap is 0.9999": lambda T: sigmoid(T, cap=0.9999)[1],
+    "your last beta is 1.0000": lambda T: sigmoid(T, cap=1.0)[1],
+    "your last beta is 0.9999": lambda T: sigmoid(T, cap=0.9999)[1],
     "sig(-3) is not subtracted": lambda T: sigmoid(T, low=None)[1],
     "that is alpha_bar": lambda T: sigmoid(T)[0][1:],
     "that ratio is alpha_t": lambda T: sigmoid(T)[0][1:] / sigmoid(T)[0][:-1],
