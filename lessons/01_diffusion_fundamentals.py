@@ -65,7 +65,7 @@ plots.animate_points(path[::4], [f"t = {t:.2f}" for t in times[::4]], alt="A clo
 #
 # ## 1.2 Box: three facts about Gaussians
 #
-# $\mathcal N(x; m, v)$ is the Gaussian density with mean $m$ and *variance* $v$: $\exp\!\big(-(x-m)^2/2v\big)/\sqrt{2\pi v}$. All of this lesson rests on three facts. We state them for one number; noise is independent in every pixel, so for images each holds pixel by pixel.
+# $\mathcal N(x; m, v)$ is the Gaussian density with mean $m$ and *variance* $v$: $\exp\!\big(-(x-m)^2/2v\big)/\sqrt{2\pi v}$. All of this lesson rests on three facts. We state them for one number; noise is independent in every pixel, so for images each holds pixel by pixel, and log-densities and divergences add up over the pixels.
 #
 # **Scaling and adding.** If $x \sim \mathcal N(m, v)$ and $z \sim \mathcal N(0, 1)$ are independent, then
 #
@@ -73,7 +73,7 @@ plots.animate_points(path[::4], [f"t = {t:.2f}" for t in times[::4]], alt="A clo
 #
 # Means and *variances* add; standard deviations do not. (That the sum is again Gaussian is special to Gaussians.)
 #
-# **Multiplying.** As a function of $x$, the product of two densities is again a Gaussian, but for a constant factor:
+# **Multiplying.** As a function of $x$, the product of two densities is again a Gaussian, up to a constant factor:
 #
 # $$\mathcal N(x; m_1, v_1)\,\mathcal N(x; m_2, v_2) \propto \mathcal N(x; m, v), \qquad \frac1v = \frac1{v_1} + \frac1{v_2}, \qquad m = v\Big(\frac{m_1}{v_1} + \frac{m_2}{v_2}\Big) \tag{1.2}$$
 #
@@ -118,7 +118,7 @@ plots.show(torch.cat(film + [x]), title="One digit after 0, 100, 200, ..., 1000 
 #
 # $$q(x_t \mid x_{t-1}) = \mathcal N\!\big(\sqrt{1-\beta_t}\,x_{t-1},\ \beta_t I\big) \tag{1.4}$$
 #
-# The second argument is a variance, so the noise is multiplied by $\sqrt{\beta_t}$. **Why is the image multiplied by $\sqrt{1-\beta_t}$?** Suppose that a pixel of $x_{t-1}$, over all images, has variance $v$. By the rule that variances add,
+# The second argument is a variance, so the noise is multiplied by $\sqrt{\beta_t}$. **Why is the image multiplied by $\sqrt{1-\beta_t}$?** Suppose that a pixel of $x_{t-1}$, over all images, has variance $v$. The variances of independent numbers add, Gaussian or not, so
 #
 # $$\operatorname{Var}(x_t) = (1-\beta_t)\,v + \beta_t \tag{1.5}$$
 #
@@ -150,7 +150,7 @@ print(f"after 300 steps: mean {walked.mean():.3f}, standard deviation {walked.st
 #
 # $$x_t = \sqrt{\alpha_t}\,x_{t-1} + \sqrt{1-\alpha_t}\,\epsilon_t = \sqrt{\alpha_t\alpha_{t-1}}\,x_{t-2} + \underbrace{\sqrt{\alpha_t(1-\alpha_{t-1})}\,\epsilon_{t-1} + \sqrt{1-\alpha_t}\,\epsilon_t}_{\text{a sum of two independent Gaussians}} \tag{1.6}$$
 #
-# By (1.1) the sum is Gaussian with variance $\alpha_t(1-\alpha_{t-1}) + (1-\alpha_t) = 1-\alpha_t\alpha_{t-1}$. So two steps look exactly like one step with $\alpha_t\alpha_{t-1}$ in place of $\alpha_t$. This is the induction: if $t-1$ steps look like one step with the product $\bar\alpha_{t-1} = \alpha_1\cdots\alpha_{t-1}$, the same line, with $\bar\alpha_{t-1}$ for $\alpha_{t-1}$, shows that $t$ steps look like one with $\bar\alpha_t = \bar\alpha_{t-1}\alpha_t$. So, down to $x_0$:
+# By (1.1) the sum is Gaussian with variance $\alpha_t(1-\alpha_{t-1}) + (1-\alpha_t) = 1-\alpha_t\alpha_{t-1}$. So two steps look exactly like one step with $\alpha_t\alpha_{t-1}$ in place of $\alpha_t$. This is the induction: if $t-1$ steps from $x_0$ look like one step with the product $\bar\alpha_{t-1} = \alpha_1\cdots\alpha_{t-1}$, the same line, with $x_0$ for $x_{t-2}$ and $\bar\alpha_{t-1}$ for $\alpha_{t-1}$, shows that $t$ steps look like one with $\bar\alpha_t = \bar\alpha_{t-1}\alpha_t$ (the new $\epsilon_t$ is independent of all earlier noise). So, down to $x_0$:
 #
 # $$q(x_t \mid x_0) = \mathcal N\!\big(\sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t) I\big), \qquad x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon \tag{1.7}$$
 #
@@ -191,9 +191,9 @@ print("course_lib.Schedule agrees")
 #
 # It falls from infinity to nearly 0, so one plots its logarithm: positive while the signal is stronger, 0 where both are equal.
 #
-# **What does noise do to a whole distribution?** It blurs it. For the spiral we can say exactly how. The data is a mixture of Gaussians with weights $\pi_k$, means $m_k$ and variance $s^2$; by (1.1) each of them stays a Gaussian:
+# **What does noise do to a whole distribution?** It blurs it. For the spiral we can say exactly how. Its distribution, $q(x_0)$, is a mixture of Gaussians with weights $w_k$, means $m_k$ and variance $s^2$; by (1.1) each of them stays a Gaussian:
 #
-# $$q(x_t) = \int q(x_t \mid x_0)\,q(x_0)\,dx_0 = \sum_k \pi_k\,\mathcal N\!\big(x_t;\ \sqrt{\bar\alpha_t}\,m_k,\ (\bar\alpha_t s^2 + 1 - \bar\alpha_t) I\big) \tag{1.9}$$
+# $$q(x_t) = \int q(x_t \mid x_0)\,q(x_0)\,dx_0 = \sum_k w_k\,\mathcal N\!\big(x_t;\ \sqrt{\bar\alpha_t}\,m_k,\ (\bar\alpha_t s^2 + 1 - \bar\alpha_t) I\big) \tag{1.9}$$
 
 # %%
 at = lambda t: {"alpha": schedule.alpha(t), "sigma": schedule.sigma(t)}
@@ -210,7 +210,7 @@ one_noise = torch.randn(1, 1, 28, 28)
 widgets.noise_explorer(digits[5:6], one_noise, schedule)
 
 # %% [markdown]
-# **What the figure shows.** At t = 0.5 the digit is multiplied by 0.28 and hardly readable any more; the rest of the steps, almost half of them, work on images that look like snow. Other choices of the betas spend their steps differently.
+# **What the figure shows.** At t = 0.5 the digit is multiplied by 0.28 and hardly readable any more; the other half of the steps work on images that look like snow. Other choices of the betas spend their steps differently.
 #
 # ## 1.5 Noise schedules
 #
@@ -225,6 +225,8 @@ widgets.noise_explorer(digits[5:6], one_noise, schedule)
 # **Sigmoid** (Jabri et al. 2022) does the same with a part of the curve $\operatorname{sig}(z) = 1/(1 + e^{-z})$:
 #
 # $$\bar\alpha_t = \frac{g(t/T)}{g(0)}, \quad g(u) = \operatorname{sig}(3 - 6u) - \operatorname{sig}(-3) \tag{1.12}$$
+#
+# (Both curves end at 0. The cap changes the last step alone, so that a little is left: $\bar\alpha_T$ is the product of the capped $1-\beta_t$.)
 
 # %%
 schedules = {"linear": schedule, "cosine": Schedule.cosine(), "sigmoid": Schedule.sigmoid()}
@@ -270,7 +272,7 @@ for name, s in schedules.items():
     print(f"{name:8} spends {end - start:.0%} of its steps between log SNR 0 and -6 (t = {start:.2f} to {end:.2f})")
 
 # %% [markdown]
-# **What the figure shows.** Down to log SNR 0, where noise is as strong as signal, the guesser still knows which image it was: 784 pixels help each other. All of it is lost between 0 and -6; and which *digit* it was goes at about -3, almost at once. There the large decisions fall; at the high levels only details are left to learn. (Larger images have more pixels to help each other, and need more noise still.)
+# **What the figure shows.** Down to log SNR 0, where noise is as strong as signal, the guesser still knows which image it was: 784 pixels help each other. Nearly all of it is lost between 0 and -6, where each schedule spends about half of its steps; linear spends another quarter below -6, the other two almost nothing. And which *digit* it was goes at about -3, almost at once. There the large decisions fall; at the high levels only details are left to learn. (Larger images have more pixels to help each other, and need more noise still.)
 #
 # **What does the end of the schedule cost?** Sampling starts from $\mathcal N(0, I)$, but the walk ends at $q(x_T \mid x_0)$. By (1.3), with $d$ pixels, the mismatch is
 #
@@ -293,7 +295,7 @@ for name, s in (schedules | {"linear betas, but T = 100": Schedule.from_betas(to
 widgets.schedule_explorer(digits[5:6], one_noise)
 
 # %% [markdown]
-# **What the figure shows.** A last beta of 0.005 stops half way, with the digit still in sight; 0.05 arrives long before the end and spends most of its steps on snow.
+# **What the figure shows.** A last beta of 0.005 stops too early, with the image at 0.28 of its strength: the eye hardly sees it, but the perfect guesser still would, and sampling would start from images that training never saw. And 0.05 arrives long before the end and spends most of its steps on snow.
 #
 # ## 1.6 Why there is a way back
 #
@@ -317,7 +319,7 @@ for beta in torch.tensor([0.7, 0.2, 0.01]):
 plots.panels(y, pictures, title="One step back", xlabel="x_{t-1}, given x_t = 0.15", ylabel="density")
 
 # %% [markdown]
-# **What the figures show.** After a large step, $x_{t-1}$ may have been in either bump, and no single Gaussian can say so. After a small step the exact density is nearly a Gaussian. Here is why. As a function of $y = x_{t-1}$, the factor $q(x_t\mid y)$ is a Gaussian bell around $c = x_t/\sqrt{\alpha_t}$ with variance $\beta_t/\alpha_t$. If the bell is narrow, $\log q_{t-1}(y)$, the log-density of $x_{t-1}$, is practically a straight line across it: $\log q_{t-1}(y) \approx \log q_{t-1}(c) + (y-c)\cdot s$ with the slope $s = \nabla\log q_{t-1}(c)$. A bell times the exponential of a straight line is the same bell, moved: completing the square in $-\tfrac{\alpha_t}{2\beta_t}\|y-c\|^2 + (y-c)\cdot s$ gives
+# **What the figures show.** After a large step, $x_{t-1}$ may have been in either bump, and no single Gaussian can say so. After a small step the exact density is nearly a Gaussian. Here is why. As a function of $y = x_{t-1}$, the factor $q(x_t\mid y)$ is a Gaussian bell around $c = x_t/\sqrt{\alpha_t}$ with variance $\beta_t/\alpha_t$. If the bell is narrow, $\log q_{t-1}(y)$, the log-density of $x_{t-1}$, is practically a straight line across it: $\log q_{t-1}(y) \approx \log q_{t-1}(c) + (y-c)\cdot h$ with the slope $h = \nabla\log q_{t-1}(c)$. A bell times the exponential of a straight line is the same bell, moved: completing the square in $-\tfrac{\alpha_t}{2\beta_t}\|y-c\|^2 + (y-c)\cdot h$ gives
 #
 # $$q(x_{t-1} \mid x_t) \approx \mathcal N\Big(\frac{x_t}{\sqrt{\alpha_t}} + \frac{\beta_t}{\alpha_t}\,\nabla\log q_{t-1}\Big(\frac{x_t}{\sqrt{\alpha_t}}\Big),\ \frac{\beta_t}{\alpha_t} I\Big) \qquad\text{for small } \beta_t \tag{1.16}$$
 
@@ -328,6 +330,8 @@ print(f"exact:  mean {mean:.4f}, variance {variance:.5f}")
 print(f"(1.16): mean {centre + beta / (1 - beta) * slope:.4f}, variance {beta / (1 - beta):.5f}")
 
 # %% [markdown]
+# They differ by the bend that the straight line leaves out: between the bumps $\log q$ curves upwards, which widens the step. ($\beta_t$ is small *enough* if $\log q_{t-1}$ hardly bends over a width of $\sqrt{\beta_t}$. Here $x_{t-1}$ was the data itself; after some noise $\log q$ is smoother, and larger steps will do.)
+#
 # So a thousand small steps make each step back *simple*: only its mean has to be learned. The slope $\nabla\log q$ is called the *score*; it points to where data is denser, and we meet it again in 1.9.
 #
 # ## 1.7 The step back, if we knew the data
@@ -353,15 +357,17 @@ plots.curves(torch.arange(1, T + 1), {"beta, forward": betas, "beta tilde, back"
              title="Variance of a step forward, and of the step back if the data is known", xlabel="step t", ylabel="variance")
 
 # %% [markdown]
-# **What the figure shows.** But for the first few steps the two are the same to the eye: knowing $x_0$ narrows the step back only when $x_t$ is almost $x_0$ itself.
+# **What the figure shows.** Except for the first few steps the two are the same to the eye: knowing $x_0$ narrows the step back only when $x_t$ is almost $x_0$ itself. ($\tilde\beta_1 = 0$ has no place on a logarithmic axis.)
 #
 # ## 1.8 What to learn: the bound, from beginning to end
 #
 # We want a model $p_\theta$ with weights $\theta$ that gives our data a high probability. The model is a chain that starts in pure noise and takes Gaussian steps back, each with a mean from a network and a fixed variance $\sigma_t^2$:
 #
+# (In this section $\sigma_t^2$ is that variance of a step back, as in the paper; it is not the library's `sigma(t)`.)
+#
 # $$p_\theta(x_{0:T}) = p(x_T)\prod_{t=1}^T p_\theta(x_{t-1}\mid x_t), \qquad p(x_T) = \mathcal N(0, I), \qquad p_\theta(x_{t-1}\mid x_t) = \mathcal N\big(\mu_\theta(x_t, t),\ \sigma_t^2 I\big) \tag{1.19}$$
 #
-# Its probability of $x_0$ is an integral over all walks that end there: hopeless to compute, easy to bound. Divide and multiply by $q(x_{1:T}\mid x_0)$, the chance of the forward walk; the integral becomes an average over forward walks, and since $-\log$ is convex, $-\log$ of an average is at most the average of $-\log$ (Jensen's inequality):
+# Here $x_{0:T}$ stands for all of $x_0, \dots, x_T$. The model's probability of $x_0$ is an integral over all walks that end there: hopeless to compute, easy to bound. Divide and multiply by $q(x_{1:T}\mid x_0)$, the chance of the forward walk; the integral becomes an average over forward walks, and since $-\log$ is convex, $-\log$ of an average is at most the average of $-\log$ (Jensen's inequality):
 #
 # $$-\log p_\theta(x_0) = -\log \mathbb E_{q(x_{1:T}\mid x_0)}\bigg[\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\bigg] \le \mathbb E_{q(x_{1:T}\mid x_0)}\bigg[\log\frac{q(x_{1:T}\mid x_0)}{p_\theta(x_{0:T})}\bigg] =: L \tag{1.20}$$
 #
@@ -377,11 +383,11 @@ plots.curves(torch.arange(1, T + 1), {"beta, forward": betas, "beta tilde, back"
 #
 # $$L_{t-1} = \mathbb E\bigg[\frac{\|\tilde\mu_t - \mu_\theta\|^2}{2\sigma_t^2}\bigg] + \frac d2\Big(\log\frac{\sigma_t^2}{\tilde\beta_t} + \frac{\tilde\beta_t}{\sigma_t^2} - 1\Big) \tag{1.23}$$
 #
-# Only the first part can be learned. The mean to be hit, (1.18), contains the known $x_t$ and the unknown $x_0$; so the network may as well guess $x_0$ alone: let $\mu_\theta$ be (1.18) with the guess $\hat x_0$ in place of $x_0$. Then $\tilde\mu_t - \mu_\theta = \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}(x_0 - \hat x_0)$, and with $\sigma_t^2 = \tilde\beta_t$ the first part is
+# Only the first part can be learned. The mean to be hit, (1.18), contains the known $x_t$ and the unknown $x_0$; so the network may as well guess $x_0$ alone: let $\mu_\theta$ be (1.18) with the guess $\hat x_0$ in place of $x_0$. Then $\tilde\mu_t - \mu_\theta = \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}(x_0 - \hat x_0)$, and for $t \ge 2$ with $\sigma_t^2 = \tilde\beta_t$ the first part is
 #
 # $$\frac{\bar\alpha_{t-1}\beta_t^2}{(1-\bar\alpha_t)^2}\cdot\frac{1-\bar\alpha_t}{2\,(1-\bar\alpha_{t-1})\,\beta_t}\,\|x_0-\hat x_0\|^2 = \tfrac12\big(\mathrm{SNR}(t-1) - \mathrm{SNR}(t)\big)\,\|x_0 - \hat x_0\|^2 \tag{1.24}$$
 #
-# (bring $\frac{\bar\alpha_{t-1}}{1-\bar\alpha_{t-1}} - \frac{\bar\alpha_t}{1-\bar\alpha_t}$ over one denominator: its numerator is $\bar\alpha_{t-1} - \bar\alpha_t = \bar\alpha_{t-1}\beta_t$). So the bound is a sum of *denoising errors*, each weighted by the signal that this step destroys. Guessing the noise is guessing the image, for by (1.7) $x_0 - \hat x_0 = \sqrt{(1-\bar\alpha_t)/\bar\alpha_t}\;(\epsilon_\theta - \epsilon)$, and for any $\sigma_t^2$
+# (bring $\frac{\bar\alpha_{t-1}}{1-\bar\alpha_{t-1}} - \frac{\bar\alpha_t}{1-\bar\alpha_t}$ over one denominator: its numerator is $\bar\alpha_{t-1} - \bar\alpha_t = \bar\alpha_{t-1}\beta_t$). $L_0$ is a denoising error, too. So the bound is a sum of *denoising errors*, each weighted by the signal that this step destroys. Guessing the noise is guessing the image, for by (1.7) $x_0 - \hat x_0 = \sqrt{(1-\bar\alpha_t)/\bar\alpha_t}\;(\epsilon_\theta - \epsilon)$, and for any $\sigma_t^2$
 #
 # $$\frac{\|\tilde\mu_t - \mu_\theta\|^2}{2\sigma_t^2} = \frac{\beta_t^2}{2\sigma_t^2\,\alpha_t\,(1-\bar\alpha_t)}\,\|\epsilon - \epsilon_\theta(x_t, t)\|^2 \tag{1.25}$$
 #
@@ -389,9 +395,9 @@ plots.curves(torch.arange(1, T + 1), {"beta, forward": betas, "beta tilde, back"
 #
 # $$L_{\text{simple}} = \mathbb E_{x_0,\,t,\,\epsilon}\,\big\|\epsilon - \epsilon_\theta\big(\sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon,\ t\big)\big\|^2 \tag{1.26}$$
 #
-# This is no longer the bound but a *reweighted* one: the weight in (1.25) is by far the largest at the first steps, where the noise is too fine to see; without it, the network works on what the eye notices.
+# This is no longer the bound but a *reweighted* one: the weight in (1.25) is by far the largest at the first steps, where the noise is too fine to see; without it, the network works on what the eye notices. (Code divides by the number of pixels, so that a guess of 0 costs 1.)
 #
-# **Does the bound hold?** On the two bumps the best possible network is known, and so is $-\log q(x_0)$. So compute every term, with the two variances that are in use, $\sigma_t^2 = \tilde\beta_t$ and $\sigma_t^2 = \beta_t$, and add them up. (For $t = 1$, where $\tilde\beta_1 = 0$, both use $\beta_1$.) The averages are taken over a fine grid of values of $x_0$ and $\epsilon$, so that no random error hides anything.
+# **Does the bound hold?** On the two bumps the best possible network is known, and so is $-\log q(x_0)$. So compute every term, with the two variances that are in use, $\sigma_t^2 = \tilde\beta_t$ and $\sigma_t^2 = \beta_t$, and add them up. (For $t = 1$, where $\tilde\beta_1 = 0$, both use $\beta_1$.) The averages are taken over a fine grid of values of $x_0$ and $\epsilon$, so that no random error hides anything. On average over the data, no model's $-\log p_\theta(x_0)$ is below $-\log q(x_0)$, since the difference is a divergence; so the average of $L$ lies above both, and the gap we shall see is what the bound and the model lose together. (Densities of continuous data may exceed 1, so single terms may be negative.)
 
 # %%
 x0, eps = torch.meshgrid(torch.linspace(-2.5, 2.5, 101).double(), torch.linspace(-5, 5, 51).double(), indexing="ij")
@@ -425,7 +431,7 @@ for steps in (10, 100, 1000):
               f"= {L.sum():.3f} >= {exact:.3f}")
 
 # %% [markdown]
-# The bound holds in every row, and with more steps and $\sigma_t^2 = \beta_t$ it comes within 0.004 nats of the truth, as (1.16) promised: the smaller the step, the nearer the true step back is to a Gaussian of variance $\beta_t/\alpha_t$. With $\tilde\beta_t$ it stays further away: that is the variance for someone who *knows* $x_0$, and the model does not. (Exercise 1.10 finds the best variance.)
+# The bound holds in every row, and with more steps and $\sigma_t^2 = \beta_t$ it comes within 0.004 nats of the truth, as (1.16) promised: the smaller the step, the nearer the true step back is to a Gaussian of variance $\beta_t/\alpha_t$. With $\tilde\beta_t$ it stays further away: that is the variance for someone who *knows* $x_0$, and the model does not. (Exercise 1.10 finds the best variance for Gaussian data.)
 
 # %% [markdown]
 # ## 1.9 Three names for one thing
@@ -448,7 +454,7 @@ for steps in (10, 100, 1000):
 #
 # $$\mathbb E[x_0\mid x_t] = \frac{x_t + (1-\bar\alpha_t)\,\nabla\log q(x_t)}{\sqrt{\bar\alpha_t}} \tag{1.30}$$
 #
-# To remove noise, climb towards denser data. For a mixture this average can be written down, since given that $x_0$ belongs to bump $k$ everything is Gaussian (use (1.2) on $x_0$: a bell around $m_k$ with variance $s^2$, times one around $x_t/\sqrt{\bar\alpha_t}$ with variance $(1-\bar\alpha_t)/\bar\alpha_t$):
+# To remove noise, climb towards denser data. For a mixture this average can be written down, since given that $x_0$ belongs to bump $k$ everything is Gaussian. As a function of $x_0$ it is a bell around $m_k$ with variance $v_1 = s^2$, times one around $x_t/\sqrt{\bar\alpha_t}$ with variance $v_2 = (1-\bar\alpha_t)/\bar\alpha_t$; and the mean in (1.2) can be written $m_1 + \frac{v_1}{v_1+v_2}(m_2-m_1)$. Insert, and average over the bumps:
 #
 # $$\mathbb E[x_0\mid x_t] = \sum_k p(k\mid x_t)\Big(m_k + \frac{\sqrt{\bar\alpha_t}\,s^2}{\bar\alpha_t s^2 + 1 - \bar\alpha_t}\,\big(x_t - \sqrt{\bar\alpha_t}\,m_k\big)\Big) \tag{1.31}$$
 #
@@ -493,7 +499,7 @@ def walk_back(net, x, betas, generator, width=torch.sqrt):
     return x
 
 # %% [markdown]
-# (The square root is a parameter because section 1.12 will leave it out on purpose.) The last step, $i = 0$, has variance 0: it adds no noise and returns the network's guess of the clean data.
+# (The square root is a parameter because section 1.12 will leave it out on purpose.) Its variance is $\tilde\beta_t$: the bound preferred $\beta_t$, but Ho et al. found the samples alike, and $\tilde\beta_t$ needs no special last step: at $i = 0$ it is 0, no noise is added, and the network's guess of the clean data is returned.
 #
 # **First on the spiral**, where we know what is right. The network is a small one: it takes a point and some sine waves of the point and of $\sqrt t$, so that it can tell near places and near times apart, and guesses the noise. The training is the whole recipe: draw data, a time and noise; compute the loss; step downhill.
 
@@ -563,7 +569,7 @@ plots.scatter({"data": points[:2000], "our DDPM, 1000 steps": drawn, "one guess,
               title="Two thousand points each")
 
 # %% [markdown]
-# **What the figure shows.** A thousand steps draw the spiral. One step, asking for the clean point at t = 0.5 and believing the answer, gives averages of *many* clean points: a disc in the middle. One question cannot choose; the walk chooses a little at every step. (At t = 1 the answer would be the middle itself, could we read it: there (1.27) divides by $\sqrt{\bar\alpha_T} = 0.006$, which makes the smallest error of the network 157 times larger. The walk does not mind, because (1.18) gives the early guesses a tiny weight. Lesson 3 brings targets without this division.)
+# **What the figure shows.** A thousand steps draw the spiral. One step, handing the network pure noise as if it were a point at t = 0.5 and believing the answer, gives averages of *many* clean points: a disc in the middle. One question cannot choose; the walk chooses a little at every step. (At t = 1 the answer would be the middle itself, could we read it: there (1.27) divides by $\sqrt{\bar\alpha_T} = 0.006$, which makes the smallest error of the network 157 times larger. The walk does not mind, because (1.18) gives the early guesses a tiny weight. Lesson 3 brings targets without this division.)
 #
 # The library's `DDPM` is the same algebra with bad input refused; its general `Denoiser` (a network, a schedule, and what the network is asked for) has the same loss. Asserted, step by step:
 
@@ -585,7 +591,7 @@ print("course_lib.DDPM and course_lib.Denoiser agree")
 #
 # The network is now a U-Net, an image-to-image network that lesson 2 takes apart; here it is a box: noisy image and time in, noise out. `train.train` repeats the step you have just seen with two refinements (lesson 3): it gives the optimizer Muon the weights for which it is better than AdamW, and it keeps a running *average* of the weights, which draws better than the weights themselves.
 #
-# Each time the training time has doubled, the current network turns the same twelve noise images into digits. To save time it takes 50 large steps in place of 1000: (1.17) and (1.18) hold from $t$ to any earlier $s$ if $\bar\alpha_s$ takes the place of $\bar\alpha_{t-1}$ and $\bar\alpha_t/\bar\alpha_s$ that of $\alpha_t$. In the library, `prior` draws the starting noise, `grid` chooses the times, `ancestral` takes the steps and `last` keeps the final image. **Watch when they become digits.**
+# Each time the training time has doubled, the current network turns the same twelve noise images into digits. To save time it takes 50 large steps in place of 1000: (1.17) and (1.18) hold from $t$ to any earlier $s$ if $\bar\alpha_s$ takes the place of $\bar\alpha_{t-1}$ $\bar\alpha_t/\bar\alpha_s$ that of $\alpha_t$, and $1 - \bar\alpha_t/\bar\alpha_s$ that of $\beta_t$. In the library, `prior` draws the starting noise, `grid` chooses the times, `ancestral` takes the steps and `last` keeps the final image. **Watch when they become digits.**
 
 # %%
 def watch(D, done):
@@ -607,7 +613,7 @@ plots.curves(steps, {"mean squared error of the noise": losses}, title="The loss
              xlabel="training step", ylabel="loss", yscale="log")
 
 # %% [markdown]
-# **What the figures show.** The first row shows strokes, the later ones digits. The loss falls steeply at first and very little later, while the samples go on improving: most of it is unavoidable, as on the spiral, so an improvement that matters to the eye may hardly change the total. We do not judge a diffusion model by its loss alone.
+# **What the figures show.** The first row shows strokes, the later ones digits. The loss falls steeply at first and very little later, while the samples go on improving: a part of it is unavoidable, as on the spiral (how large a part nobody knows for real digits), and what still improves is a small part of the total. We do not judge a diffusion model by its loss alone.
 #
 # **One question, or a walk?** The first row asks the network for the clean image once, from the original with noise at several levels; the second walks from the same starting images, in steps of 0.01.
 
@@ -633,13 +639,13 @@ with machine.autocast():
 plots.animate(frames, columns=10, alt="Twenty digits appear from noise in a thousand steps")
 
 # %% [markdown]
-# **What the film shows.** For about half of the time nothing seems to happen: those are the levels at which the perfect guesser of 1.5 knew nothing. Then strokes appear and settle, and the last steps remove the remaining grain.
+# **What the film shows.** For about half of the time nothing seems to happen. But the eye misses the best part: between t = 0.77 and 0.4, under the snow, the perfect guesser of 1.5 goes from knowing almost nothing to knowing almost all. There the digit is decided. Then strokes appear and settle, and the last steps remove the remaining grain.
 #
 # ## 1.12 What goes wrong, and how to see it
 #
-# > **A Fréchet distance in one paragraph.** Looking at samples is subjective, so we also compute a number. Take a network that reads digits (ours is right for more than 99 % of the test digits), and for each image compute its 128 features, the numbers just before its decision. Fit a Gaussian to the features of real images and another to those of the samples; with means $\mu_1, \mu_2$ and covariances $C_1, C_2$ the distance is $\|\mu_1-\mu_2\|^2 + \operatorname{tr}\big(C_1 + C_2 - 2(C_1C_2)^{1/2}\big)$. It is 0 when means and covariances agree. How much to trust it? It sees only what the features see, and only two moments of them; and estimated from few images both are off by chance, which adds to the distance. So compare at one number of images, print the *floor* beside it (what the same number of real images gets), and look at the pictures, too.
+# > **A Fréchet distance in one paragraph.** Looking at samples is subjective, so we also compute a number. Take a network that reads digits (ours is right for more than 99 % of the test digits), and for each image compute its 128 features, the numbers just before its decision. Fit a Gaussian to the features of real images and another to those of the samples; with means $\mu_1, \mu_2$ and covariances $C_1, C_2$ the distance (squared, as is usual) is $\|\mu_1-\mu_2\|^2 + \operatorname{tr}\big(C_1 + C_2 - 2(C_1C_2)^{1/2}\big)$. It is 0 when means and covariances agree. How much to trust it? It sees only what the features see, and only two moments of them; and estimated from few images both are off by chance, which adds to the distance. So compare at one number of images, print the *floor* beside it (what the same number of real images gets), and look at the pictures, too.
 #
-# Sampling code has a few classic errors, and none of them crashes. Here they are, on the same trained network, each with its Fréchet distance. All take a hundred steps, the betas of which come from every tenth $\bar\alpha_t$, but for the last one, which takes four.
+# Sampling code has a few classic errors, and none of them crashes. Here they are, on the same trained network, each with its Fréchet distance. All take a hundred steps, the betas of which come from every tenth $\bar\alpha_t$, except for the last one, which takes four.
 
 # %%
 def coarse_betas(steps):
@@ -674,7 +680,7 @@ plots.show({f"{name}  {distance(x):.1f}": x[:14] for name, x in results.items()}
 #
 # ## 1.13 A perfect denoiser that is useless
 #
-# **What would a perfect network do?** The training set itself is a mixture: of $N$ bumps of width zero, one on each image. So its exact denoiser is (1.31) with $s = 0$, the average of the images weighted by the perfect guesser's belief (1.13):
+# **What would a perfect network do?** A training set is itself a mixture: of $N$ bumps of width zero, one on each image. (We take the 10,000 images in `memory`.) So its exact denoiser is (1.31) with $s = 0$, the average of the images weighted by the perfect guesser's belief (1.13):
 #
 # $$\hat x_0(x_t) = \sum_n p(n\mid x_t)\,x^{(n)} \tag{1.32}$$
 #
@@ -688,17 +694,16 @@ def remember(x, t):
 
 g = torch.Generator().manual_seed(6)
 recalled = last(ancestral(remember, schedule, torch.randn(16, 1, 28, 28, generator=g), grid(schedule, 100), g))
-ours = results["right"][:16]
-nearest = lambda x: torch.cdist(x.flatten(1), memory).min(1)            # distance to, and number of, an image
+nearest = lambda x: torch.cdist(x.flatten(1), digits.flatten(1)).min(1)     # of all 60,000 training digits
+ours, unseen = results["right"][:300], data.mnist("test")[0][:300]
 plots.show({"perfect": recalled, "nearest": digits[nearest(recalled).indices],
-            "trained": ours, "nearest to it": digits[nearest(ours).indices]},
-           title="Samples, and the nearest of the 10,000 stored images")
-print(f"distance to the nearest stored image: perfect {nearest(recalled).values.max():.2f} at most, "
-      f"trained {nearest(ours).values.mean():.1f} on average; "
-      f"other real digits {nearest(digits[10_000:10_500]).values.mean():.1f}")
+            "trained": ours[:16], "nearest to it": digits[nearest(ours[:16]).indices]},
+           title="Samples, and the nearest of the 60,000 training digits")
+print(f"distance to the nearest training digit: perfect {nearest(recalled).values.max():.2f} at most; on average "
+      f"trained {nearest(ours).values.mean():.1f}, unseen real digits {nearest(unseen).values.mean():.1f} (300 each)")
 
 # %% [markdown]
-# **What the figure shows.** Every sample of the perfect denoiser *is* one of the stored images. It has learned nothing but the list. The trained network's digits are as far from the stored ones as other real digits are: new ones. What saves it is that it *cannot* be perfect. With 0.6 million weights it cannot store 60,000 images of 784 pixels; it is smooth, built of local filters, and was stopped long before it could memorise. It averages over images that are alike, and where it errs, it generalises. (Large networks trained long on few images do memorise; lesson 3 tests for it.)
+# **What the figure shows.** Every sample of the perfect denoiser *is* one of the stored images. It has learned nothing but the list. The trained network's digits lie about as far from the digits it was trained on as unseen real digits do: they are new ones. What saves the network is that it *cannot* be perfect. The small one has 0.55 million weights, too few to store 60,000 images of 784 pixels; it is smooth, built of local filters, and was stopped long before it could memorise. It averages over images that are alike, and where it errs, it generalises. (Large networks trained long on few images do memorise; lesson 3 tests for it.)
 #
 # ## 1.14 A Rosetta stone
 #
@@ -708,12 +713,12 @@ print(f"distance to the nearest stored image: perfect {nearest(recalled).values.
 # | --- | --- | --- | --- |
 # | DDPM (Ho et al. 2020) | $t = 1, \dots, T$ | $\sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon$ | $\alpha_t = 1-\beta_t$ |
 # | DDIM (Song, Meng & Ermon 2021) | $t = 1, \dots, T$ | $\sqrt{\alpha_t}\,x_0 + \sqrt{1-\alpha_t}\,\epsilon$ | $\alpha_t$ is DDPM's $\bar\alpha_t$ |
-# | Score-SDE, variance preserving (Song et al. 2021) | $t\in[0, 1]$ | as DDPM | $\beta(t)$ is $T$ times DDPM's $\beta_t$ |
+# | Score-SDE, variance preserving (Song et al. 2021) | $t\in[0, 1]$ | as DDPM | $\alpha_i$ is DDPM's $\bar\alpha_t$ (and $\beta(t)$ is $T\beta_t$) |
 # | EDM (Karras et al. 2022) | the noise level $\sigma$ itself | $x_0 + \sigma\,\epsilon$ | none: the data is not shrunk |
-# | flow matching (Lipman et al. 2023; here $t = 1$ is noise) | $t\in[0, 1]$ | $(1-t)\,x_0 + t\,\epsilon$ | $1-t$ |
+# | flow matching (Lipman et al. 2023; here $t = 1$ is noise) | $t\in[0, 1]$ | $(1-t)\,x_0 + t\,\epsilon$ | none, or $1-t$ |
 # | this course | $t\in[0, 1]$ | $\alpha(t)\,x_0 + \sigma(t)\,\epsilon$ | the standard-deviation factor |
 #
-# (Some flow papers run time the other way, with data at $t = 1$. Always check.) The Score-SDE's walk has infinitely many steps. In $\log\bar\alpha_t = \sum\log(1-\beta_s)$ each term becomes $-\beta(s)/T$, and the sum an integral; for the linear schedule, with $\beta(t) = b_0 + t\,(b_1 - b_0)$, $b_0 = 0.1$, $b_1 = 20$,
+# (Most flow papers, Lipman et al. among them, run time the other way, with data at $t = 1$. Always check.) The Score-SDE's walk has infinitely many steps. In $\log\bar\alpha_t = \sum\log(1-\beta_s)$ each term becomes $-\beta(s/T)/T$ as $T$ grows, and the sum an integral; for the linear schedule, with $\beta(t) = b_0 + t\,(b_1 - b_0)$, $b_0 = 0.1$, $b_1 = 20$,
 #
 # $$\bar\alpha(t) = \exp\Big(-\int_0^t \beta(s)\,ds\Big) = \exp\Big(-b_0 t - \tfrac12 (b_1 - b_0)\,t^2\Big) \tag{1.33}$$
 #
@@ -733,7 +738,7 @@ print(f"distance to the nearest stored image: perfect {nearest(recalled).values.
 t, x0, eps = torch.tensor([0.1, 0.5, 0.9]).double(), *torch.randn(2, 3, 2, dtype=torch.float64)
 alpha, sigma, x = schedule.alpha(t), schedule.sigma(t), schedule.perturb(x0, t, eps)
 b0, b1 = 0.1, 20.0
-torch.testing.assert_close(torch.exp(-b0 * t - (b1 - b0) / 2 * t**2), alpha**2, rtol=0.05, atol=0)     # (1.33)
+torch.testing.assert_close(torch.exp(-b0 * t - (b1 - b0) / 2 * t**2), alpha**2, rtol=0.06, atol=0)     # (1.33)
 fine = Schedule.linear(T=100_000)                                       # more steps: nearer to the integral
 torch.testing.assert_close(torch.exp(-b0 * t - (b1 - b0) / 2 * t**2), fine.alpha(t)**2, rtol=5e-4, atol=0)
 sigma_edm, t_flow = sigma / alpha, sigma / (alpha + sigma)
@@ -757,7 +762,7 @@ print("every conversion checked")
 # | (1.8), (1.24) | Kingma et al. 2021, *Variational Diffusion Models*, eq. 2 and section 4 |
 # | (1.10) to (1.12) | Ho et al., section 4; Nichol & Dhariwal 2021, eq. 17; Jabri, Fleet & Chen 2022 |
 # | (1.16) | Feller 1949; used by Sohl-Dickstein et al. 2015, *Deep Unsupervised Learning using Nonequilibrium Thermodynamics* |
-# | (1.19) to (1.22) | Sohl-Dickstein et al. 2015; Ho et al., eq. 3, 5 and appendix A |
+# | (1.19) to (1.22) | Sohl-Dickstein et al. 2015; Ho et al., eq. 1, 3, 5 and appendix A |
 # | (1.23), (1.25), (1.26) | Ho et al., eq. 8, 12 and 14 |
 # | (1.29), (1.30) | Robbins 1956, who credits Tweedie; Vincent 2011; Efron 2011 |
 # | (1.13), (1.32) | Bayes' rule; Karras et al. 2022, appendix B.3 |
