@@ -38,7 +38,7 @@ print(f"{len(digits):,} digits of shape {tuple(digits.shape[1:])}, "
 # %% [markdown]
 # ## 1.1 From noise to data, in one picture
 #
-# **What does a diffusion model do?** Here is one at work on points in the plane. The data lie on a spiral; fifteen hundred points start as pure noise and take a hundred small steps. Every step asks one question of a *denoiser*: "if this is a noisy point, where was the clean one, on average?" (For this spiral the answer is a formula, which section 1.9 derives. For pictures a network learns it.)
+# **What does a diffusion model do?** Here is one at work on points in the plane. The data lie on a spiral; a thousand points start as pure noise and take a hundred small steps. Every step asks one question of a *denoiser*: "if this is a noisy point, where was the clean one, on average?" (For this spiral the answer is a formula, which section 1.9 derives. For pictures a network learns it.)
 
 # %%
 angle = torch.linspace(1.0, (3.5 * math.pi) ** 2, 60).sqrt()            # closer and closer: even along the arm
@@ -46,8 +46,8 @@ centres = torch.stack([angle.cos(), angle.sin()], dim=1) * angle[:, None] / 5   
 spiral = data.GaussianMixture(centres - centres.mean(0), stds=0.1)      # sixty small round Gaussians
 schedule = Schedule.linear(T=1000)
 times = grid(schedule, 100)                                             # 101 times from 1 (noise) to 0 (data)
-path = list(ancestral(spiral.denoiser(schedule), schedule, torch.randn(1500, 2), times))
-plots.animate_points(path[::4], [f"t = {t:.2f}" for t in times[::4]], alt="A cloud of noise becomes a spiral")
+path = list(ancestral(spiral.denoiser(schedule), schedule, torch.randn(1000, 2), times))
+plots.animate_points(path[::5], [f"t = {t:.2f}" for t in times[::5]], alt="A cloud of noise becomes a spiral")
 
 # %% [markdown]
 # **What the film shows.** The cloud tightens, first roughly, then finely, until every point lies on the spiral. No point was told where to go: where it ends depends on its start and on the small random pushes on its way. That is *generating*: drawing new samples from the distribution of the data.
@@ -703,7 +703,7 @@ print(f"distance to the nearest training digit: perfect {nearest(recalled).value
       f"trained {nearest(ours).values.mean():.1f}, unseen real digits {nearest(unseen).values.mean():.1f} (300 each)")
 
 # %% [markdown]
-# **What the figure shows.** Every sample of the perfect denoiser *is* one of the stored images. It has learned nothing but the list. The trained network's digits lie about as far from the digits it was trained on as unseen real digits do: they are new ones. What saves the network is that it *cannot* be perfect. The small one has 0.55 million weights, too few to store 60,000 images of 784 pixels; it is smooth, built of local filters, and was stopped long before it could memorise. It averages over images that are alike, and where it errs, it generalises. (Large networks trained long on few images do memorise; lesson 3 tests for it.)
+# **What the figure shows.** Every sample of the perfect denoiser *is* one of the stored images. It has learned nothing but the list. The trained network's digits lie no nearer to the digits it was trained on than unseen real digits do: they are new ones. What saves the network is that it *cannot* be perfect. The small one has 0.55 million weights, too few to store 60,000 images of 784 pixels; it is smooth, built of local filters, and was stopped long before it could memorise. It averages over images that are alike, and where it errs, it generalises. (Large networks trained long on few images do memorise; lesson 3 tests for it.)
 #
 # ## 1.14 A Rosetta stone
 #

@@ -30,17 +30,17 @@ SHEET = """# %% tags=["setup"]
 import torch
 from course_lib.checks import check
 
-# %% tags=["answer:1.1"]
+# %% tags=["answer:1.3"]
 def my_q_sample(x0, t, eps, alpha_bar):
     ### BEGIN SOLUTION
     a = alpha_bar[t].view(-1, *[1] * (x0.ndim - 1))
     return a.sqrt() * x0 + (1 - a).sqrt() * eps
     ### END SOLUTION
 
-# %% tags=["check:1.1"]
-check("1.1", my_q_sample)
+# %% tags=["check:1.3"]
+check("1.3", my_q_sample)
 ### BEGIN HIDDEN TESTS
-assert check.passed("1.1")
+assert check.passed("1.3")
 ### END HIDDEN TESTS
 
 # %% [markdown] tags=["solution"]
@@ -123,7 +123,7 @@ def test_stripped_sheet_holds_no_solution_and_no_output(course):
         assert secret not in text
     sheet = nbformat.reads(text, 4)
     assert all(not cell.outputs and cell.execution_count is None for cell in sheet.cells if cell.cell_type == "code")
-    assert "raise NotImplementedError" in text and 'check(\\"1.1\\", my_q_sample)' in text
+    assert "raise NotImplementedError" in text and 'check(\\"1.3\\", my_q_sample)' in text
 
 
 def test_the_address_stands_once(course):

@@ -36,6 +36,9 @@ VARIANCE = {
     "that is a single step": lambda v, betas: (1 - betas[-1]) * v + betas[-1],
     "where an endless walk ends": lambda v, betas: 1.0,
     "add the 1 back": lambda v, betas: (v - 1) * torch.prod(1 - betas),
+    "not by its root": lambda v, betas: 1 + (v - 1) * root(torch.prod(1 - betas)),
+    "does it end with `return`": lambda v, betas: None,
+    "one number is wanted": lambda v, betas: betas,
     "not squared": lambda v, betas: 1 + (v * v - 1) * torch.prod(1 - betas),
 }
 
@@ -50,6 +53,8 @@ JUMP = {
     "so divide them": lambda s, t: (root(t) - root(s), 1 - t / s),
     "fills it up to 1": lambda s, t: (root(t / s), t / s),
     "return two things": lambda s, t: root(t / s),
+    "have changed places": lambda s, t: (1 - t / s, root(t / s)),
+    "the variance is None": lambda s, t: (root(t / s), None),
 }
 
 # ---- 1.3
@@ -95,7 +100,8 @@ Q_SAMPLE = {
     "that is one step": one_step_only,
     "the noise is subtracted": sampler(root, lambda a: -root(1 - a)),
     "not scaled at all": sampler(root, torch.ones_like),
-    "as many dimensions as x0": images_only,
+    "right for images, but": images_only,
+    "x0 of shape (6, 3, 4, 4) fails": lambda x0, t, eps, alpha_bar: root(alpha_bar[t]) * x0 + root(1 - alpha_bar[t]) * eps,
     "draw none of your own": lambda x0, t, eps, alpha_bar: right_q_sample(x0, t, torch.randn_like(x0), alpha_bar),
     "changes x0 itself": in_place,
     "does it end with `return`": lambda x0, t, eps, alpha_bar: None,
@@ -126,7 +132,7 @@ SIGMOID = {
     "upside down": lambda T: (sigmoid(T)[0][:-1] / sigmoid(T)[0][1:] - 1).clamp(max=0.999),
     "that is the cosine schedule": lambda T: Schedule.cosine(T).betas,
     "alpha_bar lives at T + 1 times": lambda T: sigmoid(T)[0],
-    "to see where it leaves the curve": lambda T: sigmoid(T, argument=lambda u: 2 - 5 * u)[1],
+    "and see where it leaves the curve": lambda T: sigmoid(T, argument=lambda u: 2 - 5 * u)[1],
 }
 
 # ---- 1.5
@@ -156,6 +162,12 @@ def deterministic(x0, x, a_t, a_s):
     return root(a_s) * x0 + root(1 - a_s) * eps, tilde(a_t / a_s, a_t, a_s)
 
 
+def inverse_variances(x0, x, a_t, a_s):
+    al = a_t / a_s
+    v = 1 / (al / (1 - al) + 1 / (1 - a_s))
+    return v * (root(al) / (1 - al) * x + root(a_s) / (1 - a_s) * x0), v
+
+
 STEP_BACK = {
     "the step from the data": back(lambda al, t, s: root(t) * (1 - s), lambda al, t, s: root(s) * (1 - t), tilde),
     "x_t and x_0 have changed places": back(on_x0, on_x, tilde),
@@ -168,6 +180,9 @@ STEP_BACK = {
     "that is a standard deviation": back(on_x, on_x0, lambda al, t, s: root(tilde(al, t, s))),
     "changed places in the variance": back(on_x, on_x0, lambda al, t, s: (1 - al) * (1 - t) / (1 - s)),
     "return two things": lambda x0, x, a_t, a_s: x0,
+    "the difference of the two": back(on_x, lambda al, t, s: root(s) * (s - t), lambda al, t, s: (s - t) * (1 - s) / (1 - t)),
+    "a_t is the noisier level": lambda x0, x, a_t, a_s: back(on_x, on_x0, tilde)(x0, x, a_s, a_t),
+    "at s = 0, where": inverse_variances,
 }
 
 # ---- 1.7
@@ -193,6 +208,9 @@ def unchanged(net, x0, alpha_bar):
 LOSS = {
     "it expects (i + 1) / T": trainer(time=lambda i, T: i.double()),
     "was shown t = 0": trainer(time=lambda i, T: i / T),
+    "divide a whole i + 1": trainer(time=lambda i, T: (i + 1) / 1000),
+    "shown t = 1.333": trainer(time=lambda i, T: (i + 1) / (T - 1)),
+    "every example got the same noise": trainer(noise=lambda x0: torch.randn_like(x0[:1]).expand_as(x0)),
     "one time per example": trainer(step=lambda T, B: torch.randint(T, (1,)), time=lambda i, T: (i + 1) / T),
     "all examples got the same step": trainer(step=lambda T, B: torch.randint(T, (1,)).expand(B)),
     "never came in 400 draws": trainer(step=lambda T, B: torch.randint(1, T, (B,))),
@@ -259,6 +277,15 @@ def changes_x(net, x, zs, betas):
     return x
 
 
+def wraps_around(net, x, zs, betas):
+    a = torch.cumprod(1 - betas, 0)
+    for i in reversed(range(len(betas))):
+        x0_hat = (x - root(1 - a[i]) * net(x, torch.full((len(x),), (i + 1) / len(betas)))) / root(a[i])
+        mean = (root(1 - betas[i]) * (1 - a[i - 1]) * x + root(a[i - 1]) * betas[i] * x0_hat) / (1 - a[i])
+        x = mean + root(betas[i] * (1 - a[i - 1]) / (1 - a[i])) * zs[i]
+    return x
+
+
 SAMPLE = {
     "from i = 0 up": sampling(order=range),
     "noise in the last step": lambda net, x, zs, betas: right_sample(net, x, zs, betas) + root(betas[0]) * zs[0],
@@ -275,6 +302,12 @@ SAMPLE = {
     "not divided by sqrt(alpha_bar)": sampling(guess=lambda x, eps, a: x - root(1 - a) * eps),
     "that is one guess": lambda net, x, zs, betas: (x - root(1 - torch.prod(1 - betas)) * net(x, torch.ones(len(x)))) / root(torch.prod(1 - betas)),
     "changes the x it was given": changes_x,
+    "alpha_bar[-1], the *last* entry": wraps_around,
+    "told (i + 1) / 1000": sampling(time=lambda i, T: (i + 1) / 1000),
+    "not of x_0: use (1.27) first": sampling(guess=lambda x, eps, a: eps),
+    "a root is missing": sampling(guess=lambda x, eps, a: (x - (1 - a) * eps) / root(a)),
+    "you clip the guess": sampling(guess=lambda x, eps, a: ((x - root(1 - a) * eps) / root(a)).clamp(-1, 1)),
+    "one time per example": lambda net, x, zs, betas: net(x, 1.0),
     "compare them with DDPM": lambda net, x, zs, betas: x,
 }
 
@@ -293,6 +326,8 @@ BEST = {
     "standard deviation": lambda beta, before, v: root(best(beta, before, v)),
     "what enters is the variance of x_{t-1}": lambda beta, before, v: best(beta, 1.0, v),
     "before x_t is known": lambda beta, before, v: 1 + (v - 1) * before,
+    "not a straight line": lambda beta, before, v: (1 - v) * best(beta, before, 0) + v * best(beta, before, 1),
+    "does it end with `return`": lambda beta, before, v: None,
     "try the limits": lambda beta, before, v: beta + 0.1 * v,
 }
 

@@ -1,6 +1,8 @@
 """Break a formula on purpose: does a test go red?    python tools/mutations.py
 
-Each entry changes one expression of the library, in a copy of the repository, and runs the tests that should notice.
+Each entry changes one expression, of the library or of a lesson's formula as its test writes it down, in a copy of the
+repository, and runs the tests that should notice. `python tools/mutations.py posterior` runs the entries whose line contains that word
+(or "equations": the formulas of the lessons).
 Prints one line per entry; exit status 1 if any change went unnoticed.
 """
 import os
@@ -57,17 +59,52 @@ MUTATIONS = [
     ("networks/unet.py", "1000 * t.float()", "t.float()", "networks"),
     ("networks/unet.py", "q * q.shape[-1] ** -0.5 @", "q @", "networks"),
 ]
+#   formula  from                                                       to
+FORMULAS = [
+    ("1.1", "close_variance(x, 0.36 * 4 + 0.49)", "close_variance(x, 0.6 * 4 + 0.7)"),
+    ("1.2", "wanted * (0.7 / 0.5 - 1.0 / 0.2)", "wanted * (0.7 / 0.5 + 1.0 / 0.2)"),
+    ("1.3", "(0.3 + 1.5**2) / 2.0 - 1)", "(0.3 + 1.5**2) / 2.0)"),
+    ("1.6", "a2 * (1 - a1) + (1 - a2) ==", "a2 * (1 - a1) + (1 - a1) =="),
+    ("1.8", "SNR, SNR_BEFORE = ALPHA_BAR / (1 - ALPHA_BAR)", "SNR, SNR_BEFORE = ALPHA_BAR.sqrt() / (1 - ALPHA_BAR)"),
+    ("1.9", "a.sqrt() * m, a * 0.09 + 1 - a).exp()", "a.sqrt() * m, a * 0.3 + 1 - a).exp()"),
+    ("1.10", "(t - 1) / 999", "t / 1000"),
+    ("1.12", "sig(-3 + 6 * t / 1000)", "sig(3 - 6 * t / 1000)"),
+    ("1.13", "/ (2 * (1 - a)), dim=1)", "/ (1 - a), dim=1)"),
+    ("1.14", "- 3 * a - 3 * torch.log1p(-a)", "- 3 * a + 3 * torch.log1p(-a)"),
+    ("1.15", "log_normal(x, (1 - beta) ** 0.5 * Y, beta)", "log_normal(x, (1 - beta) * Y, beta)"),
+    ("1.16", "mean - c - beta / (1 - beta) * slope", "mean - c + beta / (1 - beta) * slope"),
+    ("1.16", "abs(variance - beta / (1 - beta))", "abs(variance - 1.2 * beta / (1 - beta))"),
+    ("1.17", "BETA_TILDE = BETAS * (1 - BEFORE)", "BETA_TILDE = BETAS * (1 - ALPHA_BAR)"),
+    ("1.18", "BEFORE[i].sqrt() * BETAS[i] * x0", "ALPHA_BAR[i].sqrt() * BETAS[i] * x0"),
+    ("1.19", "m, v = mean, 0.64 * v + variance", "m, v = mean, 0.8 * v + variance"),
+    ("1.20", "L = log_q - log_model(x)", "L = log_model(x) - log_q"),
+    ("1.21", "for i in (1, 2):", "for i in (0, 1):"),
+    ("1.22", "L_T + sum(between) + L_0 - direct", "L_T + sum(between) - L_0 - direct"),
+    ("1.23", "+ tilde / variance - 1)", "+ variance / tilde - 1)"),
+    ("1.24", "0.5 * (SNR_BEFORE[i] - SNR[i])", "(SNR_BEFORE[i] - SNR[i])"),
+    ("1.25", "variance * (1 - BETAS[i]) * (1 - ALPHA_BAR[i]))", "variance * (1 - ALPHA_BAR[i]))"),
+    ("1.26", "pytest.approx(ALPHA_BAR[14].item(), rel=0.02)", "pytest.approx(1 - ALPHA_BAR[14].item(), rel=0.02)"),
+    ("1.28", "+ (m - guess) ** 2).item()", "- (m - guess) ** 2).item()"),
+    ("1.29", "approx((-mean_eps / (1 - a).sqrt()).item())", "approx((-mean_eps / (1 - a)).item())"),
+    ("1.30", "((0.3 + (1 - a) * score) / a.sqrt())", "((0.3 + (1 - a).sqrt() * score) / a.sqrt())"),
+    ("1.31", "means + a.sqrt() * 0.09 / (a * 0.09", "means + a * 0.09 / (a * 0.09"),
+    ("1.32", "belief(x, a) @ STORED, exact", "belief(x, a) @ STORED * a.sqrt(), exact"),
+    ("1.33", "- 0.5 * (20 - 0.1) * t**2", "- (20 - 0.1) * t**2"),
+    ("1.34", "posterior_mean(x / schedule.alpha(t), torch", "posterior_mean(x, torch"),
+    ("1.35", "posterior_mean(x / total, flow", "posterior_mean(x, flow"),
+    ("1.36", "math.exp(-level / 2)", "math.exp(-level)"),
+]
 
 
-def noticed(copy: Path, file: str, old: str, new: str, tests: str) -> bool:
-    """Whether the tests of one module fail once `old` reads `new`."""
-    path = copy / "course_lib" / file
+def noticed(path: Path, old: str, new: str, tests: list[str]) -> bool:
+    """Whether these tests fail once `old` reads `new` in this file."""
     text = path.read_text()
     if text.count(old) != 1:
-        raise SystemExit(f"{file}: {old!r} stands there {text.count(old)} times; this list must follow the code")
+        raise SystemExit(f"{path.name}: {old!r} stands there {text.count(old)} times; this list must follow the code")
     path.write_text(text.replace(old, new))
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/test_{tests}.py", "tests/test_equations_01.py"],
-                          cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True, text=True)
+    root = next(p for p in path.parents if (p / "pyproject.toml").exists())
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
+                          cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True)
     path.write_text(text)
     if done.returncode not in (0, 1):
         raise SystemExit(done.stdout + done.stderr)
@@ -75,15 +112,23 @@ def noticed(copy: Path, file: str, old: str, new: str, tests: str) -> bool:
 
 
 def main() -> int:
-    missed = 0
+    wanted, missed, tried = sys.argv[1] if len(sys.argv) > 1 else "", 0, 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "course")
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "*.ipynb", "__pycache__"))
-        for file, old, new, tests in MUTATIONS:
-            red = noticed(copy, file, old, new, tests)
-            missed += not red
-            print(f"{'red ' if red else 'GREEN'}  {file}: {old.strip()}  ->  {new.strip()}", flush=True)
-    print(f"{len(MUTATIONS) - missed} of {len(MUTATIONS)} noticed")
+        entries = [(copy / "course_lib" / file, old, new, [f"tests/test_{tests}.py", "tests/test_equations_01.py"]) for file, old, new, tests in MUTATIONS]
+        for formula, old, new in FORMULAS:
+            lesson, number = formula.split(".")
+            file = f"tests/test_equations_{int(lesson):02d}.py"
+            entries.append((copy / file, old, new, [f"{file}::test_eq_{lesson}_{number}"]))
+        for path, old, new, tests in entries:
+            line = f"{tests[0]}: {old.strip()}  ->  {new.strip()}"
+            if wanted not in line:
+                continue
+            red = noticed(path, old, new, tests)
+            tried, missed = tried + 1, missed + (not red)
+            print(f"{'red ' if red else 'GREEN'}  {line}", flush=True)
+    print(f"{tried - missed} of {tried} noticed")
     return 1 if missed else 0
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-__all__ = ["check", "hint", "Question", "Wrong", "compare", "function"]
+__all__ = ["check", "hint", "Question", "Wrong", "compare", "function", "number"]
 
 
 class Wrong(Exception):
@@ -127,6 +127,15 @@ def function(answer: object) -> Callable:
     if not callable(answer):
         raise Wrong(f"pass the function itself, its name without brackets; got {type(answer).__name__}")
     return answer
+
+
+def number(got: object) -> Tensor:
+    """What should be one number, as a float64 tensor without dimensions, or a sentence that says what came in its place."""
+    if got is None:
+        raise Wrong("your function returned None: does it end with `return`?")
+    if not isinstance(got, (int, float, Tensor)) or isinstance(got, Tensor) and got.numel() != 1:
+        raise Wrong(f"one number is wanted; got {f'a tensor of shape {tuple(got.shape)}' if isinstance(got, Tensor) else type(got).__name__}")
+    return torch.as_tensor(got, dtype=torch.float64).reshape(())
 
 
 check = Checker()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..lab.data import mnist
-from . import Question, Wrong, compare, function
+from . import Question, Wrong, compare, function, number
 
 F64 = torch.float64
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=F64)
@@ -17,11 +17,13 @@ def draws(*shape: int, seed: int = 11) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-def both(got: object, wanted: tuple, mistakes: dict[str, tuple], names: tuple[str, str]) -> None:
+def both(got: object, wanted: tuple, mistakes: dict[str, tuple], names: tuple[str, str], where: str = "") -> None:
     """Compare a pair of answers; a mistake is a pair, too, and names itself when either half of it is what came."""
     if not isinstance(got, tuple) or len(got) != 2:
         raise Wrong(f"return two things, {names[0]} and {names[1]}; got {'a tuple of ' + str(len(got)) if isinstance(got, tuple) else type(got).__name__}")
     for k in (0, 1):
+        if got[k] is None or isinstance(got[k], Tensor) and not got[k].isfinite().all():
+            raise Wrong(f"{names[k]} is {'None' if got[k] is None else 'nan or inf'}" + (f": {where}" if where else ""))
         known = {diagnosis: pair[k] for diagnosis, pair in mistakes.items() if not torch.allclose(pair[k], wanted[k])}
         compare(torch.as_tensor(got[k], dtype=F64), wanted[k], known, otherwise=f"{names[k]} is not what it should be")
 
@@ -30,7 +32,7 @@ def judge_variance(f: Callable) -> None:
     """1.1: variance_after(v, betas), the variance at the end of a walk that starts with variance v."""
     for v, betas in ((4.0, torch.linspace(0.01, 0.2, 12, dtype=F64)), (0.25, torch.full((5,), 0.1, dtype=F64))):
         left, V = torch.prod(1 - betas), torch.tensor(v, dtype=F64)
-        compare(torch.as_tensor(function(f)(v, betas), dtype=F64), 1 + (V - 1) * left, {
+        compare(number(function(f)(v, betas)), 1 + (V - 1) * left, {
             "that only adds the betas up: each step also multiplies the variance that is there by 1 - beta": V + betas.sum(),
             "that is the data's share alone; the noise of all the steps is missing": V * left,
             "the second part is a standard deviation: variances add, not their roots": V * left + (1 - left).sqrt(),
@@ -38,6 +40,7 @@ def judge_variance(f: Callable) -> None:
             "that is a single step, with the last beta; the walk has as many steps as betas": (1 - betas[-1]) * V + betas[-1],
             "1 is where an endless walk ends; after these few steps the start still shows": torch.ones((), dtype=F64),
             "that is how far the variance is from 1; add the 1 back": (V - 1) * left,
+            "the distance to 1 shrinks by 1 - beta in each step, not by its root": 1 + (V - 1) * left.sqrt(),
             "the starting variance enters as it is, not squared: v is a variance already": 1 + (V**2 - 1) * left,
         })
 
@@ -48,6 +51,7 @@ def judge_jump(f: Callable) -> None:
         s, t = torch.tensor(a_s, dtype=F64), torch.tensor(a_t, dtype=F64)
         right = (t / s).sqrt(), 1 - t / s
         both(function(f)(s, t), right, {
+            "the factor and the variance have changed places": (right[1], right[0]),
             "that is the jump from x_0; yours starts from x_s, which holds noise already": (t.sqrt(), 1 - t),
             "the factor shrinks x_s by alpha_bar_t / alpha_bar_s; q asks for its square root": (t / s, 1 - t / s),
             "the factor is upside down: it must be below 1": ((s / t).sqrt(), 1 - s / t),
@@ -83,8 +87,8 @@ def judge_q_sample(f: Callable) -> None:
             if not torch.equal(x0, kept):
                 raise Wrong("your function changes x0 itself (an operation such as `x0 *= ...`): compute a new tensor")
         except RuntimeError as error:
-            if len(shape) == 2 and ("size" in str(error) or "shape" in str(error)):
-                raise Wrong(f"right for images, but points of shape {shape} fail: give alpha_bar as many dimensions as x0 has") from None
+            if "size" in str(error) or "shape" in str(error):
+                raise Wrong(f"{'right for images, but ' if len(shape) == 2 else ''}x0 of shape {shape} fails: alpha_bar[i] has shape (6,); give it as many dimensions as x0 has") from None
             raise
         if torch.is_tensor(got) and got.shape == x0.shape and not torch.allclose(got, f(x0, t, eps, ALPHA_BAR), equal_nan=True):
             raise Wrong("the same eps twice gave two answers: use the eps you are given, draw none of your own")
@@ -112,7 +116,7 @@ def judge_sigmoid(f: Callable) -> None:
             "your curve runs from noise to data: the sigmoid's argument falls from 3 to -3 as u rises": right.flip(0),
             "the ratio is upside down: alpha_bar_t over alpha_bar_{t-1}, not the reverse": (g(u[:-1]) / g(u[1:]) - 1).clamp(max=0.999),
             "that is the cosine schedule": betas_of(torch.cos((u + 0.008) / 1.008 * torch.pi / 2) ** 2).clamp(max=0.999),
-        }, rtol=5e-4, atol=1e-6, otherwise="these are not the betas of (1.12): compare your alpha_bar with Schedule.sigmoid(T).alpha(t)**2 to see where it leaves the curve")
+        }, rtol=5e-4, atol=1e-6, otherwise="these are not the betas of (1.12): plot your alpha_bar at the T + 1 times 0, 1/T, ..., 1 beside Schedule.sigmoid(T).alpha(t)**2 (comparing is allowed) and see where it leaves the curve")
 
 
 def mismatch(steps: int, power: float, pixels: int = 784) -> float:
@@ -154,6 +158,9 @@ def judge_step_back(f: Callable) -> None:
         eps = (x - t.sqrt() * x0) / (1 - t).sqrt()
         both(function(f)(x0, x, t, s), right, {
             "the step from s to t has beta = 1 - alpha_bar_t / alpha_bar_s; you took 1 - alpha_bar_t, the step from the data": (mean(t.sqrt() * (1 - s), s.sqrt() * (1 - t)), (1 - s)),
+            "beta is 1 - alpha_bar_t / alpha_bar_s, a ratio; you took the difference of the two": (mean(alpha.sqrt() * (1 - s), s.sqrt() * (s - t)), (s - t) * (1 - s) / (1 - t)),
+            "a_t and a_s have changed places: a_t is the noisier level, the smaller number":
+                ((((s / t).sqrt() * (1 - t) * x + t.sqrt() * (1 - s / t) * x0) / (1 - s)) if s < 1 else 0 * x, (1 - s / t) * (1 - t) / (1 - s) if s < 1 else 0 * t),
             "x_t and x_0 have changed places": (mean(s.sqrt() * beta, alpha.sqrt() * (1 - s)), right[1]),
             "the weight of x_t lacks a square root: sqrt(alpha), with alpha = alpha_bar_t / alpha_bar_s": (mean(alpha * (1 - s), s.sqrt() * beta), right[1]),
             "the weight of x_0 lacks a square root: sqrt(alpha_bar_s)": (mean(alpha.sqrt() * (1 - s), s * beta), right[1]),
@@ -163,7 +170,7 @@ def judge_step_back(f: Callable) -> None:
             "that variance is beta, the step forward's; knowing x_0 makes the step back narrower: (1.17)": (right[0], beta),
             "that is a standard deviation; return the variance": (right[0], right[1].sqrt()),
             "the two levels have changed places in the variance": (right[0], beta * (1 - t) / (1 - s) if s < 1 else beta),
-        }, ("the mean", "the variance"))
+        }, ("the mean", "the variance"), "at s = 0, where alpha_bar_s = 1, something divides by 1 - alpha_bar_s; multiply it out, as the right-hand sides of (1.17) and (1.18) do")
 
 
 class Spy(torch.nn.Module):
@@ -189,10 +196,13 @@ def judge_loss(f: Callable) -> None:
     t = net.t
     if not torch.is_tensor(t) or t.shape != (400,):
         raise Wrong(f"the network needs one time per example, shape (400,); it was shown {tuple(t.shape) if torch.is_tensor(t) else t!r}: draw a step for each example")
-    if t.max() > 1:
+    if t.max() >= 2:
         raise Wrong(f"the network was shown t = {t.max():.0f}: it expects (i + 1) / T, a number in (0, 1]")
     if t.min() == 0:
         raise Wrong("the network was shown t = 0: step i = 0 is the time 1 / T, so divide i + 1 by T")
+    odd = t[((t.double() * 4).round() / 4 - t).abs() > 1e-4] if t.max() <= 1 else t[t > 1]
+    if len(odd):
+        raise Wrong(f"the network was shown t = {odd[0]:.4g}; with T = 4 steps the times are 0.25, 0.5, 0.75 and 1: divide a whole i + 1 by T = len(alpha_bar)")
     i = (t.double() * 4).round().long() - 1
     if len(i.unique()) == 1:
         raise Wrong("all examples got the same step: draw one for each, torch.randint(T, (B,))")
@@ -202,7 +212,9 @@ def judge_loss(f: Callable) -> None:
         raise Wrong("the network was shown the clean x0: make x_t first")
     a = alpha_bar[i].view(-1, 1)
     eps = (net.x.double() - a.sqrt() * x0) / (1 - a).sqrt()                     # the noise that must have been used
-    width = eps.std(dim=0).mean() if len(i) else eps
+    width = eps.std(dim=0).mean()
+    if width < 1e-6:
+        raise Wrong("every example got the same noise: draw as much noise as there is data, torch.randn_like(x0)")
     if eps.mean().abs() > 0.15:
         raise Wrong(f"your noise has mean {eps.mean():.2f}: torch.randn_like, not torch.rand_like")
     if abs(width - 1) > 0.07:
@@ -245,17 +257,18 @@ def judge_score(f: Callable) -> None:
 
 
 def walk(net: Callable, x: Tensor, zs: Tensor, betas: Tensor, *, steps: range | None = None, width: Callable = torch.sqrt, late: bool = True,
-         shift: int = 1, last_noise: bool = False, forward_variance: bool = False, same_z: bool = False, no_x0: bool = False) -> Tensor:
+         shift: int = 1, last_noise: bool = False, forward_variance: bool = False, same_z: bool = False, guess: Callable | None = None,
+         wrap: bool = False, count: int | None = None) -> Tensor:
     """Algorithm 2 of Ho et al. with the switches that turn it into its well-known wrong versions."""
     a, T = torch.cumprod(1 - betas, 0), len(betas)
-    before = torch.cat([torch.ones(1, dtype=F64), a[:-1]])
+    before = torch.cat([a[-1:] if wrap else torch.ones(1, dtype=F64), a[:-1]])
+    guess = guess or (lambda x, eps_hat, a: (x - (1 - a).sqrt() * eps_hat) / a.sqrt())                                      # (1.27)
     for i in reversed(range(T)) if steps is None else steps:
-        eps_hat = net(x, torch.full((len(x),), (i + shift) / T, dtype=F64))
-        x0_hat = x - (1 - a[i]).sqrt() * eps_hat if no_x0 else (x - (1 - a[i]).sqrt() * eps_hat) / a[i].sqrt()
+        x0_hat = guess(x, net(x, torch.full((len(x),), (i + shift) / (count or T), dtype=F64)), a[i])
         previous = before[i] if late else a[i]
         mean = ((1 - betas[i]).sqrt() * (1 - previous) * x + previous.sqrt() * betas[i] * x0_hat) / (1 - a[i])
         variance = betas[i] if forward_variance else betas[i] * (1 - before[i]) / (1 - a[i])
-        if i == 0:
+        if i == 0 and not wrap:
             variance = betas[0] if last_noise else 0 * variance
         x = mean + width(variance) * zs[0 if same_z else i]
     return x
@@ -265,7 +278,11 @@ def judge_sample(f: Callable) -> None:
     """1.9: sample(net, x, zs, betas), the whole way back from blank."""
     betas = torch.tensor([0.05, 0.1, 0.2, 0.3, 0.5], dtype=F64)
     x, zs = draws(6, 2), draws(5, 6, 2, seed=12)
-    net = lambda x, t: x * torch.tanh(2 * t.to(x.dtype))[:, None] + 0.3 * t.to(x.dtype)[:, None]
+    def net(x: Tensor, t: Tensor) -> Tensor:
+        if not torch.is_tensor(t) or t.shape != (6,):
+            raise Wrong(f"the network needs one time per example, shape (6,); it was shown {tuple(t.shape) if torch.is_tensor(t) else t!r}: torch.full((len(x),), ...)")
+        return x * torch.tanh(2 * t.to(x.dtype))[:, None] + 0.3 * t.to(x.dtype)[:, None]
+
     kept = x.clone()
     got = function(f)(net, x, zs, betas)
     if not torch.equal(x, kept):
@@ -285,7 +302,12 @@ def judge_sample(f: Callable) -> None:
         "you start one step late: i begins at T - 1": walk(net, x, zs, betas, steps=range(3, -1, -1)),
         "the same z in every step: step i uses zs[i]": walk(net, x, zs, betas, same_z=True),
         "your steps use the noise in the wrong order: step i uses zs[i]": walk(net, x, zs.flip(0), betas),
-        "the guess of x_0 is not divided by sqrt(alpha_bar): (1.27)": walk(net, x, zs, betas, no_x0=True),
+        "the guess of x_0 is not divided by sqrt(alpha_bar): (1.27)": walk(net, x, zs, betas, guess=lambda x, e, a: x - (1 - a).sqrt() * e),
+        "the network's answer is its guess of the noise, not of x_0: use (1.27) first": walk(net, x, zs, betas, guess=lambda x, e, a: e),
+        "in (1.27) the noise is multiplied by sqrt(1 - alpha_bar): a root is missing": walk(net, x, zs, betas, guess=lambda x, e, a: (x - (1 - a) * e) / a.sqrt()),
+        "you clip the guess of x_0; that can help with images, but this question asks for the plain algorithm": walk(net, x, zs, betas, guess=lambda x, e, a: ((x - (1 - a).sqrt() * e) / a.sqrt()).clamp(-1, 1)),
+        "at i = 0 your alpha_bar[i - 1] is alpha_bar[-1], the *last* entry; before the first step alpha_bar is 1": walk(net, x, zs, betas, wrap=True),
+        "the network is told (i + 1) / 1000; divide by T = len(betas)": walk(net, x, zs, betas, count=1000),
         "that is one guess of x_0 from the starting noise: walk, step by step": (x - (1 - a[-1]).sqrt() * net(x, torch.ones(6, dtype=F64))) / a[-1].sqrt(),
     }, otherwise="the end of your walk is not where it should be: print one step's mean and variance, and compare them with DDPM(net, betas).p_mean_variance")
 
@@ -296,12 +318,13 @@ def judge_best_variance(f: Callable) -> None:
         beta, before, v = (torch.tensor(c, dtype=F64) for c in (beta, before, v))
         a = before * (1 - beta)
         V_before, V = 1 + (v - 1) * before, 1 + (v - 1) * a
-        compare(torch.as_tensor(function(f)(beta, before, v), dtype=F64), beta * V_before / V, {
+        compare(number(function(f)(beta, before, v)), beta * V_before / V, {
             "that is beta tilde, right only if the data is a single point (v = 0)": beta * (1 - before) / (1 - a),
             "that is beta, right only for v = 1": beta,
             "that is beta / alpha, the limit of (1.16) for a very wide density": beta / (1 - beta),
             "the ratio is upside down: for v = 0 it must give beta tilde, which is below beta": beta * V / V_before,
             "that is a standard deviation; return the variance": (beta * V_before / V).sqrt(),
+            "both ends, v = 0 and v = 1, are right, but between them it is not a straight line": (1 - v) * beta * (1 - before) / (1 - a) + v * beta,
             "v is the variance of x_0; what enters is the variance of x_{t-1}, by (1.7)": v * beta / ((1 - beta) * v + beta),
             "the noise is missing in the variances of x_{t-1} and x_t: each is alpha_bar v + 1 - alpha_bar": beta / (1 - beta) + 0 * v,
             "that is the variance of x_{t-1} before x_t is known": V_before,
@@ -309,7 +332,7 @@ def judge_best_variance(f: Callable) -> None:
 
 
 QUESTIONS = [
-    Question("1.1", 2, judge_variance, "and for any v it ends near 1, the further the smaller alpha_bar: variance preserving",
+    Question("1.1", 2, judge_variance, "the smaller the product of all 1 - beta, the nearer to 1 it ends, for any v: variance preserving",
              ("What does one step do to the distance v - 1?", "Every step multiplies the distance to 1 by 1 - beta.", "1 + (v - 1) * torch.prod(1 - betas)")),
     Question("1.2", 2, judge_jump, "these are alpha and beta of one large step: with them, every formula of sections 1.6 and 1.7 holds between any two levels",
              ("Write x_t by (1.7) from x_0, and x_t from x_s as factor * x_s + noise, with x_s by (1.7). Compare the factors of x_0.",
@@ -322,9 +345,9 @@ QUESTIONS = [
               "x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, with alpha_bar[i] given one dimension per dimension of x0.")),
     Question("1.4", 3, judge_sigmoid, "and only the last beta reached the cap",
              ("alpha_bar is needed at T + 1 times: 0, 1/T, ..., 1.", "The factor 1 / g(0) cancels in the ratio of neighbours.", "(1 - g(u[1:]) / g(u[:-1])).clamp(max=0.999)")),
-    Question("1.5", 2, judge_steps, "with fewer steps, sampling would start from images that training never saw",
+    Question("1.5", 2, judge_steps, "T = 619 (one more or less is rounding): DDPM's betas need most of their thousand steps",
              ("alpha_bar_T is the product of T factors 1 - beta.", "Compute (1.14) for the digits in bits, for T = 100, 200, ...; then look closer.",
-              "A loop over T: a = torch.prod(1 - torch.linspace(1e-4, 0.02, T)), then prior_mismatch of the lesson, until it is below 1.")),
+              "A loop over T: a = torch.prod(1 - torch.linspace(1e-4, 0.02, T)), then (1.14) as in the lesson's prior_mismatch, until it is below 1.")),
     Question("1.6", 3, judge_step_back, "with this a thousand-step model can be sampled in fifty",
              ("Exercise 1.2 gave alpha and beta of the large step. What in (1.17) and (1.18) belongs to the step, and what to the two levels?",
               "alpha_t becomes a_t / a_s, beta_t becomes 1 - a_t / a_s, alpha_bar_{t-1} becomes a_s.",

@@ -190,13 +190,14 @@ def animate_points(states: Sequence[Tensor], names: Sequence[str], seconds: floa
     with matplotlib.rc_context(STYLE):
         axes = figure.subplots()
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xlabel="first coordinate", ylabel="second coordinate")
-        cloud = axes.scatter([], [], s=2, color=BLUE, linewidths=0)
+        axes.grid(False)
+        cloud = axes.scatter([], [], s=3, color=BLUE, linewidths=0)
         films = []
         for points, name in zip(states, names):
             cloud.set_offsets(plain(points).numpy())
             axes.set_title(name)
             buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=75)
+            figure.savefig(buffer, format="png", dpi=70)
             films.append(Pillow.open(buffer).convert("RGB").quantize(8))
     _film(films, seconds, alt)
 
