@@ -13,7 +13,7 @@
 #
 # A picture of a digit is destroyed by noise in a thousand small steps. A network learns to undo the noise. Run it on pure noise, a thousand times over, and it draws new digits. In this lesson you derive how that works, check every formula with numbers, and watch a network learn on your own machine.
 #
-# **After this lesson you can** jump to any noise level in one step and prove that this is allowed; choose a noise schedule and say where it destroys the picture; derive the way back and the training loss from the likelihood, with no step left out; write a DDPM in forty lines; train it on all 60,000 digits of MNIST in two minutes; and tell from bad samples what went wrong.
+# **After this lesson you can** jump to any noise level in one step and prove that this is allowed; choose a noise schedule and say where it destroys the picture; derive the way back and the training loss from the likelihood (the probability that the model gives to the data), with no step left out; write a *denoising diffusion probabilistic model*, or DDPM, in forty lines; train it on all 60,000 digits of MNIST in two minutes; and tell from bad samples what went wrong.
 #
 # **You need** Python, some PyTorch, calculus, and the Gaussian distribution (box 1.2 refreshes it). **It takes** about 4 minutes to run on two CPU cores, and an hour or two to read; on a GPU the same cells train a larger network. The exercises are in `exercises/01_diffusion_fundamentals.ipynb`.
 #
@@ -36,7 +36,7 @@ print(f"{len(digits):,} digits of shape {tuple(digits.shape[1:])}, "
       f"pixels from {digits.min():.0f} to {digits.max():.0f}")
 
 # %% [markdown]
-# ## 1.1 From noise to data, in one picture
+# ## 1.1 From noise to data, in one moving picture
 #
 # **What does a diffusion model do?** Here is one at work on points in the plane. The data lie on a spiral; a thousand points start as pure noise and take a hundred small steps. Every step asks one question of a *denoiser*: "if this is a noisy point, where was the clean one, on average?" (For this spiral the answer is a formula, which section 1.9 derives. For pictures a network learns it.)
 
@@ -50,9 +50,11 @@ path = list(ancestral(spiral.denoiser(schedule), schedule, torch.randn(1000, 2),
 plots.animate_points(path[::5], [f"t = {t:.2f}" for t in times[::5]], alt="A cloud of noise becomes a spiral")
 
 # %% [markdown]
-# **What the film shows.** The cloud tightens, first roughly, then finely, until every point lies on the spiral. No point was told where to go: where it ends depends on its start and on the small random pushes on its way. That is *generating*: drawing new samples from the distribution of the data.
+# (Read the last four lines as: a schedule of noise in 1000 levels; a hundred and one of its times; random steps from time to time with the denoiser; draw.)
 #
-# Why go this way? Adding noise is easy, so for every clean point or picture we can make as many noisy ones as we like, and learning to remove noise is ordinary regression: known input, known answer, squared error. Other generative models pay elsewhere:
+# **What the film shows.** For three quarters of the time hardly anything seems to happen. Then arms appear and tighten, until every point lies on the spiral. No point was told where to go: where it ends depends on its start and on the small random pushes on its way. That is *generating*: drawing new samples from the distribution of the data.
+#
+# Why go this way? Adding noise is easy, so for every clean point or picture we can make as many noisy ones as we like, and learning to remove noise is ordinary regression: known input, known answer, squared error. Other generative models (if you know them; nothing below depends on it) pay elsewhere:
 #
 # | | how it generates | what training is like | what it costs |
 # | --- | --- | --- | --- |
@@ -154,7 +156,7 @@ print(f"after 300 steps: mean {walked.mean():.3f}, standard deviation {walked.st
 #
 # $$q(x_t \mid x_0) = \mathcal N\!\big(\sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t) I\big), \qquad x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon \tag{1.7}$$
 #
-# Here $\epsilon$ is one new draw from $\mathcal N(0, I)$: the $x_t$ that it gives has the same *distribution* as the end of a walk, not the same value. At $t = T$ the factor $\sqrt{\bar\alpha_T}$ is 0.006. Whatever $x_0$ was, $x_T$ is practically a draw from $\mathcal N(0, I)$, which we can make without any image. Sampling will start there.
+# Here $\epsilon$ is one new draw from $\mathcal N(0, I)$: the $x_t$ that it gives has the same *distribution* as the end of a walk, not the same value. At $t = T$ the factor $\sqrt{\bar\alpha_T}$ is 0.0064. Whatever $x_0$ was, $x_T$ is practically a draw from $\mathcal N(0, I)$, which we can make without any image. Sampling will start there.
 
 # %%
 def q_sample(x0, i, eps, alpha_bar):
@@ -189,7 +191,7 @@ print("course_lib.Schedule agrees")
 #
 # $$\mathrm{SNR}(t) = \frac{\bar\alpha_t}{1-\bar\alpha_t} \tag{1.8}$$
 #
-# It falls from infinity to nearly 0, so one plots its logarithm: positive while the signal is stronger, 0 where both are equal.
+# It falls from infinity to nearly 0, so one plots its logarithm: positive while the signal is stronger, 0 where both are equal. (Digits have a pooled variance of 0.37, not 1, so for them "equal" is a manner of speaking.)
 #
 # **What does noise do to a whole distribution?** It blurs it. For the spiral we can say exactly how. Its distribution, $q(x_0)$, is a mixture of Gaussians with weights $w_k$, means $m_k$ and variance $s^2$; by (1.1) each of them stays a Gaussian:
 #
@@ -241,7 +243,7 @@ drowned = {name: torch.cat([s.perturb(digits[5:6], t, one_noise) for t in torch.
 plots.show(drowned, title="One digit at t = 0.1, 0.2, ..., 1")
 
 # %% [markdown]
-# **What the figures show.** The linear schedule hurries: at t = 0.3 noise is already as strong as signal, where the other two wait until nearly 0.5. Its last third looks like nothing but snow.
+# **What the figures show.** The linear schedule hurries: at t = 0.26 the log SNR has fallen to 0, where the other two wait until 0.5. Its second half looks like nothing but snow.
 #
 # **But where is the information destroyed, in numbers?** Ask a perfect guesser: someone who has 10,000 digits and is shown one of them with noise. By Bayes' rule, all being equally likely beforehand and noise being Gaussian, the probability that it was number $n$ is
 #
@@ -272,7 +274,7 @@ for name, s in schedules.items():
     print(f"{name:8} spends {end - start:.0%} of its steps between log SNR 0 and -6 (t = {start:.2f} to {end:.2f})")
 
 # %% [markdown]
-# **What the figure shows.** Down to log SNR 0, where noise is as strong as signal, the guesser still knows which image it was: 784 pixels help each other. Nearly all of it is lost between 0 and -6, where each schedule spends about half of its steps; linear spends another quarter below -6, the other two almost nothing. And which *digit* it was goes at about -3, almost at once. There the large decisions fall; at the high levels only details are left to learn. (Larger images have more pixels to help each other, and need more noise still.)
+# **What the figure shows.** Down to log SNR 0, where noise is as strong as signal, the guesser still knows which image it was: 784 pixels help each other. Nearly all of it is lost between 0 and -6, where each schedule spends about half of its steps; linear spends another quarter below -6, the other two almost nothing. And which *digit* it was goes between -1.5 and -5, most of it near -3. There the large decisions fall; at high log SNR only details are left to learn. (Larger images have more pixels to help each other, and need more noise still.)
 #
 # **What does the end of the schedule cost?** Sampling starts from $\mathcal N(0, I)$, but the walk ends at $q(x_T \mid x_0)$. By (1.3), with $d$ pixels, the mismatch is
 #
@@ -289,13 +291,13 @@ for name, s in (schedules | {"linear betas, but T = 100": Schedule.from_betas(to
     print(f"{name:26} alpha_bar_T = {a:.1e}, mismatch {prior_mismatch(memory, a):.1e} bits")
 
 # %% [markdown]
-# The three leave next to nothing. The last row is a classic mistake: the same betas with a tenth of the steps. A third of the signal's variance is still there, and sampling starts from images that training never saw. (`Schedule.linear(T)` multiplies the betas by $1000/T$ for this reason.) Try other ends for the linear schedule:
+# The three leave next to nothing. The last row is a classic mistake: the same betas with a tenth of the steps. A third of the signal's variance is still there, and the noise that sampling starts from is something the network never saw. (`Schedule.linear(T)` multiplies the betas by $1000/T$ for this reason.) Try other ends for the linear schedule:
 
 # %%
 widgets.schedule_explorer(digits[5:6], one_noise)
 
 # %% [markdown]
-# **What the figure shows.** A last beta of 0.005 stops too early, with the image at 0.28 of its strength: the eye hardly sees it, but the perfect guesser still would, and sampling would start from images that training never saw. And 0.05 arrives long before the end and spends most of its steps on snow.
+# **What the figure shows.** A last beta of 0.005 stops too early, with the image at 0.28 of its strength: the eye hardly sees it, but the perfect guesser still would. And 0.05 arrives long before the end and spends most of its steps on snow.
 #
 # ## 1.6 Why there is a way back
 #
@@ -303,7 +305,7 @@ widgets.schedule_explorer(digits[5:6], one_noise)
 #
 # $$q(x_{t-1} \mid x_t) = \frac{q(x_t \mid x_{t-1})\; q(x_{t-1})}{q(x_t)} \tag{1.15}$$
 #
-# For data with two bumps on a line we can compute it. One large step, one middling and one small, all arriving at the same place, between the bumps:
+# For data with two bumps on a line we can compute it. One large step, one smaller and one small, all arriving at the same place, between the bumps:
 
 # %%
 bumps = data.GaussianMixture([[-1.0], [1.0]], stds=0.3)
@@ -357,13 +359,11 @@ plots.curves(torch.arange(1, T + 1), {"beta, forward": betas, "beta tilde, back"
              title="Variance of a step forward, and of the step back if the data is known", xlabel="step t", ylabel="variance")
 
 # %% [markdown]
-# **What the figure shows.** Except for the first few steps the two are the same to the eye: knowing $x_0$ narrows the step back only when $x_t$ is almost $x_0$ itself. ($\tilde\beta_1 = 0$ has no place on a logarithmic axis.)
+# **What the figure shows.** After some thirty steps the two are the same to the eye: knowing $x_0$ narrows the step back only when $x_t$ is almost $x_0$ itself. ($\tilde\beta_1 = 0$ has no place on a logarithmic axis.)
 #
 # ## 1.8 What to learn: the bound, from beginning to end
 #
-# We want a model $p_\theta$ with weights $\theta$ that gives our data a high probability. The model is a chain that starts in pure noise and takes Gaussian steps back, each with a mean from a network and a fixed variance $\sigma_t^2$:
-#
-# (In this section $\sigma_t^2$ is that variance of a step back, as in the paper; it is not the library's `sigma(t)`.)
+# We want a model $p_\theta$ with weights $\theta$ that gives our data a high probability. The model is a chain that starts in pure noise and takes Gaussian steps back, each with a mean from a network and a fixed variance. The paper calls that variance $\sigma_t^2$ (in this section only; the library's `sigma(t)` is something else):
 #
 # $$p_\theta(x_{0:T}) = p(x_T)\prod_{t=1}^T p_\theta(x_{t-1}\mid x_t), \qquad p(x_T) = \mathcal N(0, I), \qquad p_\theta(x_{t-1}\mid x_t) = \mathcal N\big(\mu_\theta(x_t, t),\ \sigma_t^2 I\big) \tag{1.19}$$
 #
@@ -375,7 +375,11 @@ plots.curves(torch.arange(1, T + 1), {"beta, forward": betas, "beta tilde, back"
 #
 # $$q(x_{1:T}\mid x_0) = \prod_{t=1}^T q(x_t\mid x_{t-1}) = q(x_T\mid x_0)\prod_{t=2}^T q(x_{t-1}\mid x_t, x_0) \tag{1.21}$$
 #
-# Put (1.19) and (1.21) into (1.20) and sort the logarithms by step; the average over $x_{t-1}$ given $x_t$ and $x_0$ turns each into a divergence:
+# Put (1.19) and (1.21) into (1.20) and sort the logarithms by step:
+#
+# $$L = \mathbb E_q\bigg[\log\frac{q(x_T\mid x_0)}{p(x_T)} + \sum_{t=2}^T\log\frac{q(x_{t-1}\mid x_t,x_0)}{p_\theta(x_{t-1}\mid x_t)} - \log p_\theta(x_0\mid x_1)\bigg]$$
+#
+# In each term of the sum, average over $x_{t-1}$ first, given $x_t$ and $x_0$: that is a divergence. So
 #
 # $$L = \underbrace{\mathrm{KL}\big(q(x_T\mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t=2}^T \underbrace{\mathbb E_{q(x_t\mid x_0)}\,\mathrm{KL}\big(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t)\big)}_{L_{t-1}} \underbrace{-\,\mathbb E_{q(x_1\mid x_0)}\log p_\theta(x_0\mid x_1)}_{L_0} \tag{1.22}$$
 #
@@ -387,7 +391,7 @@ plots.curves(torch.arange(1, T + 1), {"beta, forward": betas, "beta tilde, back"
 #
 # $$\frac{\bar\alpha_{t-1}\beta_t^2}{(1-\bar\alpha_t)^2}\cdot\frac{1-\bar\alpha_t}{2\,(1-\bar\alpha_{t-1})\,\beta_t}\,\|x_0-\hat x_0\|^2 = \tfrac12\big(\mathrm{SNR}(t-1) - \mathrm{SNR}(t)\big)\,\|x_0 - \hat x_0\|^2 \tag{1.24}$$
 #
-# (bring $\frac{\bar\alpha_{t-1}}{1-\bar\alpha_{t-1}} - \frac{\bar\alpha_t}{1-\bar\alpha_t}$ over one denominator: its numerator is $\bar\alpha_{t-1} - \bar\alpha_t = \bar\alpha_{t-1}\beta_t$). $L_0$ is a denoising error, too. So the bound is a sum of *denoising errors*, each weighted by the signal that this step destroys. Guessing the noise is guessing the image, for by (1.7) $x_0 - \hat x_0 = \sqrt{(1-\bar\alpha_t)/\bar\alpha_t}\;(\epsilon_\theta - \epsilon)$, and for any $\sigma_t^2$
+# (bring $\frac{\bar\alpha_{t-1}}{1-\bar\alpha_{t-1}} - \frac{\bar\alpha_t}{1-\bar\alpha_t}$ over one denominator: its numerator is $\bar\alpha_{t-1} - \bar\alpha_t = \bar\alpha_{t-1}\beta_t$). $L_0$ is a denoising error, too: at $t = 1$, $\mu_\theta = \hat x_0$, and minus the logarithm of the Gaussian is $\|x_0-\hat x_0\|^2/2\sigma_1^2 + \frac d2\log 2\pi\sigma_1^2$. So the bound is a sum of *denoising errors*, each weighted by the signal that this step destroys. A network may as well guess the noise; call its guess $\epsilon_\theta(x_t, t)$. By (1.7) $x_0 - \hat x_0 = \sqrt{(1-\bar\alpha_t)/\bar\alpha_t}\;(\epsilon_\theta - \epsilon)$, and for any $\sigma_t^2$
 #
 # $$\frac{\|\tilde\mu_t - \mu_\theta\|^2}{2\sigma_t^2} = \frac{\beta_t^2}{2\sigma_t^2\,\alpha_t\,(1-\bar\alpha_t)}\,\|\epsilon - \epsilon_\theta(x_t, t)\|^2 \tag{1.25}$$
 #
@@ -431,7 +435,7 @@ for steps in (10, 100, 1000):
               f"= {L.sum():.3f} >= {exact:.3f}")
 
 # %% [markdown]
-# The bound holds in every row, and with more steps and $\sigma_t^2 = \beta_t$ it comes within 0.004 nats of the truth, as (1.16) promised: the smaller the step, the nearer the true step back is to a Gaussian of variance $\beta_t/\alpha_t$. With $\tilde\beta_t$ it stays further away: that is the variance for someone who *knows* $x_0$, and the model does not. (Exercise 1.10 finds the best variance for Gaussian data.)
+# The bound holds in every row, and with more steps and $\sigma_t^2 = \beta_t$ it comes within 0.004 nats of the truth (a nat is the unit of natural logarithms, 1.44 bits), as (1.16) promised: the smaller the step, the nearer the true step back is to a Gaussian of variance $\beta_t/\alpha_t$. With $\tilde\beta_t$ it stays further away: that is the variance for someone who *knows* $x_0$, and the model does not. (Exercise 1.10 finds the best variance for Gaussian data.)
 
 # %% [markdown]
 # ## 1.9 Three names for one thing
@@ -471,7 +475,7 @@ print("Tweedie's formula and the mixture's exact denoiser agree")
 # %% [markdown]
 # ## 1.10 A DDPM, written out
 #
-# Now we have everything: a loss, (1.26), and a way back, (1.17) and (1.18) with the network's guess for $x_0$. Three functions, and `q_sample` from above, are a complete DDPM (*denoising diffusion probabilistic model*):
+# Now we have everything: a loss, (1.26), and a way back, (1.17) and (1.18) with the network's guess for $x_0$. Three functions, and `q_sample` from above, are a complete DDPM:
 
 # %%
 def p_losses(net, x0, i, eps, alpha_bar):
@@ -558,7 +562,7 @@ plots.arrows({name: (tails, h) for name, h in heads.items()}, background=points[
              title="From a noisy point at t = 0.3 to the guess of the clean one")
 
 # %% [markdown]
-# **What the figures show.** Most of the loss is *unavoidable*: near t = 0 the noise is too fine to be told from the data's own spread, so even the exact denoiser errs by nearly 1 there. The network pays a little more than it must. Its arrows are nearly the exact ones; many end *between* the arms: averages of several possible clean points.
+# **What the figures show.** Most of the loss is *unavoidable* (the loss that the training printed came from other random draws, so compare the two in the title): near t = 0 the noise is too fine to be told from the data's own spread, so even the exact denoiser errs by nearly 1 there. The network pays a little more than it must. Its arrows are nearly the exact ones; many end *between* the arms: averages of several possible clean points.
 
 # %%
 g = torch.Generator().manual_seed(2)
@@ -569,7 +573,7 @@ plots.scatter({"data": points[:2000], "our DDPM, 1000 steps": drawn, "one guess,
               title="Two thousand points each")
 
 # %% [markdown]
-# **What the figure shows.** A thousand steps draw the spiral. One step, handing the network pure noise as if it were a point at t = 0.5 and believing the answer, gives averages of *many* clean points: a disc in the middle. One question cannot choose; the walk chooses a little at every step. (At t = 1 the answer would be the middle itself, could we read it: there (1.27) divides by $\sqrt{\bar\alpha_T} = 0.006$, which makes the smallest error of the network 157 times larger. The walk does not mind, because (1.18) gives the early guesses a tiny weight. Lesson 3 brings targets without this division.)
+# **What the figure shows.** A thousand steps draw the spiral, with a few points lost between the arms. One step, handing the network pure noise as if it were a point at t = 0.5 and believing the answer, gives averages of *many* clean points: a disc in the middle. One question cannot choose; the walk chooses a little at every step. (At t = 1 the answer would be the middle itself, could we read it: there (1.27) divides by $\sqrt{\bar\alpha_T} = 0.0064$, which makes every error of the network 157 times larger. The walk hardly minds, because (1.18) gives the early guesses a tiny weight. Lesson 3 brings targets without this division.)
 #
 # The library's `DDPM` is the same algebra with bad input refused; its general `Denoiser` (a network, a schedule, and what the network is asked for) has the same loss. Asserted, step by step:
 
@@ -591,7 +595,7 @@ print("course_lib.DDPM and course_lib.Denoiser agree")
 #
 # The network is now a U-Net, an image-to-image network that lesson 2 takes apart; here it is a box: noisy image and time in, noise out. `train.train` repeats the step you have just seen with two refinements (lesson 3): it gives the optimizer Muon the weights for which it is better than AdamW, and it keeps a running *average* of the weights, which draws better than the weights themselves.
 #
-# Each time the training time has doubled, the current network turns the same twelve noise images into digits. To save time it takes 50 large steps in place of 1000: (1.17) and (1.18) hold from $t$ to any earlier $s$ if $\bar\alpha_s$ takes the place of $\bar\alpha_{t-1}$ $\bar\alpha_t/\bar\alpha_s$ that of $\alpha_t$, and $1 - \bar\alpha_t/\bar\alpha_s$ that of $\beta_t$. In the library, `prior` draws the starting noise, `grid` chooses the times, `ancestral` takes the steps and `last` keeps the final image. **Watch when they become digits.**
+# Each time the training time has doubled, the current network turns the same twelve noise images into digits. To save time it takes 50 large steps in place of 1000: (1.17) and (1.18) hold from $t$ to any earlier $s$, too (exercises 1.2 and 1.6 work this out). In the library, `prior` draws the starting noise, `grid` chooses the times, `ancestral` takes the steps and `last` keeps the final image. **Watch when they become digits.**
 
 # %%
 def watch(D, done):
@@ -613,7 +617,7 @@ plots.curves(steps, {"mean squared error of the noise": losses}, title="The loss
              xlabel="training step", ylabel="loss", yscale="log")
 
 # %% [markdown]
-# **What the figures show.** The first row shows strokes, the later ones digits. The loss falls steeply at first and very little later, while the samples go on improving: a part of it is unavoidable, as on the spiral (how large a part nobody knows for real digits), and what still improves is a small part of the total. We do not judge a diffusion model by its loss alone.
+# **What the figures show.** The first row shows blobs and snow, the next strokes, the later ones digits, most of which one can read. The loss falls steeply at first and very little later, while the samples go on improving: a part of it is unavoidable, as on the spiral (how large a part nobody knows for real digits), and what still improves is a small part of the total. We do not judge a diffusion model by its loss alone.
 #
 # **One question, or a walk?** The first row asks the network for the clean image once, from the original with noise at several levels; the second walks from the same starting images, in steps of 0.01.
 
@@ -628,7 +632,7 @@ plots.show({"noisy": torch.cat(starts), "one guess": blurs, "a walk": walks},
            title="From t = 0.1 (left) to t = 0.7 (right)")
 
 # %% [markdown]
-# **What the figure shows.** Little noise leaves one possible digit, and both agree. With more noise the guess turns into a blur of several digits, as (1.28) says it must, and the walk decides for one: at first the original, later another. Now the whole way, a thousand steps for twenty images, with a new draw of noise in each:
+# **What the figure shows.** Little noise leaves one possible digit, and both agree. With more noise the guess turns into a blur of several digits, as (1.28) says it must, and the walk decides for one shape: at first the original, later another, and not always a good digit after two minutes of training. Now the whole way, a thousand steps for twenty images, with a new draw of noise in each:
 
 # %%
 ddpm, frames = DDPM(D.net, betas), []
@@ -676,7 +680,7 @@ plots.show({f"{name}  {distance(x):.1f}": x[:14] for name, x in results.items()}
            title="The same network, five ways to sample, and their Fréchet distances")
 
 # %% [markdown]
-# **What the figure shows.** *No noise*, or nearly none (for a small variance, the variance is much smaller than its root): $x_t$ holds less noise than the network is told, so it removes too much; the walks run to the same plainest shape, and variety is gone. *Too much noise*: the network cannot keep up, and grain and torn strokes remain. *Four steps*: each step back is far from Gaussian, as in 1.6, and the strokes come out blurred and broken. Every error has its look, and the number finds the ones that the eye forgives.
+# **What the figure shows.** *No noise*, or nearly none (for a small variance, the variance is much smaller than its root): $x_t$ holds less noise than the network is told, so it removes too much; the walks run to the plainest shape there is, a 1, and variety is gone. *Too much noise*: the network cannot keep up, and grain and torn strokes remain. *Four steps*: each step back is far from Gaussian, as in 1.6, and the strokes come out blurred and broken. Every error has its look; and where looks deceive, as in exercise 1.3, there is the number.
 #
 # ## 1.13 A perfect denoiser that is useless
 #
@@ -703,7 +707,7 @@ print(f"distance to the nearest training digit: perfect {nearest(recalled).value
       f"trained {nearest(ours).values.mean():.1f}, unseen real digits {nearest(unseen).values.mean():.1f} (300 each)")
 
 # %% [markdown]
-# **What the figure shows.** Every sample of the perfect denoiser *is* one of the stored images. It has learned nothing but the list. The trained network's digits lie no nearer to the digits it was trained on than unseen real digits do: they are new ones. What saves the network is that it *cannot* be perfect. The small one has 0.55 million weights, too few to store 60,000 images of 784 pixels; it is smooth, built of local filters, and was stopped long before it could memorise. It averages over images that are alike, and where it errs, it generalises. (Large networks trained long on few images do memorise; lesson 3 tests for it.)
+# **What the figure shows.** Every sample of the perfect denoiser *is* one of the stored images. It has learned nothing but the list. The trained network's digits lie no nearer to the digits it was trained on than unseen real digits do, even a little further: they are new. What saves the network is that it *cannot* be perfect. The small one has 0.55 million weights, too few to store 60,000 images of 784 pixels; it is smooth, built of local filters, and was stopped long before it could memorise. It averages over images that are alike, and where it errs, it generalises. (Large networks trained long on few images do memorise; lesson 3 tests for it.)
 #
 # ## 1.14 A Rosetta stone
 #

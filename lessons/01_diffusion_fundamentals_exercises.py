@@ -83,7 +83,7 @@ def tutorial_q_sample(x0, i, eps, alpha_bar):
     return a.sqrt() * x0 + (1 - a) * eps
 
 # %% [markdown]
-# The pictures look plausible. Find out *by experiment* how they differ from the real process: walk one step at a time, as in section 1.3, and compare. At which step is the difference between the two standard deviations of the noise largest? Then write the right one. It must work for images (B, C, H, W) and for points (B, 2); the tutorial's does something strange with points.
+# The pictures look plausible. Find out *by experiment* how they differ from the real process: walk one step at a time, as in section 1.3, and compare. At which step is the difference between the two standard deviations of the noise largest? (The check tells you when yours is right.) Then write the right one. It must work for images (B, C, H, W) and for points (B, 2); the tutorial's does something strange with points.
 
 # %% tags=["answer:1.3"]
 def my_q_sample(x0, i, eps, alpha_bar):
@@ -121,7 +121,7 @@ print(f"largest difference at i = {worst}: {1 - alpha_bar[worst]:.2f} in place o
 # %% [markdown]
 # ## 1.4 A schedule from its curve (3 points, 15 minutes)
 #
-# Write the betas of the sigmoid schedule (1.12), computed from its curve and capped as in (1.11). They must be in float64 or accurate to three digits. (You may use `torch.sigmoid`, but not `Schedule`.)
+# Write the betas of the sigmoid schedule (1.12), computed from its curve and capped as in (1.11). They must be in float64 or accurate to three digits. (You may use `torch.sigmoid`, and compare with `Schedule.sigmoid`, but not call it in your answer.)
 
 # %% tags=["answer:1.4"]
 def sigmoid_betas(T):
@@ -283,7 +283,7 @@ plots.scatter({"data": moons.sample(1000), "my sampler": drawn}, title="A thousa
 # %% [markdown]
 # ## 1.10 Stretch: the best variance (3 points, 30 minutes)
 #
-# Ho et al. tried two variances for the step back, $\beta_t$ and $\tilde\beta_t$, and found that both work. Section 1.8 showed that neither is best. Take one pixel whose data is Gaussian with mean 0 and variance $v$. Then $x_{t-1}$ and $x_t$ are Gaussian together, and the true step back $q(x_{t-1}\mid x_t)$ is exactly Gaussian. What is its variance? Check your formula with $v = 0$ and $v = 1$ before you run the check, and say what these two cases mean.
+# Ho et al. tried two variances for the step back, $\beta_t$ and $\tilde\beta_t$, and found that both work. Section 1.8 showed that neither is best. Take one pixel whose data is Gaussian with mean 0 and variance $v$. Then $x_{t-1}$ and $x_t$ are Gaussian together, and the true step back $q(x_{t-1}\mid x_t)$ is exactly Gaussian. What is its variance? Check your formula with $v = 0$ and $v = 1$ before you run the check, and write a sentence below on what these two cases mean.
 
 # %% tags=["answer:1.10"]
 def best_variance(beta, before, v):
