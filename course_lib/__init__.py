@@ -7,10 +7,11 @@ Experiments live in `course_lib.lab` (data, train, metrics, plots, widgets), exe
 from .ddpm import DDPM
 from .denoiser import Denoiser
 from .guidance import cfg, clip
+from .networks.dit import DiT
 from .networks.unet import UNet
 from .samplers import ancestral, ddim, grid, last
 from .schedules import Schedule
 from .version import VERSION
 
 __version__ = VERSION
-__all__ = ["Schedule", "Denoiser", "DDPM", "grid", "ddim", "ancestral", "last", "cfg", "clip", "UNet"]
+__all__ = ["Schedule", "Denoiser", "DDPM", "grid", "ddim", "ancestral", "last", "cfg", "clip", "UNet", "DiT"]

@@ -638,7 +638,7 @@ plots.show({"noisy": torch.cat(starts), "one guess": blurs, "a walk": walks},
 ddpm, frames = DDPM(D.net, betas), []
 with machine.autocast():
     for done, x in enumerate(ddpm.sample((20, 1, 28, 28), g, device)):       # x_1000, ..., x_0: 1001 states
-        if done % 50 == 0:
+        if done % 80 == 40:                                                  # thirteen of them, the last included
             frames.append(x.cpu())
 plots.animate(frames, columns=10, alt="Twenty digits appear from noise in a thousand steps")
 

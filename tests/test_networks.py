@@ -1,11 +1,15 @@
-"""The U-Net: shapes, conditioning, and what it says to bad input."""
+"""The networks: shapes, conditioning, precision, what compiles, and what they say to bad input."""
 import math
+import shutil
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from course_lib.networks.unet import AttentionBlock, ResnetBlock, TimeEmbedding, UNet, attention
+from course_lib import Denoiser, Schedule
+from course_lib.lab import cost, train
+from course_lib.networks.dit import DiT, DiTBlock, positions_2d
+from course_lib.networks.unet import AttentionBlock, CrossAttentionBlock, ResnetBlock, TimeEmbedding, UNet, attention
 
 
 def awake(net: torch.nn.Module) -> torch.nn.Module:
@@ -36,6 +40,12 @@ def test_everything_reaches_the_output():
     for other in (net(x * torch.tensor([1.0, 0.5]).view(2, 1, 1, 1), t, y), net(x, torch.tensor([0.2, 0.71]), y), net(x, t, torch.tensor([3, 5]))):
         torch.testing.assert_close(other[0], base[0])
         assert (other[1] - base[1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("widths", [(20, 40), (24,), (7, 9)])
+def test_any_width(widths):
+    x = torch.randn(2, 2, 8, 8)
+    assert awake(UNet(2, widths, heads=1))(x, torch.rand(2)).shape == x.shape
 
 
 def test_null_label():
@@ -106,9 +116,192 @@ def test_bad_input(arguments, sentence):
 
 
 def test_bad_construction():
-    with pytest.raises(ValueError, match="multiples of 16"):
-        UNet(1, (24,))
+    with pytest.raises(ValueError, match="one True or False per level, 2 of them; got 1"):
+        UNet(1, (16, 32), attend=(True,))
     with pytest.raises(ValueError, match="48 channels cannot be split among 5"):
         UNet(1, (48,), heads=5)
     with pytest.raises(ValueError, match="built without labels"):
         UNet(1, (16,))(torch.zeros(1, 1, 4, 4), torch.rand(1), y=3)
+    with pytest.raises(ValueError, match="patches of 3 must divide the size 28"):
+        DiT(1, 28, patch=3)
+    with pytest.raises(ValueError, match="48 channels cannot be split among 5"):
+        CrossAttentionBlock(48, 8, heads=5)
+
+
+# ---- context, extra images, attention where asked
+
+
+def captioned(**more):
+    return awake(UNet(1, (16, 32), context_dim=12, attend=(False, True), **more))
+
+
+def test_context_reaches_its_own_image_and_order_does_not_matter():
+    """Tokens are a set: permuting them changes nothing; changing one changes that example alone."""
+    net = captioned()
+    x, t, context = torch.randn(2, 1, 8, 8), torch.rand(2), torch.randn(2, 5, 12)
+    base = net(x, t, context=context)
+    torch.testing.assert_close(net(x, t, context=context[:, torch.randperm(5)]), base)
+    other = context.clone()
+    other[1, 3] += 1
+    changed = net(x, t, context=other)
+    torch.testing.assert_close(changed[0], base[0])
+    assert (changed[1] - base[1]).abs().max() > 1e-4
+
+
+def test_cross_attention_by_hand():
+    """One head, one pixel at a time, with plain sums; the outline's reshape without a transpose would fail here."""
+    block = awake(CrossAttentionBlock(16, 6, heads=2)).double()
+    x, context = torch.randn(1, 16, 2, 2, dtype=torch.float64), torch.randn(1, 3, 6, dtype=torch.float64)
+    queries = block.q(block.norm(x).flatten(2).transpose(1, 2))[0]                      # (4, 16)
+    keys, values = block.kv(context)[0].chunk(2, dim=-1)                                # (3, 16) each
+    rows = []
+    for q in queries:
+        heads = []
+        for h in (slice(0, 8), slice(8, 16)):
+            weight = torch.softmax(torch.stack([(q[h] * k[h]).sum() / 8**0.5 for k in keys]), 0)
+            heads.append(sum(w * v[h] for w, v in zip(weight, values)))
+        rows.append(torch.cat(heads))
+    wanted = x + block.proj(torch.stack(rows)).T.view(1, 16, 2, 2)
+    torch.testing.assert_close(block(x, context), wanted)
+
+
+def test_masked_tokens_do_not_exist():
+    net = captioned()
+    x, t, context = torch.randn(2, 1, 8, 8), torch.rand(2), torch.randn(2, 5, 12)
+    mask = torch.tensor([[True, True, False, False, False], [True] * 5])
+    assert torch.equal(net(x, t, context=context, context_mask=mask)[1], net(x, t, context=context)[1])
+    torch.testing.assert_close(net(x, t, context=context, context_mask=mask)[0], net(x[:1], t[:1], context=context[:1, :2])[0])
+    torch.testing.assert_close(net(x, t, context=context, context_mask=torch.zeros_like(mask)), net(x, t)), "no token left: as without a context"
+
+
+def test_extra_image():
+    net = awake(UNet(1, (16,), extra_channels=2))
+    x, t, extra = torch.randn(2, 1, 4, 4), torch.rand(2), torch.randn(2, 2, 4, 4)
+    base = net(x, t, extra=extra)
+    assert base.shape == x.shape and not torch.allclose(net(x, t, extra=extra + 1), base)
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    (dict(context=torch.zeros(2, 3, 11)), r"takes a context \(2, L, 12\); got \(2, 3, 11\)"), (dict(context=torch.zeros(1, 3, 12)), "takes a context"),
+    (dict(context=torch.zeros(2, 3, 12), context_mask=torch.ones(2, 3)), "context_mask must be bool"),
+    (dict(context_mask=torch.ones(2, 3, dtype=torch.bool)), "like the context"), (dict(extra=torch.zeros(2, 1, 8, 8)), "takes 0 extra channels")])
+def test_bad_context(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        captioned()(torch.zeros(2, 1, 8, 8), torch.rand(2), **arguments)
+    with pytest.raises(ValueError, match="no context: pass context_dim to UNet"):
+        UNet(1, (16,))(torch.zeros(2, 1, 8, 8), torch.rand(2), context=torch.zeros(2, 3, 12))
+
+
+# ---- the transformer
+
+
+def small_dit():
+    return DiT(1, 8, patch=2, dim=32, depth=2, heads=2, num_classes=10)
+
+
+def test_dit_shapes_and_start():
+    x, t = torch.randn(3, 1, 8, 8), torch.rand(3)
+    assert (small_dit()(x, t, torch.tensor([0, 5, 10])) == 0).all(), "the last layer starts at zero"
+    h, emb = torch.randn(2, 5, 32), torch.randn(2, 32)
+    assert torch.equal(DiTBlock(32, 2)(h, emb), h), "a block begins as the identity"
+    net = awake(small_dit())
+    assert torch.equal(net(x, t), net(x, t, 10)) and not torch.equal(net(x, t), net(x, t, 3))
+
+
+def test_dit_everything_reaches_the_output():
+    net = awake(small_dit())
+    x, t, y = torch.randn(2, 1, 8, 8), torch.tensor([0.2, 0.7]), torch.tensor([3, 4])
+    base = net(x, t, y)
+    for other in (net(x * torch.tensor([1.0, 0.5]).view(2, 1, 1, 1), t, y), net(x, torch.tensor([0.2, 0.71]), y), net(x, t, torch.tensor([3, 5]))):
+        torch.testing.assert_close(other[0], base[0])
+        assert (other[1] - base[1]).abs().max() > 1e-4
+
+
+def test_dit_knows_places_only_by_its_positions():
+    """Without positions, exchanging patches exchanges the answer; with them it does not."""
+    net = awake(small_dit())
+    x, t = torch.randn(1, 1, 8, 8), torch.rand(1)
+    swap = lambda z: torch.cat([z[..., 4:], z[..., :4]], dim=-1)
+    assert not torch.allclose(net(swap(x), t), swap(net(x, t)), atol=1e-4)
+    net.positions.zero_()
+    torch.testing.assert_close(net(swap(x), t), swap(net(x, t)))
+
+
+def test_positions_tell_all_places_apart():
+    table = positions_2d(7, 32)
+    similarity = F.cosine_similarity(table[:, None], table[None], dim=-1) - torch.eye(49)
+    assert table.shape == (49, 32) and similarity.max() < 0.99
+    by_hand = [math.sin(3 * math.exp(-math.log(10_000) * k / 8)) for k in range(8)]
+    torch.testing.assert_close(table[3 * 7 + 5, :8], torch.tensor(by_hand)), "row 3's sines come first"
+
+
+@pytest.mark.parametrize("arguments, sentence", [((torch.zeros(2, 1, 8, 6), torch.rand(2)), r"images \(B, 1, 8, 8\)"),
+                                                 ((torch.zeros(2, 1, 8, 8), torch.rand(1)), "one real number per image"),
+                                                 ((torch.zeros(2, 1, 8, 8), torch.rand(2), 11), "labels are integers from 0 to 9")])
+def test_dit_bad_input(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        small_dit()(*arguments)
+
+
+# ---- precision, compilers, files, costs
+
+NETS = {"UNet": lambda: UNet(1, (16, 32), num_classes=10), "UNet with context": lambda: UNet(1, (16, 32), num_classes=10, context_dim=12, attend=(True, True)), "DiT": small_dit}
+
+
+def inputs(name):
+    torch.manual_seed(1)
+    context = {"context": torch.randn(4, 3, 12)} if "context" in name else {}
+    return (torch.randn(4, 1, 8, 8), torch.rand(4), torch.tensor([1, 2, 3, 10])), context
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.04), (torch.float16, 0.006)])
+def test_half_precision_forward_and_backward(name, dtype, tolerance):
+    """Outputs and gradients of autocast agree with fp32, in relative norm."""
+    net = awake(NETS[name]())
+    arguments, context = inputs(name)
+
+    def both(enabled):
+        net.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=enabled):
+            out = net(*arguments, **context)
+        out.float().square().mean().backward()
+        return out.detach().float(), torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+    for half, full in zip(both(True), both(False)):
+        assert (half - full).norm() / full.norm() < tolerance
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_export(name):
+    """torch.export sees the whole network, without a break, and computes the same."""
+    net = awake(NETS[name]())
+    arguments, context = inputs(name)
+    exported = torch.export.export(net, arguments, context).module()
+    torch.testing.assert_close(exported(*arguments, **context), net(*arguments, **context), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler, and there is none here")
+@pytest.mark.parametrize("name", ["UNet", "DiT"])
+def test_compile(name):
+    net = awake(NETS[name]())
+    arguments, context = inputs(name)
+    torch.testing.assert_close(torch.compile(net, fullgraph=True)(*arguments, **context), net(*arguments, **context), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_round_trip_through_safetensors(name, tmp_path):
+    D = Denoiser(awake(NETS[name]()), Schedule.cosine(), "v")
+    train.save(D, tmp_path / "net.safetensors")
+    again = train.load(tmp_path / "net.safetensors", on="cpu")
+    arguments, context = inputs(name)
+    assert again.net.config == D.net.config
+    torch.testing.assert_close(again.net(*arguments, **context), D.net(*arguments, **context), rtol=0.02, atol=0.02), "fp16 weights"
+
+
+def test_costs_by_hand():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(5 * 16, 7, bias=False))
+    assert cost.parameters(net) == 3 * 5 * 9 + 5 + 80 * 7
+    assert cost.multiply_adds(net, torch.zeros(2, 3, 4, 4)) == 2 * (3 * 5 * 9 * 16 + 80 * 7)
+    fast, slow = cost.seconds(lambda: None, lambda: sum(range(200_000)), rounds=3)
+    assert 0 <= fast < slow

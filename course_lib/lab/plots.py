@@ -30,7 +30,7 @@ def emit(figure: Figure, kind: str = "png", alt: str | None = None) -> None:
     """Display a finished figure: "png" for lines and points, "jpeg" for photographs and noise."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format=kind, dpi=100, **({"pil_kwargs": {"quality": 85}} if kind == "jpeg" else {}))
+        figure.savefig(buffer, format=kind, dpi=100, **({"pil_kwargs": {"quality": 80}} if kind == "jpeg" else {}))
     if kind == "png":                                                   # 64 colours are enough for lines, and half the bytes
         buffer = _palette(buffer, 64, io.BytesIO())
     display(Image(data=buffer.getvalue(), format=kind, alt=alt))
@@ -197,14 +197,14 @@ def animate_points(states: Sequence[Tensor], names: Sequence[str], seconds: floa
             cloud.set_offsets(plain(points).numpy())
             axes.set_title(name)
             buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=70)
+            figure.savefig(buffer, format="png", dpi=64)
             films.append(Pillow.open(buffer).convert("RGB").quantize(8))
     _film(films, seconds, alt)
 
 
 def animate(frames: Sequence[Tensor], columns: int = 10, seconds: float = 3.0, scale: int = 2, alt: str = "animation") -> None:
     """A film of image grids, each frame (N, C, H, W) in [-1, 1]; an animated PNG plays wherever a PNG is shown."""
-    films = [Pillow.fromarray(pixels(frame, columns, scale)).quantize(8 if frame.shape[1] == 1 else 64) for frame in frames]
+    films = [Pillow.fromarray(pixels(frame, columns, scale)).quantize(6 if frame.shape[1] == 1 else 64) for frame in frames]
     _film(films, seconds, alt)
 
 

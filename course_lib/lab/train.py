@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..denoiser import Denoiser, identity
+from ..networks.dit import DiT
 from ..networks.unet import UNet
 from ..schedules import Schedule
 from . import machine
@@ -20,7 +21,7 @@ from .checkpoint import load_tensors, save_tensors
 from .data import ASSETS
 from .run import Batches, Run, drop  # noqa: F401  (drop is part of this module's interface)
 
-NETWORKS = {"UNet": UNet}
+NETWORKS = {"UNet": UNet, "DiT": DiT}
 SCHEDULES = ("linear", "cosine", "sigmoid", "zero_terminal_snr", "edm", "flow")
 
 

@@ -1,4 +1,4 @@
-"""The U-Net: (x, t, y) -> a tensor like x. It knows nothing of schedules; lesson 2 takes it apart."""
+"""The U-Net: (x, t, y, context) -> a tensor like x. It knows nothing of schedules; lesson 2 takes it apart."""
 import math
 
 import torch
@@ -52,8 +52,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int = 2):
         super().__init__()
-        if channels % heads:
-            raise ValueError(f"attention splits its channels among its heads: {channels} channels cannot be split among {heads}")
+        checked_heads(channels, heads)
         self.heads = heads
         self.norm = group_norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -67,40 +66,93 @@ class AttentionBlock(nn.Module):
         return x + self.proj(h).transpose(1, 2).view(B, C, H, W)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v, for (..., tokens, d).
+class CrossAttentionBlock(nn.Module):
+    """Every pixel looks at the tokens of a context, such as the words of a caption.   Rombach et al. 2022, section 3.3
+
+    x: (B, channels, H, W), context: (B, L, context_dim), context_mask: (B, L) bool, False where there is no token;
+    every example needs at least one token -> (B, channels, H, W)
+    """
+
+    def __init__(self, channels: int, context_dim: int, heads: int = 2):
+        super().__init__()
+        checked_heads(channels, heads)
+        self.heads = heads
+        self.norm = group_norm(channels)
+        self.q = nn.Linear(channels, channels)
+        self.kv = nn.Linear(context_dim, 2 * channels)
+        self.proj = zero(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, context: Tensor, context_mask: Tensor | None = None) -> Tensor:
+        B, C, H, W = x.shape
+        split = lambda tokens: tokens.view(B, tokens.shape[1], self.heads, -1).transpose(1, 2)      # (B, heads, tokens, d)
+        q = split(self.q(self.norm(x).flatten(2).transpose(1, 2)))
+        k, v = (split(tokens) for tokens in self.kv(context).chunk(2, dim=-1))
+        mask = None if context_mask is None else context_mask[:, None, None]                        # (B, 1, 1, L)
+        h = attention(q, k, v, mask).transpose(1, 2).reshape(B, H * W, C)
+        return x + self.proj(h).transpose(1, 2).view(B, C, H, W)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, for (..., tokens, d); mask: bool, False where a query may not look.
 
     On a CPU two matrix products: there the fused kernel's backward pass in bf16 is ten times slower (torch 2.15).
     """
     if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v)
-    return (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1) @ v
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
+    return (scores if mask is None else scores.masked_fill(~mask, -math.inf)).softmax(-1) @ v
+
+
+class Stage(nn.Module):
+    """A ResnetBlock, then self-attention, then cross-attention, where they are wanted."""
+
+    def __init__(self, block: nn.Module, attend: nn.Module | None = None, cross: nn.Module | None = None):
+        super().__init__()
+        self.block, self.attend, self.cross = block, attend, cross
+
+    def forward(self, h: Tensor, emb: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
+        h = self.block(h, emb)
+        h = h if self.attend is None else self.attend(h)
+        return h if self.cross is None else self.cross(h, context, context_mask)
 
 
 class UNet(nn.Module):
     """Down, through the middle and up again, with bridges across.   Ronneberger et al. 2015; Ho et al. 2020
 
-    channels:     of the images (1 for digits, 3 for colour)
-    widths:       channels per level; every level after the first halves the height and the width
-    depth:        ResnetBlocks per level, on each side
-    num_classes:  labels 0 ... num_classes - 1, and num_classes for "no label" (y = None means it too); None: no labels at all
-    patch:        the first layer folds patch x patch pixels into channels: cheap, and a fourth of the work at 2
+    channels:       of the images (1 for digits, 3 for colour)
+    widths:         channels per level; every level after the first halves the height and the width
+    depth:          ResnetBlocks per level, on each side
+    num_classes:    labels 0 ... num_classes - 1, and num_classes for "no label" (y = None means it too); None: no labels at all
+    context_dim:    size of the context's tokens; with it, cross-attention follows every self-attention
+    extra_channels: of further images that are laid on top of x, such as a mask or a blurred picture
+    attend:         one bool per level: self-attention after its blocks? None: in the middle alone, which always has it
+    patch:          the first layer folds patch x patch pixels into channels: cheap, and a fourth of the work at 2
 
     Height and width must be divisible by patch * 2^(levels - 1).
     """
 
+    Block = ResnetBlock
+
     def __init__(self, channels: int, widths: tuple[int, ...] = (48, 96), depth: int = 1, num_classes: int | None = None,
+                 context_dim: int | None = None, extra_channels: int = 0, attend: tuple[bool, ...] | None = None,
                  patch: int = 2, heads: int = 2, emb_dim: int = 128, dropout: float = 0.0):
         super().__init__()
-        self.config = dict(channels=channels, widths=list(widths), depth=depth, num_classes=num_classes, patch=patch,
-                           heads=heads, emb_dim=emb_dim, dropout=dropout)
-        self.channels, self.num_classes, self.patch = channels, num_classes, patch
+        attend = (False,) * len(widths) if attend is None else tuple(attend)
+        if len(attend) != len(widths):
+            raise ValueError(f"attend needs one True or False per level, {len(widths)} of them; got {len(attend)}")
+        self.config = dict(channels=channels, widths=list(widths), depth=depth, num_classes=num_classes, context_dim=context_dim,
+                           extra_channels=extra_channels, attend=list(attend), patch=patch, heads=heads, emb_dim=emb_dim, dropout=dropout)
+        self.channels, self.extra_channels, self.num_classes, self.context_dim, self.patch = channels, extra_channels, num_classes, context_dim, patch
         self.multiple = patch * 2 ** (len(widths) - 1)
-        block = lambda a, b: ResnetBlock(a, b, emb_dim, dropout)
+
+        def stage(a: int, b: int, attends: bool) -> Stage:
+            cross = CrossAttentionBlock(b, context_dim, heads) if attends and context_dim else None
+            return Stage(self.Block(a, b, emb_dim, dropout), AttentionBlock(b, heads) if attends else None, cross)
 
         self.time = nn.Sequential(TimeEmbedding(64), nn.Linear(64, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
         self.label = None if num_classes is None else nn.Embedding(num_classes + 1, emb_dim)
-        self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
+        self.null_token = nn.Parameter(0.02 * torch.randn(1, 1, context_dim)) if context_dim else None  # there is always one token to look at
+        self.stem = nn.Conv2d((channels + extra_channels) * patch**2, widths[0], 3, padding=1)
 
         self.down, self.up, bridges, c = nn.ModuleList(), nn.ModuleList(), [], widths[0]
         for level, width in enumerate(widths):
@@ -108,13 +160,13 @@ class UNet(nn.Module):
                 self.down.append(nn.Conv2d(c, width, 3, stride=2, padding=1))
                 c = width
             for _ in range(depth):
-                self.down.append(block(c, width))
+                self.down.append(stage(c, width, attend[level]))
                 bridges.append(width)
                 c = width
-        self.middle = nn.ModuleList([block(c, c), AttentionBlock(c, heads), block(c, c)])
+        self.middle = nn.ModuleList([stage(c, c, True), stage(c, c, False)])
         for level, width in reversed(list(enumerate(widths))):
             for _ in range(depth):
-                self.up.append(block(c + bridges.pop(), width))
+                self.up.append(stage(c + bridges.pop(), width, attend[level]))
                 c = width
             if level:
                 self.up.append(Upsample(c, widths[level - 1]))
@@ -124,42 +176,79 @@ class UNet(nn.Module):
         self.memory_format = torch.channels_last                        # on a CPU convolutions are faster than in torch's default order
         self.to(memory_format=self.memory_format)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | int | None = None) -> Tensor:
-        """x: (B, channels, H, W), t: (B,) real numbers, y: (B,) integers, one integer, or None -> like x"""
-        self._check(x, t, y)
-        emb = self.time(t)                                              # (B, emb_dim)
-        if self.label is not None:
-            y = self.num_classes if y is None else y
-            emb = emb + self.label(y.expand(len(x)) if isinstance(y, Tensor) else torch.full((len(x),), y, device=x.device))
-        emb = F.silu(emb)
-        x = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=self.memory_format)
-        h, bridges = self.stem(x), []
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | int | None = None, context: Tensor | None = None,
+                context_mask: Tensor | None = None, extra: Tensor | None = None) -> Tensor:
+        """x: (B, channels, H, W), t: (B,) real numbers, y: (B,) integers, one integer, or None -> like x
+
+        context: (B, L, context_dim) or None for none, context_mask: (B, L) bool; extra: (B, extra_channels, H, W)
+        """
+        self._check(x, t, y, context, context_mask, extra)
+        emb = F.silu(self._embed(x, t, y))                              # (B, emb_dim)
+        if self.context_dim:
+            context, context_mask = self._with_null(context, context_mask, len(x))
+        x = x if extra is None else torch.cat([x, extra], dim=1)
+        h, bridges = self.stem(F.pixel_unshuffle(x, self.patch).contiguous(memory_format=self.memory_format)), []
         for layer in self.down:
-            if isinstance(layer, ResnetBlock):
-                h = layer(h, emb)
+            if isinstance(layer, Stage):
+                h = layer(h, emb, context, context_mask)
                 bridges.append(h)
             else:
                 h = layer(h)
         for layer in self.middle:
-            h = layer(h, emb) if isinstance(layer, ResnetBlock) else layer(h)
+            h = layer(h, emb, context, context_mask)
         for layer in self.up:
-            h = layer(torch.cat([h, bridges.pop()], dim=1), emb) if isinstance(layer, ResnetBlock) else layer(h)
+            h = layer(self.join(h, bridges.pop()), emb, context, context_mask) if isinstance(layer, Stage) else layer(h)
         return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch)
 
-    def _check(self, x: Tensor, t: Tensor, y: Tensor | int | None) -> None:
+    @staticmethod
+    def join(h: Tensor, bridge: Tensor) -> Tensor:
+        """A bridge: what the way down knew is laid beside what comes up."""
+        return torch.cat([h, bridge], dim=1)
+
+    def _embed(self, x: Tensor, t: Tensor, y: Tensor | int | None) -> Tensor:
+        emb = self.time(t)
+        if self.label is None:
+            return emb
+        y = self.num_classes if y is None else y
+        return emb + self.label(y.expand(len(x)) if isinstance(y, Tensor) else torch.full((len(x),), y, device=x.device))
+
+    def _with_null(self, context: Tensor | None, mask: Tensor | None, B: int) -> tuple[Tensor, Tensor | None]:
+        """The null token in front of the context: what a pixel looks at when nothing else is there."""
+        null = self.null_token.expand(B, -1, -1)
+        if context is None:
+            return null, None
+        return torch.cat([null.to(context.dtype), context], dim=1), None if mask is None else F.pad(mask, (1, 0), value=True)
+
+    def _check(self, x: Tensor, t: Tensor, y, context: Tensor | None, mask: Tensor | None, extra: Tensor | None) -> None:
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(f"this network takes images (B, {self.channels}, H, W); got {tuple(x.shape)}")
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
             raise ValueError(f"height and width must be multiples of {self.multiple} to be halved this often; got {x.shape[2]} x {x.shape[3]}: pad the images")
-        if t.shape != x.shape[:1] or not t.is_floating_point():
-            raise ValueError(f"t must be one real number per image, shape ({len(x)},); got {t.dtype} {tuple(t.shape)}")
-        if y is not None and self.num_classes is None:
-            raise ValueError("this network was built without labels: pass num_classes to UNet, or no y")
-        if isinstance(y, Tensor) and y.is_cuda or y is None:            # looking at a GPU's labels would make it wait
-            return
-        y = torch.as_tensor(y)
-        if y.is_floating_point() or y.numel() and (y.min() < 0 or y.max() > self.num_classes):
-            raise ValueError(f"labels are integers from 0 to {self.num_classes - 1}, and {self.num_classes} for none; got {y.min()} to {y.max()}")
+        if self.extra_channels != (0 if extra is None else extra.shape[1]) or extra is not None and extra.shape[::2] != x.shape[::2]:
+            raise ValueError(f"this network takes {self.extra_channels} extra channels of x's size; got {None if extra is None else tuple(extra.shape)}")
+        checked_conditions(self, x, t, y)
+        if context is not None and (self.context_dim is None or context.ndim != 3 or context.shape[0] != len(x) or context.shape[2] != self.context_dim):
+            raise ValueError(f"this network takes {f'a context ({len(x)}, L, {self.context_dim})' if self.context_dim else 'no context: pass context_dim to UNet'}; got {tuple(context.shape)}")
+        if mask is not None and (context is None or mask.dtype != torch.bool or mask.shape != context.shape[:2]):
+            raise ValueError(f"context_mask must be bool (B, L) like the context; got {mask.dtype} {tuple(mask.shape)}")
+
+
+def checked_conditions(net: nn.Module, x: Tensor, t: Tensor, y: Tensor | int | None) -> None:
+    """One clear sentence for a time or a label that cannot be right."""
+    if t.shape != x.shape[:1] or not t.is_floating_point():
+        raise ValueError(f"t must be one real number per image, shape ({len(x)},); got {t.dtype} {tuple(t.shape)}")
+    if y is not None and net.num_classes is None:
+        raise ValueError(f"this network was built without labels: pass num_classes to {type(net).__name__}, or no y")
+    if y is None or torch.compiler.is_compiling() or isinstance(y, Tensor) and y.is_cuda:   # looking at a GPU's labels would make it wait
+        return
+    y = torch.as_tensor(y)
+    if y.is_floating_point() or y.numel() and (y.min() < 0 or y.max() > net.num_classes):
+        raise ValueError(f"labels are integers from 0 to {net.num_classes - 1}, and {net.num_classes} for none; got {y.min()} to {y.max()}")
+
+
+def checked_heads(channels: int, heads: int) -> None:
+    if heads < 1 or channels % heads:
+        raise ValueError(f"attention splits its channels among its heads: {channels} channels cannot be split among {heads}")
 
 
 class Upsample(nn.Module):
@@ -174,10 +263,9 @@ class Upsample(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Groups of 16 channels: with fewer, the CPU's kernel for channels-last images falls back to a slow path."""
-    if channels % 16:
-        raise ValueError(f"widths must be multiples of 16 (the size of a normalisation group); got {channels}")
-    return nn.GroupNorm(channels // 16, channels)
+    """Groups of 16 channels where they fit: with fewer, the CPU's bf16 kernel for channels-last images is many times slower."""
+    size = math.gcd(channels, 16)
+    return nn.GroupNorm(channels // size if size >= 4 else 1, channels)
 
 
 def zero(layer: nn.Module) -> nn.Module:
