@@ -1,12 +1,12 @@
 """What does each part of the network contribute? One change at a time, the same images, two seeds.
 
-    python benchmarks/ablations.py                         all of it, about an hour on two cores
+    python benchmarks/ablations.py                         all of it, about three quarters of an hour on two idle cores
     python benchmarks/ablations.py --only "no attention"   one row, printed beside the base
     python benchmarks/ablations.py --seeds 2               what the shipped table was made with
 
 Every variant trains on the same batches of MNIST (class-conditional, v target, cosine schedule, Muon and AdamW as in
-lab/train.py), then is judged by its validation loss (2,000 test digits, 16 noise levels each, the same noise for all) and by
-the Fréchet distance of 1,000 samples (20 steps, eta = 1, w = 1, fp32). Rows go to course_lib/assets/ablations.csv as they are
+lab/train.py), then is judged by its validation loss (1,000 test digits, 16 noise levels each, the same noise for all) and by
+the Fréchet distance of 500 samples (20 steps, eta = 1, w = 1, fp32). Rows go to course_lib/assets/ablations.csv as they are
 finished; a row that is there is not repeated. Times are those of the machine at that moment: compare them within a factor.
 """
 import argparse
@@ -167,7 +167,7 @@ def variant(name: str, seed: int = 0) -> Denoiser:
 
 
 @torch.no_grad()
-def validation_loss(D: Denoiser, n: int = 2000, levels: int = 16) -> float:
+def validation_loss(D: Denoiser, n: int = 1000, levels: int = 16) -> float:
     """The loss on test digits never trained on, at fixed noise levels with fixed noise."""
     x, y = (part[:n] for part in data.mnist("test"))
     g, losses = torch.Generator().manual_seed(0), []
@@ -178,7 +178,7 @@ def validation_loss(D: Denoiser, n: int = 2000, levels: int = 16) -> float:
 
 
 @torch.no_grad()
-def samples(D: Denoiser, n: int = 1000) -> Tensor:
+def samples(D: Denoiser, n: int = 500) -> Tensor:
     """n digits with labels as frequent as in the training set, 20 ancestral steps."""
     labels = data.mnist("train")[1]
     y = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:n]]
@@ -214,7 +214,7 @@ def row(name: str, seed: int, steps: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=400, help="of 128 images")
+    parser.add_argument("--steps", type=int, default=250, help="of 128 images")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", choices=VARIANTS, help="this variant beside the base; nothing is written")
     args = parser.parse_args()

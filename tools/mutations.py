@@ -58,6 +58,15 @@ MUTATIONS = [
     ("lab/muon.py", "return p.grad.lerp(average, keep)", "return average", "train"),
     ("networks/unet.py", "1000 * t.float()", "t.float()", "networks"),
     ("networks/unet.py", "q * q.shape[-1] ** -0.5 @", "q @", "networks"),
+    ("networks/unet.py", "masked_fill(~mask, -math.inf)", "masked_fill(mask, -math.inf)", "networks"),
+    ("networks/unet.py", "split = lambda tokens: tokens.view(B, tokens.shape[1], self.heads, -1).transpose(1, 2)",
+     "split = lambda tokens: tokens.reshape(B, self.heads, -1, tokens.shape[1]).transpose(2, 3)", "networks"),
+    ("networks/unet.py", "F.pad(mask, (1, 0), value=True)", "F.pad(mask, (1, 0), value=False)", "networks"),
+    ("networks/unet.py", "self.norm2(h), 1 + scale)", "self.norm2(h), scale)", "equations_02"),
+    ("networks/dit.py", "x = x + gate1 * self._attend(", "x = x + self._attend(", "networks"),
+    ("networks/dit.py", "+ self.positions.to(x.dtype)", "", "networks"),
+    ("networks/dit.py", "torch.cat([rows, columns], dim=2)", "torch.cat([columns, rows], dim=2)", "networks"),
+    ("lab/cost.py", "// 2", "", "networks"),
 ]
 #   formula  from                                                       to
 FORMULAS = [
@@ -93,6 +102,20 @@ FORMULAS = [
     ("1.34", "posterior_mean(x / schedule.alpha(t), torch", "posterior_mean(x, torch"),
     ("1.35", "posterior_mean(x / total, flow", "posterior_mean(x, flow"),
     ("1.36", "math.exp(-level / 2)", "math.exp(-level)"),
+    ("2.1", "r + (kernel - 1) * jump", "r + kernel * jump"),
+    ("2.2", "side * side * 5 * 7 * 9", "side * side * 5 * 7 * 3"),
+    ("2.3", "10_000 ** (-k / (K - 1))", "10_000 ** (-k / K)"),
+    ("2.4", "torch.cos(1000 * 0.03 * frequency)", "torch.sin(1000 * 0.03 * frequency)"),
+    ("2.5", "groups.var((2, 3, 4), correction=0", "groups.var((3, 4), correction=0"),
+    ("2.6", "z / (1 + (-z).exp())", "z / (1 + z.exp())"),
+    ("2.7", "h = (1 + a) * block.norm2(", "h = a * block.norm2("),
+    ("2.8", "math.sqrt((1 - tau) ** 2 + tau**2)", "math.sqrt((1 - tau) + tau**2)"),
+    ("2.9", "(query * key).sum().item() / math.sqrt(8)", "(query * key).sum().item() / 8"),
+    ("2.11", "+ 2 * (side**2) ** 2 * 32", "+ 2 * side**2 * 32"),
+    ("2.12", "z.square().mean(-1, keepdim=True) + 1e-6", "z.square().sum(-1, keepdim=True) + 1e-6"),
+    ("2.13", "h = x + g1 * block.proj(", "h = x + block.proj("),
+    ("2.14", "12 * N * d**2 + 2 * N**2 * d", "12 * N * d**2 + N**2 * d"),
+    ("2.10", "pytest.approx(d, rel=0.03)", "pytest.approx(d**0.5, rel=0.03)"),
 ]
 
 

@@ -169,6 +169,24 @@ def densities(panels: dict[str, Callable[[Tensor], Tensor]], points: Tensor | No
 
 
 @styled
+def maps(panels: dict[str, Tensor], title: str = "", low: float | None = None, high: float | None = None, label: str = "",
+         extent: tuple[float, float, float, float] | None = None, xlabel: str = "", ylabel: str = "") -> None:
+    """Tables of numbers (H, W) as brightness on one common scale from low to high, named by `label`, side by side."""
+    values = [plain(v) for v in panels.values()]
+    low, high = min(v.min().item() for v in values) if low is None else low, max(v.max().item() for v in values) if high is None else high
+    figure = new_figure(2.3 * len(panels) + 0.8, 2.6)
+    row = np.atleast_1d(figure.subplots(1, len(panels)))
+    for k, (axes, name, v) in enumerate(zip(row, panels, values)):
+        picture = axes.imshow(v, vmin=low, vmax=high, cmap="cividis", extent=extent, interpolation="nearest")
+        axes.set(title=name, xlabel=xlabel, ylabel=ylabel if k == 0 else "", **({} if extent else {"xticks": [], "yticks": []}))
+        axes.grid(False)
+    figure.colorbar(picture, ax=row, label=label, shrink=0.8)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    emit(figure, "jpeg", title)
+
+
+@styled
 def arrows(panels: dict[str, tuple[Tensor, Tensor]], background: Tensor | None = None, title: str = "", limit: float = 2.5) -> None:
     """Arrows from points (N, 2) to points (N, 2), one panel each; background: a cloud (M, 2) drawn in grey behind them."""
     figure = new_figure(3.0 * len(panels), 3.3)
