@@ -137,24 +137,24 @@ class Nothing(nn.Module):
 VARIANTS: dict[str, Callable[[], nn.Module]] = {
     "base": unet,
     "no bridges": lambda: unet(NoBridges),
-    "no way past the blocks": lambda: unet(NoShortcut),
     "no attention": lambda: replaced(unet(), AttentionBlock, lambda _: Nothing()),
-    "attention at 14 x 14, too": lambda: unet(attend=(True, True)),
-    "attention with QK normalisation": lambda: replaced(unet(), AttentionBlock, NormalisedAttention),
-    "time added, not scale and shift": lambda: unet(AddedTime),
-    "time: the bare number": lambda: replaced(unet(), TimeEmbedding, lambda _: Scalar(1.0)),
-    "time: waves without the 1000": lambda: replaced(unet(), TimeEmbedding, lambda old: SlowWaves(64)),
     "time: none": lambda: replaced(unet(), TimeEmbedding, lambda _: Scalar(0.0)),
-    "no zero initialisation": lambda: woken(unet()),
+    "time: the bare number": lambda: replaced(unet(), TimeEmbedding, lambda _: Scalar(1.0)),
     "no normalisation": lambda: replaced(unet(), nn.GroupNorm, lambda _: Nothing()),
-    "ReLU, not SiLU": lambda: unet(ReLU),
-    "transposed convolution to go up": lambda: replaced(unet(), Upsample, Transposed),
-    "dropout 0.1": lambda: unet(dropout=0.1),
+    "no zero initialisation": lambda: woken(unet()),
+    "no way past the blocks": lambda: unet(NoShortcut),
+    "time added, not scale and shift": lambda: unet(AddedTime),
+    "DiT, equal multiply-adds": lambda: DiT(1, 28, patch=4, dim=100, depth=5, heads=4, num_classes=10),
     "depth 2": lambda: unet(depth=2),
+    "transposed convolution to go up": lambda: replaced(unet(), Upsample, Transposed),
+    "ReLU, not SiLU": lambda: unet(ReLU),
+    "attention at 14 x 14, too": lambda: unet(attend=(True, True)),
     "widths (48, 96)": lambda: unet(widths=(48, 96)),
     "patch 4, one level": lambda: unet(patch=4, widths=(64,)),
     "patch 1, three levels": lambda: unet(patch=1, widths=(16, 32, 64)),
-    "DiT, equal multiply-adds": lambda: DiT(1, 28, patch=4, dim=100, depth=5, heads=4, num_classes=10),
+    "time: waves without the 1000": lambda: replaced(unet(), TimeEmbedding, lambda old: SlowWaves(64)),
+    "attention with QK normalisation": lambda: replaced(unet(), AttentionBlock, NormalisedAttention),
+    "dropout 0.1": lambda: unet(dropout=0.1),
 }
 
 
@@ -228,8 +228,8 @@ def main() -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if not done and CSV.stat().st_size == 0:
             writer.writeheader()
-        for seed in range(args.seeds):
-            for name in VARIANTS:
+        for name in VARIANTS:
+            for seed in range(args.seeds):
                 if (name, str(seed)) not in done:
                     start = time.time()
                     writer.writerow(result := row(name, seed, args.steps))

@@ -1,0 +1,129 @@
+"""Our U-Net beside diffusers' UNet2DModel, with as many parameters (within 5 %) and the same 28 x 28 digits, on the CPU.
+
+    python benchmarks/unet_against_diffusers.py                          speed: forward and backward of 128 images, in turns
+    python benchmarks/unet_against_diffusers.py --loss --images 20000    then trains each and prints its validation loss
+    (needs pip install diffusers, which the course itself does not use)
+
+The same for all: the images, times, noise and labels of every batch (a tenth of the labels dropped), the v target, the cosine
+schedule, the precision (fp32; bf16, too, where machine.precision finds that it pays), the optimizer and its learning rates
+(AdamW; each network is trained at each rate of --lr), the average of weights, and the noise of the validation loss (2,000 test
+digits, 16 noise levels). Muon is on a line of its own, for our network alone.
+
+Not the same: our network folds 2 x 2 pixels into channels first, works at 14 and 7 pixels, and owes that about half of its lead.
+UNet2DModel has no such layer; at 28, 14 and 7 pixels it takes 1.6 to 1.9 times our multiply-adds. So it is here in two forms:
+"28 x 28", as one would build it, and "folded", given the folded pixels by a wrapper: what is left between that and ours is the
+rest of the code. Of each form there are two sizes, one shaped like ours and the quickest of those we timed at this number of
+parameters. UNet2DModel has one block more per level on the way up, a narrower embedding of the time, and no layer that starts at
+zero. Both attend in the middle alone, with two heads. Ours lies channels-last in memory; theirs is timed that way and in torch's
+default order, which it comes in and trains in. One seed, and no search for the best learning rate beyond --lr.
+"""
+import argparse
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+from ablations import validation_loss, woken
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from course_lib import Denoiser, Schedule, UNet
+from course_lib.lab import cost, data, machine
+from course_lib.lab.run import Batches, Run
+
+CPU, BATCH, OURS = torch.device("cpu"), 128, "ours"
+
+
+class Diffusers(nn.Module):
+    """UNet2DModel as net(x, t, y); fold = 2 gives it 2 x 2 pixels as four channels.   x: (B, 1, 28, 28), t: (B,), y: (B,) -> like x"""
+
+    def __init__(self, widths: tuple[int, ...], time: str, fold: int = 1, memory_format: torch.memory_format = torch.contiguous_format):
+        super().__init__()
+        self.fold, self.memory_format, levels = fold, memory_format, len(widths)
+        self.unet = UNet2DModel(
+            sample_size=28 // fold, in_channels=fold**2, out_channels=fold**2, block_out_channels=widths, layers_per_block=1,
+            down_block_types=("DownBlock2D",) * levels, up_block_types=("UpBlock2D",) * levels, attention_head_dim=widths[-1] // 2,
+            norm_num_groups=2, resnet_time_scale_shift=time, num_class_embeds=11)
+        self.to(memory_format=memory_format)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        x = F.pixel_unshuffle(x, self.fold).contiguous(memory_format=self.memory_format)
+        return F.pixel_shuffle(self.unet(x, 1000 * t, y, return_dict=False)[0], self.fold)
+
+
+# The widths, how time enters (added, or as scale and shift like ours), and the folding.
+THEIRS = {
+    "diffusers 28 x 28 (16, 32, 56)": ((16, 32, 56), "scale_shift", 1),
+    "diffusers 28 x 28 (16, 16, 64)": ((16, 16, 64), "default", 1),
+    "diffusers folded (28, 56)": ((28, 56), "scale_shift", 2),
+    "diffusers folded (16, 64)": ((16, 64), "scale_shift", 2),
+}
+
+
+def denoiser(name: str, memory_format: torch.memory_format = torch.contiguous_format) -> Denoiser:
+    """One network, untrained."""
+    torch.manual_seed(0)
+    net = UNet(1, widths=(32, 64), num_classes=10) if name == OURS else Diffusers(*THEIRS[name], memory_format)
+    return Denoiser(net, Schedule.cosine(), "v")
+
+
+def batches() -> Batches:
+    return Batches(dict(zip(("x0", "y"), data.mnist("train"))), BATCH, 0.1, {"y": 10}, 0, CPU)
+
+
+def forward_backward(D: Denoiser, batch: tuple, dtype: torch.dtype) -> float:
+    """Seconds for one batch: forward, loss and backward, without the optimizer."""
+    x0, t, eps, condition = batch
+    D.zero_grad()
+    start = time.perf_counter()
+    with machine.autocast(CPU, dtype):
+        loss = D.loss(x0, t, eps, **condition).mean()
+    loss.backward()
+    return time.perf_counter() - start
+
+
+def speed(dtype: torch.dtype, rounds: int) -> None:
+    """Every network once in each round, after a round to warm up; no layer is at zero, as after some training."""
+    nets, batch = {OURS: denoiser(OURS)}, batches()[0]
+    nets |= {f"{name}{', channels-last' if order == torch.channels_last else ''}": denoiser(name, order)
+             for name in THEIRS for order in (torch.contiguous_format, torch.channels_last)}
+    for D in nets.values():
+        woken(D.net)
+    table = [{name: forward_backward(D, batch, dtype) for name, D in nets.items()} for _ in range(rounds + 1)][1:]
+    print(f"\nforward and backward, images per second, {str(dtype)[6:]}, median of {rounds} rounds; ours / theirs in the same round, median and range")
+    for name in nets:
+        ratios = sorted(row[name] / row[OURS] for row in table)
+        print(f"{name:46} {BATCH / statistics.median(row[name] for row in table):6.0f}    {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
+
+
+def trained_loss(name: str, images: int, lr: float, muon_lr: float = 0.0) -> None:
+    """Train as lab/train.py does, for so many images, and print the validation loss of the averaged weights."""
+    run = Run(denoiser(name), batches(), lr, muon_lr, images // BATCH, None)
+    while run.progress() < 1:
+        run.advance()
+    print(f"{name:32} AdamW {lr:g}{f', Muon {muon_lr:g}' if muon_lr else '':12} {validation_loss(run.result()):.5f}    {run.elapsed:4.0f} s of training", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--loss", action="store_true", help="train, too")
+    parser.add_argument("--images", type=int, default=20_000, help="to train each network on")
+    parser.add_argument("--lr", type=float, nargs="+", default=[1e-3, 4e-3], help="AdamW's learning rates")
+    args = parser.parse_args()
+    print(f"{machine.about()}\n\nparameters and multiply-adds per image, in millions")
+    for name in (OURS, *THEIRS):
+        net = denoiser(name).net
+        work = cost.multiply_adds(net, torch.zeros(1, 1, 28, 28), torch.zeros(1), torch.zeros(1, dtype=torch.long))
+        print(f"{name:32} {cost.parameters(net) / 1e6:.3f} {work / 1e6:6.1f}")
+    for dtype in dict.fromkeys([torch.float32, machine.precision(CPU)]):
+        speed(dtype, args.rounds)
+    if args.loss:
+        print(f"\nvalidation loss after {args.images // BATCH * BATCH:,} images, trained in {str(machine.precision(CPU))[6:]}")
+        for name, lr in [(name, lr) for lr in args.lr for name in (OURS, *THEIRS)]:
+            trained_loss(name, args.images, lr)
+        trained_loss(OURS, args.images, 4e-3, muon_lr=0.02)
+
+
+if __name__ == "__main__":
+    main()
