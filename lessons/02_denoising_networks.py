@@ -93,7 +93,7 @@ for kernel, stride in [(3, 1), (3, 1), (3, 1), (3, 2)] + 8 * [(3, 1)]:  # stem, 
 print(f"(2.1) down to the end of the bottom: {r} pixels")
 
 # %% [markdown]
-# **What the figure shows.** The six convolutions see a square of 13 pixels, as (2.1) says. The U-Net, with hardly more than twice as many convolutions in a row, sees the whole image even without attention, most strongly the middle; attention makes the far parts stronger. (The last line counts only down to the bottom, where one pixel is 4 wide; with that it exceeds the image already.)
+# **What the figure shows.** The six convolutions see a square of 13 pixels, as (2.1) says. The U-Net, with two and a half times as many convolutions in a row, sees the whole image even without attention, most strongly the middle; attention makes the far parts stronger. (The last line counts only down to the bottom, where one pixel is 4 wide; with that it exceeds the image already.)
 #
 # **Another cheap trick** stands at our network's door. `pixel_unshuffle` folds each square of 2x2 pixels into four channels: nothing is lost, and every layer after it works on a quarter of the places.
 
@@ -555,7 +555,7 @@ maps = {f"head {h}": torch.stack([stretch(weight[0, h, p].view(1, 7, 7)) for p i
 plots.show(maps, columns=len(places), width=4.5, title="Where five places of the 7 x 7 look")
 
 # %% [markdown]
-# **What the figures show.** The first level's features are edges and strokes of the noisy image; at the bottom each pixel stands for a 4 x 4 patch and the features are coarse; the last level has the cleaned strokes. The attention maps are broad after so short a training: mostly, a place looks at the places that hold ink.
+# **What the figures show.** The first level's features are edges and strokes of the noisy image; at the bottom each pixel stands for a 4 x 4 patch and the features are coarse; on the last level a few features hold the cleaned strokes. After fifteen seconds of training the attention maps (bright: looked at) are still scattered; some follow the ink. The table has said already that little depends on them here.
 #
 # ## What we built
 #
