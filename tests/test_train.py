@@ -179,7 +179,7 @@ def test_muon_moves_the_inner_matrices_only():
     net = UNet(1, (16,), num_classes=3)
     inner = {id(p) for p in inner_matrices(net)}
     names = {name for name, p in net.named_parameters() if id(p) in inner}
-    assert "stem.weight" not in names and "out.weight" not in names and "label.weight" not in names and "down.0.conv1.weight" in names and "middle.1.qkv.weight" in names
+    assert "stem.weight" not in names and "out.weight" not in names and "label.weight" not in names and "down.0.block.conv1.weight" in names and "middle.0.attend.qkv.weight" in names
     assert all(name.endswith("weight") and "norm" not in name for name in names)
 
 
