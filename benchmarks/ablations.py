@@ -33,6 +33,10 @@ def unet(cls: type = UNet, **changes) -> nn.Module:
     return cls(**dict(channels=1, widths=(32, 64), num_classes=10) | changes)
 
 
+def dit() -> DiT:
+    return DiT(1, 28, patch=4, dim=100, depth=5, heads=4, num_classes=10)
+
+
 class NoBridges(UNet):
     """The same layers, but nothing comes across: zeros in place of the bridges."""
 
@@ -66,7 +70,17 @@ class NoShortcut(UNet):
 
     class Block(ResnetBlock):
         def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-            return super().forward(x, emb) - self.skip(x)
+            h = self.conv1(F.silu(self.norm1(x)))
+            scale, shift = self.emb(emb)[:, :, None, None].chunk(2, dim=1)
+            return self.conv2(self.dropout(F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))))
+
+
+def shortened(net: nn.Module) -> nn.Module:
+    """The 1x1 convolutions of the ways past, which nothing uses, are not counted either."""
+    for module in net.modules():
+        if isinstance(module, ResnetBlock):
+            module.skip = nn.Identity()
+    return net
 
 
 def replaced(net: nn.Module, kind: type, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
@@ -104,6 +118,18 @@ class SlowWaves(TimeEmbedding):
         return super().forward(t / 1000)
 
 
+class Table(nn.Module):
+    """A learned vector for each hundredth of the time, in place of the waves."""
+
+    def __init__(self, entries: int = 100):
+        super().__init__()
+        self.table = nn.Embedding(entries, 64)
+
+    def forward(self, t: Tensor) -> Tensor:
+        entries = self.table.num_embeddings
+        return self.table((t * entries).long().clamp(max=entries - 1))
+
+
 class Transposed(nn.Module):
     """A transposed convolution doubles height and width."""
 
@@ -129,6 +155,12 @@ class NormalisedAttention(AttentionBlock):
         return x + self.proj(h.transpose(1, 2).reshape(B, H * W, C)).transpose(1, 2).view(B, C, H, W)
 
 
+def lost(net: DiT) -> DiT:
+    """Patches that do not know where they are."""
+    net.positions.zero_()
+    return net
+
+
 class Nothing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -142,17 +174,19 @@ VARIANTS: dict[str, Callable[[], nn.Module]] = {
     "time: the bare number": lambda: replaced(unet(), TimeEmbedding, lambda _: Scalar(1.0)),
     "no normalisation": lambda: replaced(unet(), nn.GroupNorm, lambda _: Nothing()),
     "no zero initialisation": lambda: woken(unet()),
-    "no zeros, no way past the blocks": lambda: woken(unet(NoShortcut)),       # with zeros nothing would ever pass
+    "no zeros, no way past the blocks": lambda: woken(shortened(unet(NoShortcut))),       # with zeros nothing would ever pass
     "time added, not scale and shift": lambda: unet(AddedTime),
-    "DiT, equal multiply-adds": lambda: DiT(1, 28, patch=4, dim=100, depth=5, heads=4, num_classes=10),
+    "DiT, equal multiply-adds": dit,
     "depth 2": lambda: unet(depth=2),
+    "DiT without positions": lambda: lost(dit()),
+    "time: a learned table": lambda: replaced(unet(), TimeEmbedding, lambda _: Table()),
+    "time: waves without the 1000": lambda: replaced(unet(), TimeEmbedding, lambda old: SlowWaves(64)),
     "transposed convolution to go up": lambda: replaced(unet(), Upsample, Transposed),
     "ReLU, not SiLU": lambda: unet(ReLU),
     "attention at 14 x 14, too": lambda: unet(attend=(True, True)),
     "widths (48, 96)": lambda: unet(widths=(48, 96)),
     "patch 4, one level": lambda: unet(patch=4, widths=(64,)),
     "patch 1, three levels": lambda: unet(patch=1, widths=(16, 32, 64)),
-    "time: waves without the 1000": lambda: replaced(unet(), TimeEmbedding, lambda old: SlowWaves(64)),
     "attention with QK normalisation": lambda: replaced(unet(), AttentionBlock, NormalisedAttention),
     "dropout 0.1": lambda: unet(dropout=0.1),
 }

@@ -7,15 +7,14 @@
 The same for all: the images, times, noise and labels of every batch (a tenth of the labels dropped), the v target, the cosine
 schedule, the precision (fp32; bf16, too, where machine.precision finds that it pays), the optimizer and its learning rates
 (AdamW; each network is trained at each rate of --lr), the average of weights, and the noise of the validation loss (2,000 test
-digits, 16 noise levels). Muon is on a line of its own, for our network alone.
+digits, 16 noise levels). Muon is on lines of its own, for our networks alone.
 
-Not the same: our network folds 2 x 2 pixels into channels first, works at 14 and 7 pixels, and owes that about half of its lead.
-UNet2DModel has no such layer; at 28, 14 and 7 pixels it takes 1.6 to 1.9 times our multiply-adds. So it is here in two forms:
-"28 x 28", as one would build it, and "folded", given the folded pixels by a wrapper: what is left between that and ours is the
-rest of the code. Of each form there are two sizes, one shaped like ours and the quickest of those we timed at this number of
-parameters. UNet2DModel has one block more per level on the way up, a narrower embedding of the time, and no layer that starts at
-zero. Both attend in the middle alone, with two heads. Ours lies channels-last in memory; theirs is timed that way and in torch's
-default order, which it comes in and trains in. One seed, and no search for the best learning rate beyond --lr.
+In two forms. "28 x 28": the images as they are, three levels. "Folded": 2 x 2 pixels become channels first, two levels, which is
+cheaper and less accurate; UNet2DModel has no such layer and gets the folded pixels by a wrapper. In each form ours stands beside two
+of theirs with as many parameters, one shaped like ours and the quickest of those we timed. UNet2DModel has one block more per level on
+the way up, a narrower embedding of the time, and no layer that starts at zero. All attend in the middle alone, with two heads. Ours
+lies channels-last in memory; theirs is timed that way and in torch's default order, which it comes in and trains in.
+One seed, and no search for the best learning rate beyond --lr.
 """
 import argparse
 import statistics
@@ -31,7 +30,7 @@ from course_lib import Denoiser, Schedule, UNet
 from course_lib.lab import cost, data, machine
 from course_lib.lab.run import Batches, Run
 
-CPU, BATCH, OURS = torch.device("cpu"), 128, "ours"
+CPU, BATCH = torch.device("cpu"), 128
 
 
 class Diffusers(nn.Module):
@@ -51,19 +50,22 @@ class Diffusers(nn.Module):
         return F.pixel_shuffle(self.unet(x, 1000 * t, y, return_dict=False)[0], self.fold)
 
 
+OURS = {"28 x 28": ("ours 28 x 28 (16, 32, 64)", dict(widths=(16, 32, 64), patch=1)), "folded": ("ours folded (32, 64)", dict(widths=(32, 64)))}
 # The widths, how time enters (added, or as scale and shift like ours), and the folding.
 THEIRS = {
-    "diffusers 28 x 28 (16, 32, 56)": ((16, 32, 56), "scale_shift", 1),
-    "diffusers 28 x 28 (16, 16, 64)": ((16, 16, 64), "default", 1),
+    "diffusers 28 x 28 (16, 32, 58)": ((16, 32, 58), "scale_shift", 1),
+    "diffusers 28 x 28 (16, 16, 66)": ((16, 16, 66), "default", 1),
     "diffusers folded (28, 56)": ((28, 56), "scale_shift", 2),
     "diffusers folded (16, 64)": ((16, 64), "scale_shift", 2),
 }
+FORM = {name: form for form in OURS for name in (OURS[form][0], *THEIRS) if form in name}
+NAMES = [name for form in OURS for name, its in FORM.items() if its == form]
 
 
 def denoiser(name: str, memory_format: torch.memory_format = torch.contiguous_format) -> Denoiser:
     """One network, untrained."""
     torch.manual_seed(0)
-    net = UNet(1, widths=(32, 64), num_classes=10) if name == OURS else Diffusers(*THEIRS[name], memory_format)
+    net = Diffusers(*THEIRS[name], memory_format) if name in THEIRS else UNet(1, num_classes=10, **dict(OURS.values())[name])
     return Denoiser(net, Schedule.cosine(), "v")
 
 
@@ -84,16 +86,18 @@ def forward_backward(D: Denoiser, batch: tuple, dtype: torch.dtype) -> float:
 
 def speed(dtype: torch.dtype, rounds: int) -> None:
     """Every network once in each round, after a round to warm up; no layer is at zero, as after some training."""
-    nets, batch = {OURS: denoiser(OURS)}, batches()[0]
-    nets |= {f"{name}{', channels-last' if order == torch.channels_last else ''}": denoiser(name, order)
-             for name in THEIRS for order in (torch.contiguous_format, torch.channels_last)}
-    for D in nets.values():
-        woken(D.net)
-    table = [{name: forward_backward(D, batch, dtype) for name, D in nets.items()} for _ in range(rounds + 1)][1:]
-    print(f"\nforward and backward, images per second, {str(dtype)[6:]}, median of {rounds} rounds; ours / theirs in the same round, median and range")
-    for name in nets:
-        ratios = sorted(row[name] / row[OURS] for row in table)
-        print(f"{name:46} {BATCH / statistics.median(row[name] for row in table):6.0f}    {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
+    batch, nets = batches()[0], {}
+    for name in NAMES:
+        for order in (torch.contiguous_format, torch.channels_last) if name in THEIRS else (torch.channels_last,):
+            nets[name, order] = denoiser(name, order)
+            woken(nets[name, order].net)
+    table = [{key: forward_backward(D, batch, dtype) for key, D in nets.items()} for _ in range(rounds + 1)][1:]
+    print(f"\nforward and backward, images per second, {str(dtype)[6:]}, median of {rounds} rounds; ours of the same form / this one in the same round, median and range")
+    for name, order in nets:
+        ours = (OURS[FORM[name]][0], torch.channels_last)
+        ratios = sorted(row[name, order] / row[ours] for row in table)
+        shown = f"{name}{', channels-last' if name in THEIRS and order == torch.channels_last else ''}"
+        print(f"{shown:46} {BATCH / statistics.median(row[name, order] for row in table):6.0f}    {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
 
 
 def trained_loss(name: str, images: int, lr: float, muon_lr: float = 0.0) -> None:
@@ -112,7 +116,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, nargs="+", default=[1e-3, 4e-3], help="AdamW's learning rates")
     args = parser.parse_args()
     print(f"{machine.about()}\n\nparameters and multiply-adds per image, in millions")
-    for name in (OURS, *THEIRS):
+    for name in NAMES:
         net = denoiser(name).net
         work = cost.multiply_adds(net, torch.zeros(1, 1, 28, 28), torch.zeros(1), torch.zeros(1, dtype=torch.long))
         print(f"{name:32} {cost.parameters(net) / 1e6:.3f} {work / 1e6:6.1f}")
@@ -120,9 +124,10 @@ def main() -> None:
         speed(dtype, args.rounds)
     if args.loss:
         print(f"\nvalidation loss after {args.images // BATCH * BATCH:,} images, trained in {str(machine.precision(CPU))[6:]}")
-        for name, lr in [(name, lr) for lr in args.lr for name in (OURS, *THEIRS)]:
+        for name, lr in [(name, lr) for lr in args.lr for name in NAMES]:
             trained_loss(name, args.images, lr)
-        trained_loss(OURS, args.images, 4e-3, muon_lr=0.02)
+        for name, _ in OURS.values():
+            trained_loss(name, args.images, 4e-3, muon_lr=0.02)
 
 
 if __name__ == "__main__":

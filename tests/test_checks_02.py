@@ -73,6 +73,8 @@ def pops(layers):
 
 
 FIELD = {
+    "use each layer's own, not 3 for all": lambda layers: with_spacing(lambda s, n: math.prod(s[:n]))([(3, s) for _, s in layers]),
+    "it is 31; yours says 7": lambda layers: 7,
     "you leave the strides out": with_spacing(lambda s, n: 1),
     "own stride acts only": with_spacing(lambda s, n: math.prod(s[:n + 1])),
     "the product of all strides for every layer": with_spacing(lambda s, n: math.prod(s)),
@@ -242,7 +244,8 @@ WIRING = {
     "it was given (2, 9, 8, 8)": wiring(join=lambda h, b: torch.cat([h, b, b], 1)),
     "which block sees which bridge": wiring(walk=lambda middle: middle[::-1]),
     "wrong with halving": no_sizes,
-    "raised TypeError": without_emb,
+    "called with two arguments, block(h, emb)": without_emb,
+    "`up` begins at the deepest level already": lambda x, emb, down, middle, up: wiring()(x, emb, down, middle, up[::-1]),
     "does it end with `return`": lambda x, emb, down, middle, up: None,
 }
 
@@ -305,8 +308,8 @@ CHANNELS = {
     "that is the way down": way_down,
     "have 6 blocks on the way up": lambda widths, depth: planned(widths, 1),
     "got 7": lambda widths, depth: [(2 * widths[-1], widths[-1])] + planned(widths, depth),
-    "block 2 on the way up is given 64 + 40 = 104 channels": lambda widths, depth: [(a + (k == 2), b) for k, (a, b) in enumerate(planned(widths, depth))],
-    "block 1 on the way up must answer with": lambda widths, depth: [(a, b + (k == 1)) for k, (a, b) in enumerate(planned(widths, depth))],
+    "block 2 (counted from 0) on the way up is given 64 + 40 = 104 channels": lambda widths, depth: [(a + (k == 2), b) for k, (a, b) in enumerate(planned(widths, depth))],
+    "block 1 (counted from 0) on the way up must answer with": lambda widths, depth: [(a, b + (k == 1)) for k, (a, b) in enumerate(planned(widths, depth))],
     "a list of pairs": lambda widths, depth: [a for a, _ in planned(widths, depth)],
     "does it end with `return`": lambda widths, depth: None,
 }
@@ -357,6 +360,7 @@ def two_heads(q, k, v, heads):
 
 
 ATTENTION = {
+    "k and v have L = 5 words": lambda q, k, v, heads: k.view(*q.shape),
     "the tutorial's answer moves by": copied_from_the_sheet,
     "the first head the first *tokens*": attending("reshape hld", "no transpose"),
     "are combed out of the channels: head h": attending("bl(dh)", "combed"),
@@ -404,6 +408,9 @@ EQUIVARIANCE = {
     "*in*variance": lambda block, x, order: (block(x[:, order]) - block(x)).abs().max(),
     "in the wrong direction": lambda block, x, order: (block(x[:, order]) - block(x)[:, torch.argsort(order)]).abs().max(),
     "you shuffle the answers only": lambda block, x, order: (block(x) - block(x)[:, order]).abs().max(),
+    "a number, not whether it is small": lambda block, x, order: torch.allclose(block(x[:, order]), block(x)[:, order]),
+    "you sum over an axis": lambda block, x, order: (block(x[:, order]) - block(x)[:, order]).abs().sum(1).max(),
+    "with the order that was given": lambda block, x, order: (block(x[:, order.roll(1)]) - block(x)[:, order.roll(1)]).abs().max(),
     "images of the batch": lambda block, x, order: (block(x[order]) - block(x)[order]).abs().max(),
     "you shuffle the channels": lambda block, x, order: (block(x[:, :, order]) - block(x)[:, :, order]).abs().max(),
     "that is the mean difference": error(lambda g: g.abs().mean()),
@@ -505,26 +512,36 @@ THICKNESS = {
 
 # ---- 2.9
 
+WIDE, DEEP, FINE = dict(widths=(28, 56)), dict(widths=(22, 44), depth=2), dict(widths=(16, 24), patch=1)
+TRIED = [(WIDE, 0.42), (DEEP, 0.45), (FINE, 0.31)]
 ARCHITECTURE = {
-    "the budget is 25 million": lambda: dict(widths=(48, 96)),
-    "use at least 85 %": lambda: dict(widths=(16, 32)),
-    "is a single level": lambda: dict(widths=(40,)),
-    "28 is no multiple": lambda: dict(widths=(16, 24, 32)),
-    "no bridges either": lambda: dict(widths=(28, 56), depth=0),
+    "your choice needs 70.7 million multiply-adds for one image; the budget is 25 million": lambda: (dict(widths=(48, 96)), TRIED),
+    "use at least 85 %": lambda: (dict(widths=(16, 32)), TRIED),
+    "is a single level": lambda: (dict(widths=(40,)), TRIED),
+    "28 is no multiple": lambda: (dict(widths=(16, 24, 32)), TRIED),
+    "no bridges either": lambda: (dict(widths=(28, 56), depth=0), TRIED),
     "leave `channels` out": lambda: dict(channels=1, widths=(28, 56)),
     "no keyword 'width'": lambda: dict(width=(28, 56)),
-    "cannot be split among 5": lambda: dict(widths=(28, 56), heads=5),
-    "attend needs one True or False": lambda: dict(widths=(28, 56), attend=(True,)),
-    "no context_dim": lambda: dict(widths=(28, 56), context_dim=16),
-    "widths is a tuple": lambda: dict(widths=28),
+    "cannot be split among 5": lambda: (dict(widths=(28, 56), heads=5), TRIED),
+    "attend needs one True or False": lambda: (dict(widths=(28, 56), attend=(True,)), TRIED),
+    "no context_dim": lambda: (dict(widths=(28, 56), context_dim=16), TRIED),
+    "widths is a tuple": lambda: (dict(widths=28), TRIED),
     "got a network": UNet(1, (8, 16)),
-    "return a dict of keyword arguments": lambda: (28, 56),
+    "now defend your choice": lambda: FINE,
+    "return two things": lambda: (28, 56),
     "got NoneType": lambda: None,
+    "three different candidates": lambda: (FINE, TRIED[1:] + TRIED[2:]),
+    "not among the candidates": lambda: (dict(widths=(28, 55)), TRIED),
+    "better than your choice (0.310 against 0.420)": lambda: (WIDE, TRIED),
+    "equal to nine digits": lambda: (FINE, [(settings, 0.3) for settings, _ in TRIED]),
+    "a mean squared error is a positive number": lambda: (FINE, TRIED[1:] + [(WIDE, float("nan"))]),
+    "each measurement is a pair": lambda: (FINE, [0.42, 0.45, 0.31]),
+    "the candidate {'widths': (16, 32)} needs": lambda: (FINE, TRIED + [(dict(widths=(16, 32)), 0.9)]),
 }
 
 RIGHT = {
     "2.1": counted, "2.2": backwards, "2.3": lambda t, dim: TimeEmbedding(dim)(t), "2.4": right_through, "2.5": planned, "2.6": by_heads, "2.7": by_loop,
-    "2.8": lambda dim: Adds(hidden(dim)), "2.9": lambda: dict(widths=(16, 24), patch=1),
+    "2.8": lambda dim: Adds(hidden(dim)), "2.9": lambda: (FINE, TRIED),
 }
 WRONG = {"2.1": PARAMETERS, "2.2": FIELD, "2.3": TIME, "2.4": WIRING, "2.5": CHANNELS, "2.6": ATTENTION, "2.7": EQUIVARIANCE, "2.8": THICKNESS, "2.9": ARCHITECTURE}
 CASES = [pytest.param(name, diagnosis, answer, id=f"{name} {diagnosis}") for name, wrong in WRONG.items() for diagnosis, answer in wrong.items()]
@@ -578,7 +595,7 @@ def test_other_right_answers_pass():
     check("2.6", attending())
     check("2.7", error(lambda g: g.abs().max()))
     check("2.8", Gated)
-    check("2.9", dict(widths=[28, 56], num_classes=10))
+    check("2.9", (dict(widths=[28, 56], num_classes=10), TRIED[:2] + [(dict(widths=[28, 56], num_classes=10), 0.2)]))
     assert all(verdict == "right" for verdict in check.verdicts.values()), check.verdicts
 
 
@@ -600,7 +617,7 @@ def test_judging_leaves_the_random_numbers_alone():
 
 def test_budget_is_measured_on_a_real_network():
     """The judge counts on a network without memory; a real one costs the same."""
-    settings = RIGHT["2.9"]()
+    settings = RIGHT["2.9"]()[0]
     assert 0.85 * BUDGET <= cost.multiply_adds(UNet(1, **settings), torch.zeros(1, 1, 28, 28), torch.zeros(1)) <= BUDGET
 
 

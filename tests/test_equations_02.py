@@ -37,9 +37,9 @@ def test_eq_2_1(layers):
 
 def test_eq_2_2():
     """A convolution's multiply-adds, against torch's own counter; stride 2 makes a quarter of the output."""
-    for stride, side in ((1, 12), (2, 6)):
-        layer = nn.Conv2d(5, 7, 3, padding=1, stride=stride)
-        assert cost.multiply_adds(layer, torch.zeros(1, 5, 12, 12)) == side * side * 5 * 7 * 9
+    for kernel, stride, H, W in ((3, 1, 12, 16), (3, 2, 6, 8), (5, 1, 12, 16), (1, 2, 6, 8)):
+        layer = nn.Conv2d(5, 7, kernel, padding=kernel // 2, stride=stride)
+        assert cost.multiply_adds(layer, torch.zeros(1, 5, 12, 16)) == H * W * 5 * 7 * kernel**2
 
 
 def test_eq_2_3():
@@ -58,13 +58,13 @@ def test_eq_2_4():
 
 
 def test_eq_2_5():
-    h = 3 * torch.randn(2, 32, 4, 4) + 5
-    norm = nn.GroupNorm(2, 32)
+    h = (3e-3 * torch.randn(2, 32, 4, 4) + 5).double()                  # a variance near the 1e-5, so that its place matters
+    norm = nn.GroupNorm(2, 32).double()
     nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
     groups = h.view(2, 2, 16, 4, 4)
     mean, variance = groups.mean((2, 3, 4), True), groups.var((2, 3, 4), correction=0, keepdim=True)
     by_hand = ((groups - mean) / (variance + 1e-5).sqrt()).view_as(h) * norm.weight.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1)
-    torch.testing.assert_close(norm(h), by_hand, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(norm(h), by_hand, rtol=1e-6, atol=1e-6)
 
 
 def test_eq_2_6():
@@ -84,12 +84,13 @@ def test_eq_2_7():
 
 
 def test_eq_2_8():
-    """Independent inputs of variance 1 come out with variance 1, for every weight."""
+    """Independent inputs of variance 1 come out with variance 1, for every weight; tau is b's share."""
     g = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 400_000, generator=g)
     for tau in (0.1, 0.3, 0.5):
         mixed = ((1 - tau) * a + tau * b) / math.sqrt((1 - tau) ** 2 + tau**2)
         assert mixed.var() == pytest.approx(1, abs=5 * (2 / 400_000) ** 0.5)
+        assert (mixed * a).mean() / (mixed * b).mean() == pytest.approx((1 - tau) / tau, rel=0.1)
 
 
 def test_eq_2_9():
@@ -111,18 +112,20 @@ def test_eq_2_10():
 
 
 def test_eq_2_11():
-    for side in (3, 6):
-        block = AttentionBlock(32)
-        assert cost.multiply_adds(block, torch.zeros(1, 32, side, side)) == 4 * side**2 * 32**2 + 2 * (side**2) ** 2 * 32
+    for side, C, heads in ((3, 32, 2), (6, 32, 4), (6, 64, 2)):
+        block = AttentionBlock(C, heads)
+        assert cost.multiply_adds(block, torch.zeros(1, C, side, side)) == 4 * side**2 * C**2 + 2 * (side**2) ** 2 * C
 
 
 def test_eq_2_12():
     """RMS normalisation as torch has it; and no dot product of two such vectors, divided by sqrt(d), exceeds sqrt(d)."""
-    z = 10 * torch.randn(1000, 16, dtype=torch.float64)
-    rms = z / (z.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-    torch.testing.assert_close(rms, F.rms_norm(z, (16,), eps=1e-6))
-    logits = rms @ rms.T / math.sqrt(16)
-    assert logits.abs().max() <= math.sqrt(16) and logits.diagonal().min() > 0.999 * math.sqrt(16), "reached by a vector with itself"
+    for size, d in ((10, 16), (1e-3, 64)):                              # small numbers, too: there the epsilon shows
+        z = size * torch.randn(500, d, dtype=torch.float64)
+        rms = z / (z.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        torch.testing.assert_close(rms, F.rms_norm(z, (d,), eps=1e-6))
+        assert (rms @ rms.T / math.sqrt(d)).abs().max() <= math.sqrt(d)
+        long = rms * (math.sqrt(d) / rms.norm(dim=-1, keepdim=True))    # without the epsilon the bound is reached by a vector with itself
+        torch.testing.assert_close((long * long).sum(-1) / math.sqrt(d), torch.full((500,), math.sqrt(d)).double())
 
 
 def test_eq_2_13():
@@ -139,6 +142,15 @@ def test_eq_2_13():
 
 
 def test_eq_2_14():
+    """A dot product of turned pairs depends on the distance of their places alone, and on which comes first."""
+    R = lambda angle: torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64)
+    q, k, theta = *torch.randn(2, 2, dtype=torch.float64), 0.3
+    for m, n in ((0, 3), (5, 8), (9, 2)):
+        torch.testing.assert_close((R(theta * m) @ q) @ (R(theta * n) @ k), q @ (R(theta * (n - m)) @ k))
+    assert abs(q @ R(0.9) @ k - q @ R(-0.9) @ k) > 1e-6, "the other direction is another number"
+
+
+def test_eq_2_15():
     for N, d in ((9, 32), (16, 64)):
         counted = cost.multiply_adds(DiTBlock(d, 4), torch.zeros(1, N, d), torch.zeros(1, d)) - 6 * d * d
         assert counted == 12 * N * d**2 + 2 * N**2 * d

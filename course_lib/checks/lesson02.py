@@ -41,7 +41,7 @@ def judge_parameters(f: Callable) -> None:
             "the layer of the embedding gives a scale and a shift: 2 * out_channels numbers": right - (e + 1) * b,
             "the second convolution goes from out_channels to out_channels": right - 9 * b * b + 9 * a * b,
             "a 3x3 convolution has 9 weights for each pair of channels": right - 8 * a * b - 8 * b * b,
-        }, otherwise=f"{case}another number: go through __init__ line by line, and print p.numel() for each of block.parameters()")
+        }, otherwise=f"{case}another number: print p.numel() beside its name for block.named_parameters(), and look for what makes the difference")
 
 
 def field_of(layers: list[tuple[int, int]], start: int = 1, less: int = 1, early: bool = False, stride: Callable = lambda jump, s: jump * s) -> int:
@@ -61,9 +61,11 @@ def judge_field(f: Callable) -> None:
         right = field_of(layers)
         given = list(layers)
         got = function(f)(given)
+        said = f"; yours says {got:g}" if isinstance(got, (int, float)) else ""
         if given != layers:
             raise Wrong("your function changes the list it was given (`pop`, `reverse`, ...): work on a copy")
         whole(got, right, {
+            "kernels differ: use each layer's own, not 3 for all": field_of([(3, s) for _, s in layers]),
             "you leave the strides out: after a stride of 2 neighbours are 2 input pixels apart, and a kernel reaches twice as far": field_of(layers, stride=lambda jump, s: 1),
             "a layer's own stride acts only on the layers after it; multiply the spacing by it *after* you have used the spacing": field_of(layers, early=True),
             "you use the product of all strides for every layer; a layer is spread only by the strides before it": 1 + sum((k - 1) * strides for k, _ in layers),
@@ -77,7 +79,7 @@ def judge_field(f: Callable) -> None:
             "that is how far it sees to one side; both sides and the middle are wanted": right // 2,
             "the kernels do not multiply: each adds (k - 1) times the spacing": math.prod(k for k, _ in layers),
             "that is the spacing of the output pixels, the product of the strides": strides,
-        }, otherwise=f"for {layers} it is {right}; measure with seen(layers[:n]) for n = 1, 2, ... and find the first layer that is wrong")
+        }, otherwise=f"for {layers}, pairs of (kernel, stride), it is {right}{said}; measure with seen(layers[:n]) for n = 1, 2, ... and find the first layer that is wrong")
 
 
 def waves(t: Tensor, dim: int, scale: float = 1000.0, last: int = 1, power: float = 1.0) -> Tensor:
@@ -188,6 +190,10 @@ def judge_wiring(f: Callable) -> None:
         parts = list(down), list(middle), list(up)
         try:
             got = function(f)(x.clone(), emb, *parts)
+        except TypeError as error:
+            if "'emb'" in str(error):
+                raise Wrong("every block is called with two arguments, block(h, emb), on the way down, in the middle and on the way up") from None
+            raise
         except RuntimeError as error:
             if "Sizes of tensors must match" in str(error):
                 raise Wrong("a bridge does not have the size of what it is joined with: grow first, then join with the bridge of the same level, the last one pushed") from None
@@ -209,6 +215,7 @@ def judge_wiring(f: Callable) -> None:
             "h is laid beside itself; the other half is the bridge": wire(x, emb, down, middle, up, join=lambda h, b: join(h, h)),
             "you push what goes *into* the block; push its answer": wire(x, emb, down, middle, up, push="input"),
             "you push after shrinking; push the block's answer while it still has the level's size": wire(x, emb, down, middle, up, push="shrunk"),
+            "`up` begins at the deepest level already: go through it as it is, not reversed": wire(x, emb, down, middle, up[::-1]),
             "the middle is left out": wire(x, emb, down, [], up),
             "only the first block of the middle is used": wire(x, emb, down, middle[:1], up),
             "nothing shrinks on the way down": wire(x, emb, down, middle, up, shrinks=False),
@@ -265,9 +272,9 @@ def judge_channels(f: Callable) -> None:
         for k, (a, b) in enumerate(got):
             w = widths[::-1][k // depth]
             if a != c + w:
-                raise Wrong(f"widths {widths}, depth {depth}: block {k} on the way up is given {c} + {w} = {c + w} channels, and yours expects {a}")
+                raise Wrong(f"widths {widths}, depth {depth}: block {k} (counted from 0) on the way up is given {c} + {w} = {c + w} channels, and yours expects {a}")
             if b != w:
-                raise Wrong(f"widths {widths}, depth {depth}: block {k} on the way up must answer with its level's {w} channels; yours gives {b}")
+                raise Wrong(f"widths {widths}, depth {depth}: block {k} (counted from 0) on the way up must answer with its level's {w} channels; yours gives {b}")
             c = b
 
 
@@ -293,6 +300,8 @@ def judge_attention(f: Callable) -> None:
     except RuntimeError as error:
         if "view" in str(error) and "stride" in str(error):
             raise Wrong("`view` refuses a tensor that was transposed: use reshape there, after the transpose") from None
+        if "is invalid for input of size" in str(error):
+            raise Wrong(f"a reshape does not fit ({error}): q has N = 6 tokens here, k and v have L = 5 words") from None
         raise
     mixed = {f"{s} {m} {mq}": attend(q, k, v, heads, s, m, mix_queries=mq) for s in ("channels", "tokens") for m in ("right", "channels", "tokens") for mq in (True, False)}
     moved = (attend(q, k[:, order], v[:, order], heads, "channels", "channels") - attend(q, k, v, heads, "channels", "channels")).abs().max()
@@ -339,11 +348,14 @@ def judge_equivariance(f: Callable) -> None:
         return placed(x)
 
     kept = x.clone()
-    got = number(function(f)(block, x, order))
+    got = function(f)(block, x, order)
+    got = got if isinstance(got, bool) or torch.is_tensor(got) and got.dtype == torch.bool else number(got)
     if not torch.equal(x, kept):
         raise Wrong("your function changes the x it was given: x[:, order] makes a new tensor")
     if not asked:
         raise Wrong("the block was never asked: compare block(x[:, order]) with block(x)[:, order]")
+    if isinstance(got, Tensor) and got.dtype == torch.bool or isinstance(got, bool):
+        raise Wrong("return how large the difference is, a number, not whether it is small")
     back = order.argsort()
     moved, still = placed(x[:, order]), placed(x)
     gap = moved - still[:, order]
@@ -360,8 +372,9 @@ def judge_equivariance(f: Callable) -> None:
         "that is the square of the largest difference": gap.square().max(),
         "that is a sum; the largest single difference is wanted": gap.abs().sum(),
         "that is the norm of the differences; the largest single one is wanted": gap.norm(),
+        "you sum over an axis before taking the largest; each number counts by itself": gap.abs().sum(1).max(),
         "that is relative to the size of the answers; the plain difference is wanted": gap.abs().max() / still.abs().max(),
-    }, otherwise="the largest of |block(x[:, order]) - block(x)[:, order]| is wanted")
+    }, otherwise="the largest of |block(x[:, order]) - block(x)[:, order]| is wanted, with the order that was given")
     if number(f(mixes, x, order)) > 1e-6:
         raise Wrong("for a block that treats all tokens alike the error must be zero (up to rounding); yours is not")
 
@@ -437,12 +450,37 @@ SETTINGS = ("widths", "depth", "num_classes", "attend", "patch", "heads", "emb_d
 
 
 def judge_architecture(f: Callable) -> None:
-    """2.9: architecture() -> keyword arguments of UNet that use the budget. Built without memory, so that any size can be judged."""
+    """2.9: architecture() -> (settings, measured). Costs are counted on networks without memory, so that any size can be judged."""
     if isinstance(f, nn.Module):
-        raise Wrong("return the keyword arguments as a dict, dict(widths=..., ...); got a network")
-    settings = f() if callable(f) else f
-    if not isinstance(settings, dict):
-        raise Wrong(f"return a dict of keyword arguments, dict(widths=..., ...); got {type(settings).__name__}")
+        raise Wrong("return the keyword arguments as a dict, dict(widths=..., ...), and your measurements; got a network")
+    answer = f() if callable(f) else f
+    if isinstance(answer, dict):
+        within_budget(answer, "your choice")
+        raise Wrong("the budget is kept and used; now defend your choice: return it together with what you measured, (settings, [(settings, loss), ...])")
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2 or not isinstance(answer[0], dict) or not isinstance(answer[1], (tuple, list)):
+        raise Wrong(f"return two things, a dict of keyword arguments and a list of measurements [(settings, loss), ...]; got {type(answer).__name__}")
+    chosen, measured = answer
+    within_budget(chosen, "your choice")
+    for pair in measured:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], dict):
+            raise Wrong(f"each measurement is a pair (settings, loss); got {pair!r}")
+        within_budget(pair[0], f"the candidate {pair[0]}")
+        if not 0 < float(number(pair[1])) < 100:
+            raise Wrong(f"the loss of {pair[0]} is {pair[1]}: a mean squared error is a positive number, and below 1 after a short training")
+    if len({str(sorted(settings.items())) for settings, _ in measured}) < 3:
+        raise Wrong("compare three different candidates, or more: your choice and two others of the same cost")
+    losses = [float(number(loss)) for settings, loss in measured if settings == chosen]
+    if not losses:
+        raise Wrong("your choice is not among the candidates that you measured")
+    if len({round(float(number(loss)), 9) for _, loss in measured}) < len(measured):
+        raise Wrong("two of your losses are equal to nine digits: was each candidate really trained?")
+    best = min(measured, key=lambda pair: float(number(pair[1])))
+    if min(losses) > float(number(best[1])):
+        raise Wrong(f"by your own measurement {best[0]} is better than your choice ({float(number(best[1])):.3f} against {min(losses):.3f})")
+
+
+def within_budget(settings: dict, name: str) -> None:
+    """Whether a UNet with these keyword arguments can be built, and uses 85 to 100 % of the budget."""
     if "channels" in settings:
         raise Wrong("leave `channels` out: the digits have 1, and the check sets it")
     if settings.get("context_dim") or settings.get("extra_channels"):
@@ -466,9 +504,9 @@ def judge_architecture(f: Callable) -> None:
     except ValueError as error:
         raise Wrong(str(error)) from None
     if cost > BUDGET:
-        raise Wrong(f"{cost / 1e6:.1f} million multiply-adds for one image; the budget is {BUDGET / 1e6:.0f} million")
+        raise Wrong(f"{name} needs {cost / 1e6:.1f} million multiply-adds for one image; the budget is {BUDGET / 1e6:.0f} million")
     if cost < 0.85 * BUDGET:
-        raise Wrong(f"{cost / 1e6:.1f} million multiply-adds use {cost / BUDGET:.0%} of the budget; use at least 85 %: wider, deeper, or finer patches")
+        raise Wrong(f"{name} needs {cost / 1e6:.1f} million multiply-adds, {cost / BUDGET:.0%} of the budget; use at least 85 %: wider, deeper, or finer patches")
 
 
 QUESTIONS = [
@@ -493,11 +531,11 @@ QUESTIONS = [
               "split = lambda x: x.reshape(B, -1, heads, d).transpose(1, 2); softmax(q @ k.transpose(2, 3) / sqrt(d)) @ v; .transpose(1, 2).reshape(B, N, C)")),
     Question("2.7", 2, judge_equivariance, "shuffle, then ask, or ask, then shuffle: for attention it is the same, until positions are added",
              ("There are two ways: shuffle the tokens and ask the block, or ask the block and shuffle its answers.", "(block(x[:, order]) - block(x)[:, order]).abs().max()")),
-    Question("2.8", 3, judge_thickness, "it starts without effect and learns any curve: a trained network can be given a new input without forgetting",
+    Question("2.8", 3, judge_thickness, "it starts without effect and learns a curve: a trained network can be given a new input without forgetting",
              ("One number per image becomes emb_dim numbers: the way of the time is a good model, waves or a hidden layer, nn.SiLU, then a linear layer.",
               "The last layer starts at zero (weight and bias), the layers before it must not: or no gradient would ever arrive.",
               "self.net = nn.Sequential(nn.Linear(1, 64), nn.SiLU(), zero(nn.Linear(64, emb_dim))); return emb + self.net(thickness[:, None])")),
-    Question("2.9", 4, judge_architecture, "within the budget and using it; what makes your choice good is your measurement",
+    Question("2.9", 4, judge_architecture, "within the budget, using it, and the best of those that you measured",
              ("Start from UNet's defaults and print cost.multiply_adds: what does half the width do to it?", "Width enters squared, pixels enter once: patch=1 costs four times as much as patch=2 at the same widths.",
-              "Near 25 million: dict(widths=(28, 56)), or a narrow one on all pixels, dict(widths=(16, 24), patch=1).")),
+              "Near 25 million: dict(widths=(28, 56)), dict(widths=(22, 44), depth=2), and a narrow one on all pixels, dict(widths=(16, 24), patch=1). Which of them is good? Try them.")),
 ]
