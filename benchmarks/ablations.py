@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from course_lib import Denoiser, Schedule, UNet, ancestral, clip, grid, last
 from course_lib.lab import cost, data, machine, metrics
-from course_lib.lab.run import Batches, Run
+from course_lib.lab.batches import Batches
+from course_lib.lab.run import Run
 from course_lib.networks.dit import DiT
 from course_lib.networks.unet import AttentionBlock, ResnetBlock, TimeEmbedding, Upsample
 

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from course_lib import Denoiser, Schedule, UNet, cfg, clip, ddim, grid, last
 from course_lib.lab import data, machine, metrics, plots, train
-from course_lib.lab.run import Batches, Run
+from course_lib.lab.batches import Batches
+from course_lib.lab.run import Run
 
 BATCH = 128
 

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from course_lib import Denoiser, Schedule, UNet
 from course_lib.lab import cost, data, machine
-from course_lib.lab.run import Batches, Run
+from course_lib.lab.batches import Batches
+from course_lib.lab.run import Run
 
 CPU, BATCH = torch.device("cpu"), 128
 

@@ -12,7 +12,8 @@ from torch import nn
 from course_lib import Denoiser, Schedule, UNet
 from course_lib.lab import checkpoint, data, train
 from course_lib.lab.muon import Muon, orthogonalize
-from course_lib.lab.run import Batches, Run, drop
+from course_lib.lab.batches import Batches, drop
+from course_lib.lab.run import Run
 
 
 class Points(nn.Module):
@@ -320,6 +321,9 @@ def test_save_and_load(tmp_path):
     x, t, y = torch.randn(2, 1, 8, 8), torch.rand(2), torch.tensor([0, 3])
     torch.testing.assert_close(again(x, t, y=y), D.eval()(x, t, y=y), atol=2e-2, rtol=2e-2)
     assert repr(again.schedule) == repr(D.schedule) and again.target == "eps" and again.about == {"data": "none", "steps": 0}
+    edm = Denoiser(D.net, Schedule.edm(), "edm", sigma_data=0.3)
+    train.save(edm, tmp_path / "edm.safetensors")
+    torch.testing.assert_close(train.load(tmp_path / "edm.safetensors")(x, t, y=y), edm(x, t, y=y), atol=2e-2, rtol=2e-2)
     raw = (tmp_path / "small.safetensors").read_bytes()
     (tmp_path / "short.safetensors").write_bytes(raw[: len(raw) // 2])
     with pytest.raises(OSError, match="short.safetensors is not a whole checkpoint"):

@@ -52,7 +52,7 @@ MUTATIONS = [
     ("lab/metrics.py", "- 2 * cross)", "- cross)", "lab"),
     ("lab/data.py", "variance = (alpha * self.stds) ** 2 + sigma**2", "variance = (alpha * self.stds) ** 2 + sigma", "lab"),
     ("lab/data.py", "pull = (alpha * self.stds**2 / variance)", "pull = (self.stds**2 / variance)", "lab"),
-    ("lab/run.py", "< p   ", "> p   ", "train"),
+    ("lab/batches.py", "< p   ", "> p   ", "train"),
     ("lab/run.py", "1 - (1 - 1 / self.step) ** 10", "1 - (1 - 1 / self.step) ** 9", "train"),
     ("lab/muon.py", "c * gram @ gram", "b * gram @ gram", "train"),
     ("lab/muon.py", "return p.grad.lerp(average, keep)", "return average", "train"),

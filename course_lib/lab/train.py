@@ -1,10 +1,16 @@
-"""One training loop for every denoiser of the course: it averages its weights, can be stopped, and goes on where it was."""
+"""One training loop for every denoiser of the course: it averages its weights, can be stopped, and goes on where it was.
+
+    python -m course_lib.lab.train configs/mnist.toml                        on the CPU or on one GPU
+    accelerate launch -m course_lib.lab.train configs/mnist.toml             on as many processes, GPUs or hosts as accelerate is told
+"""
+import argparse
 import contextlib
 import os
 import signal
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,10 +22,11 @@ from ..denoiser import Denoiser, identity
 from ..networks.dit import DiT
 from ..networks.unet import UNet
 from ..schedules import Schedule
+from . import data as datasets
 from . import machine
+from .batches import Batches, drop  # noqa: F401  (drop is part of this module's interface)
 from .checkpoint import load_tensors, save_tensors
-from .data import ASSETS
-from .run import Batches, Run, drop  # noqa: F401  (drop is part of this module's interface)
+from .run import Run
 
 NETWORKS = {"UNet": UNet, "DiT": DiT}
 SCHEDULES = ("linear", "cosine", "sigmoid", "zero_terminal_snr", "edm", "flow")
@@ -28,22 +35,32 @@ SCHEDULES = ("linear", "cosine", "sigmoid", "zero_terminal_snr", "edm", "flow")
 def train(D: Denoiser, data: Tensor | tuple[Tensor, Tensor] | dict[str, Tensor], *, steps: int | None = None, seconds: float | None = None,
           batch: int = 128, lr: float = 4e-3, muon_lr: float = 0.02, p_drop: float = 0.1, null: dict | None = None, seed: int = 0,
           out: str | Path | None = None, watch: Callable[[Denoiser, float], None] | None = None, save_every: float = 60.0,
-          on: torch.device | str | None = None) -> Denoiser:
+          on: torch.device | str | None = None, weight: Callable[[Tensor], Tensor] | None = None, times: Callable[[Tensor], Tensor] | None = None,
+          flip: bool = False, clip: float | None = None, accumulate: int = 1, warm_up: float = 0.02, compiled: bool = False,
+          budget: float | None = None) -> Denoiser:
     """Train D for a number of steps or of seconds; returns the average of its weights, in eval mode, with its `history`.
 
     data:     x0 (N, ...), images in [-1, 1]; or (x0, y) with labels; or a dict with "x0" and the conditions that D takes
-    lr:       AdamW's peak rate, for biases, norms, embeddings, first and last layer; rises over 2 % of the run, then falls to 0
+    lr:       AdamW's peak rate, for biases, norms, embeddings, first and last layer; rises over the `warm_up`, then falls to 0
     muon_lr:  the same for Muon, which moves the other linear and convolution weights of a network that has a `stem` and an
               `out` layer (run.inner_matrices); 0 leaves everything to AdamW
     p_drop:   the share of examples trained without their conditions, so that guidance has something to guide from
     null:     what "without" means, such as {"y": 10}; None: the network's own null label, if it has labels
     out:      a folder under runs/ (or $COURSE_RUNS). Stop at any time: calling again goes on from there, and a finished run
               is loaded, not repeated. None: nothing is written.
+    weight:   of each example's loss, as a function of its log-SNR (B,) -> (B,); None: all alike
+    times:    from evenly spread numbers in (0, 1] to the times t that are trained on, (B,) -> (B,); None: themselves
+    flip:     mirror half of the images, left for right
+    clip:     the largest norm that the gradient may have; longer ones are shortened to it
+    accumulate: take each batch in so many parts, one after the other: the same gradient, in less memory
+    warm_up:  the share of the run in which the rates rise
+    compiled: by torch.compile (a minute before the first step; pays on a GPU)
+    budget:   seconds after which this call saves and returns, finished or not; the same call goes on from there
     watch:    called with the average so far and the share done, at 1/16, 1/8, 1/4, 1/2 and all of the run
 
     D itself is moved to the device and trained in place. With steps=... the same seed, data, precision and machine give the
     same weights; with seconds=... the rates follow the clock. Ctrl-C (Jupyter's stop button) ends the training after its step
-    and returns what there is; a second one stops at once. Raises TypeError or ValueError for data that cannot be trained on,
+    and returns what there is; a second one stops at once. Under `accelerate launch` the processes share each batch. Raises TypeError or ValueError for data that cannot be trained on,
     FloatingPointError if the loss stops being finite (what was saved stays), OSError for a damaged saved state.
     The average of weights is that of Karras et al. 2024, power function.
     """
@@ -51,37 +68,51 @@ def train(D: Denoiser, data: Tensor | tuple[Tensor, Tensor] | dict[str, Tensor],
         raise ValueError(f"say how long to train, either steps=... or seconds=..., above 0; got steps={steps}, seconds={seconds}, batch={batch}")
     data = checked_data(data, getattr(D.net, "num_classes", None))
     null = null if null is not None else {"y": D.net.num_classes} if getattr(D.net, "num_classes", None) is not None else {}
-    on = machine.device() if on is None else torch.device(on)
-    run = Run(D.to(on), Batches(data, batch, p_drop, null, seed, on), lr, muon_lr, steps, seconds)
+    on, rank, world = _place(on)
+    run = Run(D.to(on), Batches(data, batch, p_drop, null, seed, on, times, flip, rank, world), lr, muon_lr, steps, seconds,
+              weight=weight, clip=clip, accumulate=accumulate, warm_up=warm_up, compiled=compiled)
     folder = None if out is None else runs_folder() / out
+    say = print if rank == 0 else lambda *words: None
     if folder is not None and run.restore(folder):
-        print(f"{folder}: finished before ({run.step} steps), loaded. Delete the folder to train again.")
+        say(f"{folder}: finished before ({run.step} steps), loaded. Delete the folder to train again.")
         if watch:
             watch(run.ema, 1.0)
         return run.result()
-    print(f"Training {sum(p.numel() for p in D.parameters()) / 1e6:.2f} M parameters {f'on from step {run.step}' if run.step else 'from scratch'} on {on.type} "
-          f"in {str(run.dtype)[6:]}, {f'{steps} steps of {batch}' if steps else f'about {seconds:.0f} s'}; interrupt at any time.")
+    say(f"Training {sum(p.numel() for p in D.parameters()) / 1e6:.2f} M parameters {f'on from step {run.step}' if run.step else 'from scratch'} on {on.type} "
+        f"in {str(run.dtype)[6:]}, {f'{steps} steps of {batch}' if steps else f'about {seconds:.0f} s'}; interrupt at any time.")
     try:
-        _loop(run, folder, save_every, watch)
+        _loop(run, folder, save_every, watch if rank == 0 else None, budget)
     except KeyboardInterrupt:
-        print(f"Stopped at step {run.step} ({run.progress():.0%})" + (": the same call goes on from here." if folder else "."))
+        say(f"Stopped at step {run.step} ({run.progress():.0%})" + (": the same call goes on from here." if folder else "."))
+    except FloatingPointError as error:
+        saved = folder is not None and (folder / "state.safetensors").exists()
+        raise FloatingPointError(f"{error}. {f'The last good state, of step {run.saved}, is in {folder}' if saved else 'Nothing was saved'}") from None
     finally:
         if folder is not None and run.finite():
             run.save(folder)
     return run.result()
 
 
-def _loop(run: Run, folder: Path | None, save_every: float, watch: Callable[[Denoiser, float], None] | None) -> None:
+def _place(on: torch.device | str | None) -> tuple[torch.device, int, int]:
+    """Where this process computes, which one it is, and of how many."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return machine.device() if on is None else torch.device(on), 0, 1
+    from accelerate import PartialState
+    state = PartialState()
+    return state.device, state.process_index, state.num_processes
+
+
+def _loop(run: Run, folder: Path | None, save_every: float, watch: Callable[[Denoiser, float], None] | None, budget: float | None) -> None:
     moments = [m for m in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1) if m > run.progress()] if watch else []
     last_save, first, before = time.monotonic(), run.step, run.elapsed
-    with between_steps() as interrupted, tqdm(total=1.0, initial=run.progress(), file=sys.stdout, mininterval=0.5,
+    with between_steps() as interrupted, tqdm(total=1.0, initial=run.progress(), file=sys.stdout, mininterval=0.5, disable=not run.accelerator.is_main_process,
                                               bar_format="{percentage:3.0f}% |{bar:30}| {desc}") as bar:
         while run.progress() < 1:
             run.advance()
             done = min(run.progress(), 1.0)
             if run.step % 50 == 0 or done == 1:
                 speed = (run.step - first) * run.batches.size / (run.elapsed - before)
-                bar.set_description_str(f"{run.elapsed:.0f} of about {run.elapsed / done:.0f} s, {speed:,.0f} examples/s, loss {run.history[-1][1]:.4f}", refresh=False)
+                bar.set_description_str(f"{run.elapsed:.0f} s, about {run.elapsed / done - run.elapsed:.0f} s left, {speed:,.0f} examples/s, loss {run.history[-1][1]:.4f}", refresh=False)
                 bar.update(done - bar.n)
             if folder is not None and time.monotonic() - last_save > save_every:
                 run.save(folder)
@@ -90,7 +121,7 @@ def _loop(run: Run, folder: Path | None, save_every: float, watch: Callable[[Den
                 moments = [m for m in moments if m > done]
                 bar.clear()
                 watch(run.ema, done)
-            if interrupted:
+            if interrupted or budget and run.elapsed - before > budget and done < 1:
                 raise KeyboardInterrupt
 
 
@@ -149,7 +180,7 @@ def save(D: Denoiser, file: str | Path, **about) -> None:
     """A denoiser's weights as fp16 safetensors; the header holds what `load` needs and what you say `about` it."""
     if D.schedule.made_by is None or not isinstance(D.target, str) or D.time is not identity or type(D.net).__name__ not in NETWORKS:
         raise ValueError("only a course network with a named schedule, a named target and t itself as its time can be saved: the header must be able to rebuild it")
-    header = {"net": [type(D.net).__name__, D.net.config], "schedule": D.schedule.made_by, "target": D.target, "about": about}
+    header = {"net": [type(D.net).__name__, D.net.config], "schedule": D.schedule.made_by, "target": D.target, "sigma_data": D.sigma_data, "about": about}
     save_tensors(Path(file), {name: value.half() for name, value in D.net.state_dict().items()}, header)
 
 
@@ -159,11 +190,40 @@ def load(name: str | Path, on: torch.device | str | None = None) -> Denoiser:
     Its `about` tells the data, the steps, the metrics and the command that trained it. Raises FileNotFoundError or OSError.
     """
     path = Path(name)
-    tensors, header = load_tensors(path if path.suffix else ASSETS / "checkpoints" / f"{name}.safetensors")
+    tensors, header = load_tensors(path if path.suffix else datasets.ASSETS / "checkpoints" / f"{name}.safetensors")
     if not {"net", "schedule", "target"} <= header.keys() or header["net"][0] not in NETWORKS or header["schedule"][0] not in SCHEDULES:
         raise OSError(f"{name} does not hold a denoiser that this version of course_lib can rebuild")
     (net, config), (schedule, arguments) = header["net"], header["schedule"]
-    D = Denoiser(NETWORKS[net](**config), getattr(Schedule, schedule)(**arguments), header["target"])
+    D = Denoiser(NETWORKS[net](**config), getattr(Schedule, schedule)(**arguments), header["target"], sigma_data=header.get("sigma_data", 0.5))
     D.net.load_state_dict({key: value.float() for key, value in tensors.items()})
     D.about = header["about"]
     return D.to(machine.device() if on is None else on).eval().requires_grad_(False)
+
+
+def from_config(config: dict) -> tuple[Denoiser, dict]:
+    """The untrained denoiser and the data that a configuration describes (configs/*.toml)."""
+    network, schedule = dict(config["network"]), dict(config.get("schedule", {"name": "cosine"}))
+    torch.manual_seed(config["train"].get("seed", 0))
+    net = NETWORKS[network.pop("type", "UNet")](**network)
+    D = Denoiser(net, getattr(Schedule, schedule.pop("name"))(**schedule), config.get("target", "v"), sigma_data=config.get("sigma_data", 0.5))
+    x0, y = getattr(datasets, config["data"])("train")
+    return D, {"x0": x0} | ({"y": y} if network.get("num_classes") else {})
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path, help="a TOML file that says what is trained, on what, and how long")
+    parser.add_argument("--budget", type=float, help="seconds after which to save and stop; the same command goes on")
+    arguments = parser.parse_args(arguments)
+    config = tomllib.loads(arguments.config.read_text())
+    D, data = from_config(config)
+    name = arguments.config.stem
+    trained = train(D, data, **config["train"], out=name, budget=arguments.budget)
+    if int(os.environ.get("RANK", 0)) == 0 and trained.history and trained.history[-1][0] and trained.done:
+        file = runs_folder() / name / f"{name}.safetensors"
+        save(trained, file, data=config["data"], config=config, command=f"python -m course_lib.lab.train configs/{name}.toml")
+        print(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
