@@ -1,82 +1,146 @@
-"""How good are the samples? A digit classifier, its features, and distances between clouds of features."""
-from functools import lru_cache
+"""How good are the samples? Distances between clouds of features, whoever made the features (lab/features.py).
+
+Each takes features (N, d), real and generated. Each depends on N: compare at one N, print it, and put beside the number what real
+data score against real data (`floor`).
+"""
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .checkpoint import load_tensors
-from .data import ASSETS, mnist
+from .data import mnist
+from .features import (DigitClassifier, class_agreement, classifier, dinov2, features, inception, lpips, predict,  # noqa: F401
+                       probabilities, test_features)
 
 
-class DigitClassifier(nn.Module):
-    """A small convolutional network for 28 x 28 digits: x (B, 1, 28, 28) in [-1, 1] -> logits (B, 10).
+class Statistics:
+    """The mean and covariance of a stream of features, summed in float64, so that a million pictures need no memory.
 
-    Its 128 pooled features before the last layer play the part that Inception's 2048 pooled features play for photographs.
+    `Statistics(features)`, or update(features) with any number of parts (n, d); then `n`, `mean` (d,), `covariance` (d, d).
     """
 
-    def __init__(self, width: int = 32):
-        super().__init__()
-        conv = lambda a, b: [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
-        self.body = nn.Sequential(
-            *conv(1, width), *conv(width, width), nn.MaxPool2d(2),                      # (B, 32, 14, 14)
-            *conv(width, 2 * width), *conv(2 * width, 2 * width), nn.MaxPool2d(2),      # (B, 64, 7, 7)
-            *conv(2 * width, 4 * width), *conv(4 * width, 4 * width),                   # (B, 128, 7, 7)
-            nn.AdaptiveAvgPool2d(1), nn.Flatten())                                      # (B, 128)
-        self.head = nn.Linear(4 * width, 10)
+    def __init__(self, features: Tensor | Iterable[Tensor] = ()):
+        self.n, self.mean, self._scatter = 0, None, None
+        for part in [features] if isinstance(features, Tensor) else features:
+            self.update(part)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x))
+    def update(self, features: Tensor) -> "Statistics":
+        """Add a part, by the rule for joining two groups of numbers. (Chan et al. 1983)"""
+        z = checked_features(features)
+        n, mean = len(z), z.mean(0)
+        scatter = (z - mean).T @ (z - mean)                                             # (d, d)
+        if self.n == 0:
+            self.n, self.mean, self._scatter = n, mean, scatter
+            return self
+        step, total = mean - self.mean, self.n + n
+        self._scatter = self._scatter + scatter + torch.outer(step, step) * (self.n * n / total)
+        self.mean, self.n = self.mean + step * (n / total), total
+        return self
 
-
-@lru_cache
-def classifier(on: str | torch.device = "cpu") -> DigitClassifier:
-    """The shipped classifier, in eval mode; configs/mnist_classifier.toml and its header say how it was trained."""
-    tensors, header = load_tensors(ASSETS / "checkpoints" / "mnist_classifier.safetensors")
-    net = DigitClassifier(**header["net"])
-    net.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in tensors.items()})
-    return net.to(on).eval().requires_grad_(False)
-
-
-def features(x: Tensor) -> Tensor:
-    """The classifier's 128 pooled features of digits: x (N, 1, 28, 28) in [-1, 1] -> (N, 128) float64 on the CPU."""
-    x, net = checked_digits(x), classifier(x.device)
-    return torch.cat([net.body(part).cpu().double() for part in x.split(500)])
+    @property
+    def covariance(self) -> Tensor:
+        return self._scatter / (self.n - 1)
 
 
-def predict(x: Tensor) -> Tensor:
-    """The digit that the classifier sees: x (N, 1, 28, 28) in [-1, 1] -> (N,) int64."""
-    x, net = checked_digits(x), classifier(x.device)
-    return torch.cat([net(part).argmax(1) for part in x.split(500)])
-
-
-def class_agreement(x: Tensor, y: Tensor) -> float:
-    """The share of images x (N, 1, 28, 28) in which the classifier sees the digit y (N,) that was asked for."""
-    return (predict(x) == y.to(x.device)).double().mean().item()
-
-
-def frechet_distance(a: Tensor, b: Tensor) -> float:
+def frechet_distance(a: Tensor | Statistics, b: Tensor | Statistics) -> float:
     """The Fréchet (Wasserstein-2) distance, squared, between Gaussians fitted to two clouds of features.
 
-    a: (N, d), b: (M, d); computed in float64. |mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)), the last trace from the
-    eigenvalues of the symmetric S^T B S with A = S S^T. It falls as N grows: compare at one N, and with `frechet_floor`.
-    Raises ValueError for features that are not finite or do not match. Source: Dowson & Landau 1982; Heusel et al. 2017.
+    a: (N, d), b: (M, d), or their Statistics; computed in float64. |mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)), the last trace from
+    the eigenvalues of the symmetric S^T B S with A = S S^T; or, where there are fewer points than dimensions, from the singular
+    values of one cloud against the other, which is the same number at a fraction of the cost. Biased upwards, the more the smaller
+    N is. Raises ValueError for features that are not finite or do not match. Source: Dowson & Landau 1982; Heusel et al. 2017.
     """
-    a, b = (torch.as_tensor(z).cpu().double() for z in (a, b))
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(f"two clouds of features (N, d) and (M, d) are needed, at least two points each; got {tuple(a.shape)} and {tuple(b.shape)}")
-    if not (a.isfinite().all() and b.isfinite().all()):
-        raise ValueError("features that are not finite (nan or inf) have no Fréchet distance: look at the samples first")
-    A, B = (z.T.cov().reshape(z.shape[1], z.shape[1]) for z in (a, b))
+    clouds = [z if isinstance(z, Statistics) else checked_features(z) for z in (a, b)]
+    d = [len(z.mean) if isinstance(z, Statistics) else z.shape[1] for z in clouds]
+    n = [z.n if isinstance(z, Statistics) else len(z) for z in clouds]
+    if d[0] != d[1] or min(n) < 2:
+        raise ValueError(f"two clouds of features (N, d) and (M, d) are needed, at least two points each; got ({n[0]}, {d[0]}) and ({n[1]}, {d[1]})")
+    if max(n) <= d[0] and not any(isinstance(z, Statistics) for z in clouds):
+        return _frechet_of_few(*clouds)
+    a, b = (z if isinstance(z, Statistics) else Statistics(z) for z in clouds)
+    A, B = a.covariance, b.covariance
     w, V = torch.linalg.eigh(A)
-    S = V * w.clamp(min=0).sqrt()                                                   # (d, d), A = S S^T
-    cross = torch.linalg.eigvalsh(S.T @ B @ S).clamp(min=0).sqrt().sum()            # tr (A B)^(1/2)
-    return ((a.mean(0) - b.mean(0)).square().sum() + A.trace() + B.trace() - 2 * cross).item()
+    S = V * w.clamp(min=0).sqrt()                                                       # (d, d), A = S S^T
+    cross = torch.linalg.eigvalsh(S.T @ B @ S).clamp(min=0).sqrt().sum()                # tr (A B)^(1/2)
+    return ((a.mean - b.mean).square().sum() + A.trace() + B.trace() - 2 * cross).item()
 
 
-@lru_cache
-def test_features() -> Tensor:
-    """The features of MNIST's 10,000 test digits (10000, 128): the reference of every Fréchet distance in the course."""
-    return features(mnist("test")[0])
+def _frechet_of_few(a: Tensor, b: Tensor) -> float:
+    """With A = X^T X and B = Y^T Y, tr (A B)^(1/2) is the sum of the singular values of X Y^T, (N, M)."""
+    X, Y = ((z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (a, b))
+    cross = torch.linalg.svdvals(X @ Y.T).sum()
+    return ((a.mean(0) - b.mean(0)).square().sum() + X.square().sum() + Y.square().sum() - 2 * cross).item()
+
+
+def kid(a: Tensor, b: Tensor, size: int = 1000, subsets: int = 50, seed: int = 0) -> tuple[float, float]:
+    """Kernel distance with the kernel (x.y / d + 1)^3: mean over random subsets of `size`, and the mean's standard error.
+
+    Unbiased: 0 on average for two clouds from one distribution, whatever N. Source: Binkowski et al. 2018.
+    """
+    a, b = checked_features(a), checked_features(b)
+    size, g = min(size, len(a), len(b)), torch.Generator().manual_seed(seed)
+    pick = lambda z: z[torch.randperm(len(z), generator=g)[:size]]
+    values = torch.tensor([mmd(pick(a), pick(b), lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3) for _ in range(subsets)])
+    return values.mean().item(), (values.std(correction=1) / subsets**0.5).item() if subsets > 1 else float("nan")
+
+
+def gaussian_kernel_distance(a: Tensor, b: Tensor, width: float = 10.0) -> float:
+    """Kernel distance with the kernel exp(-|x - y|^2 / (2 width^2)): CMMD's, with any features.   Jayasumana et al. 2024
+
+    Unbiased; it sees every difference of two distributions, not only of their means and covariances.
+    """
+    return mmd(checked_features(a), checked_features(b), lambda x, y: (-torch.cdist(x, y).square() / (2 * width**2)).exp())
+
+
+def mmd(a: Tensor, b: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """The unbiased estimate of the squared maximum mean discrepancy.   a: (N, d), b: (M, d); Gretton et al. 2012, eq. 3"""
+    N, M = len(a), len(b)
+    K_aa, K_bb, K_ab = kernel(a, a), kernel(b, b), kernel(a, b)
+    within = (K_aa.sum() - K_aa.trace()) / (N * (N - 1)) + (K_bb.sum() - K_bb.trace()) / (M * (M - 1))
+    return (within - 2 * K_ab.mean()).item()
+
+
+def inception_score(p: Tensor, splits: int = 10) -> tuple[float, float]:
+    """exp of the mean KL from each picture's class probabilities to their mean; mean and standard deviation over `splits`.
+
+    p: (N, K), rows adding up to 1. Between 1 and K. It never looks at real data. Source: Salimans et al. 2016.
+    """
+    p = checked_features(p)
+    if len(p) < splits or (p < 0).any() or ((p.sum(1) - 1).abs() > 1e-3).any():
+        raise ValueError(f"probabilities (N, K) with N >= {splits} are needed, rows adding up to 1; got {tuple(p.shape)}, sums from {p.sum(1).min():.3g} to {p.sum(1).max():.3g}")
+    scores = []
+    for part in p.tensor_split(splits):
+        mean = part.mean(0, keepdim=True)
+        scores.append((torch.xlogy(part, part) - torch.xlogy(part, mean)).sum(1).mean().exp())
+    return torch.stack(scores).mean().item(), torch.stack(scores).std(correction=0).item()
+
+
+def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[float, float]:
+    """(precision, recall): the share of generated points near a real one, and of real points near a generated one.
+
+    Near: not farther away than that point's own k-th neighbour in its cloud. Source: Kynkäänniemi et al. 2019.
+    """
+    real, generated = checked_features(real), checked_features(generated)
+    if min(len(real), len(generated)) <= k:
+        raise ValueError(f"each cloud needs more than k = {k} points; got {len(real)} and {len(generated)}")
+    return _covered(generated, real, k), _covered(real, generated, k)
+
+
+def _covered(points: Tensor, cloud: Tensor, k: int) -> float:
+    """The share of `points` that lie in one of the balls around the points of `cloud`."""
+    radius = torch.cat([torch.cdist(part, cloud).kthvalue(k + 1, dim=1).values for part in cloud.split(1000)])      # its nearest is itself
+    return torch.cat([(torch.cdist(part, cloud) <= radius).any(1) for part in points.split(1000)]).double().mean().item()
+
+
+def floor(metric: Callable[[Tensor, Tensor], float], real: Tensor, n: int, draws: int = 5, seed: int = 0) -> tuple[float, float]:
+    """What n real points score against real ones: mean and standard deviation over `draws` random splits of `real` (N, d) into n and the rest."""
+    if not 2 <= n <= len(real) - 2:
+        raise ValueError(f"n must leave at least two of the {len(real)} real points; got {n}")
+    g, values = torch.Generator().manual_seed(seed), []
+    for _ in range(draws):
+        order = torch.randperm(len(real), generator=g)
+        values.append(metric(real[order[:n]], real[order[n:]]))
+    return torch.tensor(values).mean().item(), torch.tensor(values).std().item()
 
 
 def frechet_floor(n: int, seed: int = 0) -> float:
@@ -85,14 +149,11 @@ def frechet_floor(n: int, seed: int = 0) -> float:
     return frechet_distance(features(x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:n]]), test_features())
 
 
-def checked_digits(x: Tensor) -> Tensor:
-    """x as it is, or one clear sentence."""
-    if not x.is_floating_point():
-        raise TypeError(f"images must be floating point in [-1, 1]; got {x.dtype}: scale with x / 127.5 - 1")
-    if x.ndim != 4 or x.shape[1:] != (1, 28, 28):
-        raise ValueError(f"digits must be (N, 1, 28, 28); got {tuple(x.shape)}")
-    if not x.isfinite().all():
-        raise ValueError("the images have values that are not finite (nan or inf)")
-    if x.abs().max() > 2:
-        raise ValueError(f"images must lie in [-1, 1]; got [{x.min():.4g}, {x.max():.4g}]: scale with x / 127.5 - 1")
-    return x
+def checked_features(z: Tensor) -> Tensor:
+    """Features in float64 on the CPU, or one clear sentence."""
+    z = torch.as_tensor(z).detach().cpu().double()
+    if z.ndim != 2 or len(z) == 0:
+        raise ValueError(f"a cloud of features is (N, d), one row for each picture; got {tuple(z.shape)}")
+    if not z.isfinite().all():
+        raise ValueError("features that are not finite (nan or inf) have no distance: look at the samples first")
+    return z

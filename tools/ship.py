@@ -1,0 +1,76 @@
+"""Judge a finished training and, with --ship, make it a checkpoint of the course, its numbers in its header.
+
+    python -m course_lib.lab.train configs/mnist.toml
+    python tools/ship.py mnist                    the numbers: 10,000 samples, 20 ancestral steps, w = 1 and w = 2
+    python tools/ship.py mnist --ship             ... and course_lib/assets/checkpoints/mnist.safetensors
+"""
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from course_lib import ancestral, cfg, clip, grid, last
+from course_lib.denoiser import Denoiser
+from course_lib.lab import data, machine, metrics, train
+
+
+@torch.no_grad()
+def samples(D: Denoiser, y: Tensor, w: float, steps: int, seed: int = 0) -> Tensor:
+    """A digit for each label: (N, 1, 28, 28), on the CPU."""
+    on, g, parts = next(D.parameters()).device, torch.Generator().manual_seed(seed), []
+    guided = clip(D if w == 1 else cfg(D, w, {"y": D.net.num_classes}))
+    for part in y.split(500):
+        x = D.schedule.prior((len(part), 1, 28, 28), generator=g, device=on)
+        parts.append(last(ancestral(guided, D.schedule, x, grid(D.schedule, steps), g, y=part.to(on))).cpu().clamp(-1, 1))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def loss_by_level(D: Denoiser, n: int = 2000, levels: int = 10) -> list[float]:
+    """The loss on test digits at t = 0.05, 0.15, ..., the same noise each time."""
+    x, y = (part[:n] for part in data.mnist("test"))
+    on, g, losses = next(D.parameters()).device, torch.Generator().manual_seed(0), []
+    for t in (torch.arange(levels) + 0.5) / levels:
+        eps = torch.randn(x.shape, generator=g)
+        losses.append(torch.cat([D.loss(a.to(on), torch.full((len(a),), float(t)), e.to(on), y=b.to(on)).cpu() for a, e, b in zip(x.split(500), eps.split(500), y.split(500))]).mean().item())
+    return [round(loss, 5) for loss in losses]
+
+
+def judged(D: Denoiser, n: int, steps: int, w: float) -> dict:
+    """The numbers of n samples with labels as frequent as in the training set."""
+    labels = data.mnist("train")[1]
+    y = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:n]]
+    x = samples(D, y, w, steps)
+    z, real = metrics.features(x), metrics.test_features()
+    precision, recall = metrics.precision_recall(real[:5000], z[:5000])
+    kid, error = metrics.kid(z, real)
+    return {"w": w, "steps": steps, "n": n, "class_agreement": metrics.class_agreement(x, y), "frechet_distance": metrics.frechet_distance(z, real),
+            "frechet_distance_of_2000": metrics.frechet_distance(z[:2000], real), "kid": kid, "kid_error": error, "precision": precision, "recall": recall}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name")
+    parser.add_argument("--n", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--ship", action="store_true")
+    arguments = parser.parse_args()
+    file: Path = train.runs_folder() / arguments.name / f"{arguments.name}.safetensors"
+    D = train.load(file)
+    x, y = data.mnist("test")
+    floors = torch.tensor([[metrics.frechet_floor(n, seed) for seed in range(5)] for n in (arguments.n, 2000)])
+    card = {"real": {"class_agreement": metrics.class_agreement(x, y), "frechet_floor": floors[0].tolist(), "frechet_floor_of_2000": floors[1].tolist()},
+            "loss_at_0.05_to_0.95": loss_by_level(D), "samples": [judged(D, arguments.n, arguments.steps, w) for w in (1.0, 2.0)],
+            "judged_by": f"python tools/ship.py {arguments.name} --n {arguments.n} --steps {arguments.steps}", "machine": machine.about()}
+    print(json.dumps(card, indent=1))
+    for n, key, floor in ((arguments.n, "frechet_distance", floors[0]), (2000, "frechet_distance_of_2000", floors[1])):
+        print(f"w = 1, {n} samples: {card['samples'][0][key] / floor.mean():.2f} times the floor ({floor.mean():.3f}, from {floor.min():.3f} to {floor.max():.3f} over 5 draws)")
+    if arguments.ship:
+        train.save(D, data.ASSETS / "checkpoints" / file.name, **D.about, metrics=card)
+        print(f"{data.ASSETS / 'checkpoints' / file.name}: {(data.ASSETS / 'checkpoints' / file.name).stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
