@@ -1,10 +1,22 @@
 """A denoiser is any callable (x, t, **condition) -> x0_hat. This one wraps a network."""
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from .schedules import Schedule, as_float64, over, randn_like
+
+
+def edm(alpha: Tensor, sigma: Tensor, sigma_data: float = 0.5) -> tuple[Tensor, Tensor]:
+    """(a, b) of (x0 - c_skip x) / c_out, which has variance 1; its squared error is |D - x0|^2 / c_out^2. Karras et al. 2022, table 1
+
+    The paper's sigma is sigma / alpha here, and its x is x / alpha; multiplied out, alpha may even be 0. At sigma_data = 1
+    and alpha^2 + sigma^2 = 1 the pair is that of -v.
+    """
+    r = (sigma**2 + (sigma_data * alpha) ** 2).sqrt()                # the standard deviation of x
+    return sigma / (sigma_data * r), -sigma_data * alpha / r
+
 
 # What a network can be asked for: a * x0 + b * eps. Each entry gives the pair (a, b) from (alpha, sigma).
 TARGETS: dict[str, Callable] = {
@@ -12,6 +24,7 @@ TARGETS: dict[str, Callable] = {
     "x0":   lambda alpha, sigma: (1 + 0 * alpha, 0 * sigma),
     "v":    lambda alpha, sigma: (-sigma, alpha),                 # Salimans & Ho 2022
     "flow": lambda alpha, sigma: (-1 + 0 * alpha, 1 + 0 * sigma), # Lipman et al. 2023: eps - x0, the velocity of a straight path
+    "edm":  edm,
 }
 
 
@@ -25,15 +38,19 @@ class Denoiser(nn.Module):
 
     net:      any module (x (B, ...), time (B,), **condition) -> like x
     target:   a name from TARGETS, or a function (alpha, sigma) -> (a, b): the network predicts a * x0 + b * eps
-    time:     what the network is told instead of t, as a function of t
+    time:     what the network is told instead of t, as a function of t (with target edm: instead of c_noise, as a function of it)
+    sigma_data: the data's standard deviation, for target edm alone, where the network also sees c_in * x in place of x
     """
 
-    def __init__(self, net: nn.Module, schedule: Schedule, target: str | Callable = "v", time: Callable = identity):
+    def __init__(self, net: nn.Module, schedule: Schedule, target: str | Callable = "v", time: Callable = identity, sigma_data: float = 0.5):
         super().__init__()
         if isinstance(target, str) and target not in TARGETS:
             raise ValueError(f"target must be one of {', '.join(TARGETS)}, or a function (alpha, sigma) -> (a, b); got {target!r}")
-        self.net, self.schedule, self.target, self.time = net, schedule, target, time
-        self.pair = TARGETS[target] if isinstance(target, str) else target
+        if not sigma_data > 0:
+            raise ValueError(f"sigma_data is the data's standard deviation, above 0; got {sigma_data}")
+        self.net, self.schedule, self.target, self.time, self.sigma_data = net, schedule, target, time, sigma_data
+        pair = TARGETS[target] if isinstance(target, str) else target
+        self.pair = partial(pair, sigma_data=sigma_data) if target == "edm" else pair
 
     def forward(self, x: Tensor, t: Tensor | float, **condition) -> Tensor:
         """The best guess of the clean data: E[x0 | x_t = x] when the network is perfect.
@@ -64,8 +81,16 @@ class Denoiser(nn.Module):
 
     def _network(self, x: Tensor, t: Tensor, condition: dict) -> Tensor:
         """The network at one time per example, in x's own precision."""
+        if self.target == "edm":
+            x, t = self._preconditioned(x, t)
         t = self.time(t).to(x.dtype).to(x.device, non_blocking=True)
         return self.net(x, t.expand(len(x)) if t.ndim == 0 else t, **condition).to(x.dtype)
+
+    def _preconditioned(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """c_in * x, of variance 1, and c_noise = log(sigma / alpha) / 4: Karras et al. 2022, table 1."""
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        c_in = (sigma**2 + (self.sigma_data * alpha) ** 2).rsqrt()
+        return over(c_in, x) * x, (sigma.clamp(min=1e-4) / alpha.clamp(min=1e-4)).log() / 4
 
 
 def checked_time(t: Tensor | float, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from course_lib.denoiser import TARGETS, Denoiser
-from course_lib.schedules import Schedule
+from course_lib.schedules import Schedule, over
 
 
 class Exact(nn.Module):
@@ -26,7 +26,7 @@ x0, eps = torch.randn(2, 4, 3, 2, 2, generator=torch.Generator().manual_seed(0),
 
 
 @pytest.mark.parametrize("schedule", [Schedule.linear(), Schedule.cosine(), Schedule.flow(), Schedule.edm()], ids=repr)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [name for name in TARGETS if name != "edm"])     # its network sees other things: tests of its own below
 def test_exact_answers_give_exact_x0(schedule, target):
     t = torch.tensor([0.01, 0.3, 0.6, 0.9], dtype=torch.float64)
     D = Denoiser(Exact(schedule, target, x0, eps), schedule, target)
@@ -86,3 +86,78 @@ def test_other_bad_input():
         D.loss(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.rand(2))
     with pytest.raises(ValueError, match="target must be one of eps, x0, v, flow"):
         Denoiser(D.net, Schedule.cosine(), "velocity")
+    for wrong in (0.0, -0.5, math.nan):
+        with pytest.raises(ValueError, match="sigma_data is the data's standard deviation, above 0"):
+            Denoiser(D.net, Schedule.edm(), "edm", sigma_data=wrong)
+
+
+# ---- target edm: Karras et al. 2022
+
+def table_1(sigma, s):
+    """Karras et al. 2022, table 1, last column: c_skip, c_out, c_in, c_noise."""
+    return s**2 / (sigma**2 + s**2), sigma * s / (s**2 + sigma**2).sqrt(), 1 / (sigma**2 + s**2).sqrt(), sigma.log() / 4
+
+
+class RandomNet(nn.Module):
+    """A random network in float64, not linear in x or time, that keeps what it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.u = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def forward(self, x, t, **condition):
+        self.seen = (x, t)
+        return torch.tanh(self.w * x + over(t, x) * self.u) + 0.1 * x**2
+
+
+@pytest.mark.parametrize("schedule", [Schedule.edm(), Schedule.cosine(), Schedule.flow()], ids=repr)
+@pytest.mark.parametrize("sigma_data", [0.5, 1.3])
+def test_edm_is_the_paper(schedule, sigma_data):
+    """D = c_skip x + c_out F(c_in x; c_noise), and the loss is lambda |D - x0|^2 with lambda = 1 / c_out^2; x / alpha and sigma / alpha are the paper's."""
+    net, t = RandomNet(), torch.tensor([0.2, 0.4, 0.7, 0.95], dtype=torch.float64)
+    D = Denoiser(net, schedule, target="edm", sigma_data=sigma_data)
+    x, alpha = schedule.perturb(x0, t, eps), over(schedule.alpha(t), x0)
+    c_skip, c_out, c_in, c_noise = table_1(over(schedule.sigma(t), x0) / alpha, sigma_data)
+    paper = c_skip * x / alpha + c_out * net(c_in * x / alpha, c_noise.flatten())
+    torch.testing.assert_close(D(x, t), paper, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(D.loss(x0, t, eps), ((paper - x0) ** 2 / c_out**2).mean((1, 2, 3)), atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(net.seen[1], c_noise.flatten())
+    assert D.target == "edm" and D.sigma_data == sigma_data
+
+
+@pytest.mark.parametrize("schedule", [Schedule.edm(), Schedule.cosine(), Schedule.zero_terminal_snr()], ids=repr)
+def test_edm_at_the_ends_of_time(schedule):
+    """At sigma = 0 the answer is x itself, and at alpha = 0 there is one: both times are finite."""
+    net = RandomNet()
+    D = Denoiser(net, schedule, "edm", sigma_data=0.7)
+    assert torch.equal(D(x0, 0.0), x0) and net.seen[1].tolist() == pytest.approx([math.log(1e-4) / 4] * 4)
+    assert D(x0, 1.0).isfinite().all() and net.seen[1].isfinite().all() and D.loss(x0, torch.ones(4), eps).isfinite().all()
+
+
+@pytest.mark.parametrize("t", [0.3, 0.6, 0.9])
+def test_edm_inputs_and_targets_have_variance_one(t):
+    """What the paper asks of its scalings, for data of standard deviation 0.7; n = 100,000, 5 standard errors."""
+    data, noise = torch.randn(2, 100_000, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64).unbind(0)
+    for schedule in (Schedule.edm(), Schedule.cosine()):
+        net = RandomNet()
+        net.w, net.u = torch.zeros(2, 1, dtype=torch.float64)
+        D = Denoiser(net, schedule, "edm", sigma_data=0.7)
+        a, b = D.pair(schedule.alpha(t), schedule.sigma(t))
+        D(schedule.perturb(0.7 * data, t, noise), t)
+        assert net.seen[0].var().item() == pytest.approx(1, abs=5 * (2 / 100_000) ** 0.5)
+        assert (a * 0.7 * data + b * noise).var().item() == pytest.approx(1, abs=5 * (2 / 100_000) ** 0.5)
+
+
+def test_edm_of_unit_data_is_minus_v():
+    schedule, t = Schedule.cosine(), torch.linspace(0, 1, 11, dtype=torch.float64)
+    edm, v = Denoiser(RandomNet(), schedule, "edm", sigma_data=1.0), Denoiser(RandomNet(), schedule, "v")
+    for a, b in zip(edm.pair(schedule.alpha(t), schedule.sigma(t)), v.pair(schedule.alpha(t), schedule.sigma(t))):
+        torch.testing.assert_close(a, -b)
+
+
+def test_edm_with_a_time_of_your_own_and_frames():
+    """A time per frame, (B, F), and a network that wants log(sigma) itself."""
+    net, schedule, frames = RandomNet(), Schedule.edm(), torch.rand(4, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    got = Denoiser(net, schedule, "edm", time=lambda c_noise: 4 * c_noise)(x0, frames)
+    c_skip, c_out, c_in, _ = table_1(over(schedule.sigma(frames), x0), 0.5)
+    torch.testing.assert_close(got, c_skip * x0 + c_out * net(c_in * x0, schedule.sigma(frames).clamp(min=1e-4).log()))
