@@ -1,7 +1,7 @@
 """Judge a finished training and, with --ship, make it a checkpoint of the course, its numbers in its header.
 
     python -m course_lib.lab.train configs/mnist.toml
-    python tools/ship.py mnist                    the numbers: 10,000 samples, 20 ancestral steps, w = 1 and w = 2
+    python tools/ship.py mnist                    the numbers: 20 ancestral steps, 10,000 samples with w = 1, 2,000 with w = 2
     python tools/ship.py mnist --ship             ... and course_lib/assets/checkpoints/mnist.safetensors
 """
 import argparse
@@ -60,9 +60,9 @@ def main() -> None:
     file: Path = train.runs_folder() / arguments.name / f"{arguments.name}.safetensors"
     D = train.load(file)
     x, y = data.mnist("test")
-    floors = torch.tensor([[metrics.frechet_floor(n, seed) for seed in range(5)] for n in (arguments.n, 2000)])
+    floors = [torch.tensor([metrics.frechet_floor(n, seed) for seed in range(5)]) for n in (arguments.n, 2000)]
     card = {"real": {"class_agreement": metrics.class_agreement(x, y), "frechet_floor": floors[0].tolist(), "frechet_floor_of_2000": floors[1].tolist()},
-            "loss_at_0.05_to_0.95": loss_by_level(D), "samples": [judged(D, arguments.n, arguments.steps, w) for w in (1.0, 2.0)],
+            "loss_at_0.05_to_0.95": loss_by_level(D), "samples": [judged(D, n, arguments.steps, w) for n, w in ((arguments.n, 1.0), (2000, 2.0))],
             "judged_by": f"python tools/ship.py {arguments.name} --n {arguments.n} --steps {arguments.steps}", "machine": machine.about()}
     print(json.dumps(card, indent=1))
     for n, key, floor in ((arguments.n, "frechet_distance", floors[0]), (2000, "frechet_distance_of_2000", floors[1])):

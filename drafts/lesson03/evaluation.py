@@ -68,7 +68,7 @@ torch.testing.assert_close(y.T.cov(), B)
 print(f"distance {my_frechet(a, b):.3f}, work of the map {(a - y).square().sum(1).mean():.3f}")
 
 # %% [markdown]
-# **Features.** Pixels are far from Gaussian, and their differences are not those that we see. So pictures first go through a network: here the digit classifier, with 128 features. The published **FID** takes 2,048 features of Inception, trained on photographs. The code stays the same; the scale does not, so never compare across networks. The door (91 MB, fetched once, checked by digest; needs torch-fidelity):
+# **Features.** Pictures first go through a network that sees what matters: here the digit classifier, with 128 features. The published **FID** takes 2,048 features of Inception, trained on photographs. The code stays the same; the scale does not, so never compare across networks. The door (91 MB, fetched once, checked by digest; needs torch-fidelity):
 #
 # ```python
 # look = metrics.inception()                              # or metrics.dinov2()
@@ -85,7 +85,7 @@ print(f"distance {my_frechet(a, b):.3f}, work of the map {(a - y).square().sum(1
 #
 # $$E\,d^2 \approx \Big(\frac1n+\frac1m\Big)\Big[\operatorname{tr}C + \frac12\sum_{ij}\frac{\lambda_i\lambda_j}{\lambda_i+\lambda_j} + \frac14\operatorname{tr}C\Big] \tag{3.?BIAS}$$
 #
-# It falls like $1/n$; for $d$ equal eigenvalues the bracket is $\lambda(d^2+5d)/4$. Measure it, with all the disjoint draws that 10,000 digits give (in random order: the first 5,000 test digits, says their maker, are the easier half).
+# It falls like $1/n$; for $d$ equal eigenvalues the bracket is $\lambda(d^2+5d)/4$. Measure it, with all the disjoint draws that 10,000 digits give (shuffled: in the file, the easier test digits come first).
 
 # %%
 g = torch.Generator().manual_seed(0)
@@ -115,9 +115,9 @@ plots.curves(n, {"real digits": mean, "a / n + b, fitted": slope / n + limit, "p
              title="Real digits against the 10,000 test digits", xlabel="number of digits n", ylabel="Fréchet distance")
 
 # %% [markdown]
-# **What the figure shows.** Real digits against real digits fall nearly as predicted. Extrapolated to infinite $n$ little is left, most of it the error of the 10,000 test digits themselves. **500 perfect digits score worse than 5,000 of which 25 are pure noise**: at $n = 500$ the distance measures $n$. With 2,048 features it takes far more; 50,000 is the custom. So use one $n$ throughout, and print the *floor* beside it, what as many real pictures score, with its spread.
+# **What the figure shows.** Real digits against real digits fall nearly as predicted. Extrapolated to infinite $n$, no more is left than the error of the 10,000 test digits themselves. **500 perfect digits score worse than 5,000 of which 25 are pure noise**: at $n = 500$ the distance measures $n$. For Inception's 2,048 features 50,000 pictures are the custom. So keep to one $n$, and print beside it the *floor*, what as many real pictures score, with its spread.
 #
-# **Can the bias be avoided?** Compare only means, but of very many features $\phi$, given through a kernel $k(x,y) = \phi(x)\cdot\phi(y)$. With independent $x, x'$ from one distribution and $y, y'$ from the other,
+# **Can the bias be avoided?** Compare only means, but of many features $\phi$, given through a kernel $k(x,y) = \phi(x)\cdot\phi(y)$. With independent $x, x'$ from one distribution and $y, y'$ from the other,
 #
 # $$D^2 = |E\phi(x)-E\phi(y)|^2 = E\,k(x,x') + E\,k(y,y') - 2E\,k(x,y) \tag{3.?MMD}$$
 #
@@ -129,7 +129,7 @@ plots.curves(n, {"real digits": mean, "a / n + b, fitted": slope / n + limit, "p
 #
 # $$\hat D^2 = \frac{\sum_{i\ne j}k(x_i,x_j)}{n(n-1)} + \frac{\sum_{i\ne j}k(y_i,y_j)}{m(m-1)} - \frac{2}{nm}\sum_{i,j}k(x_i,y_j) \tag{3.?UNBIASED}$$
 #
-# An unbiased estimate of 0 is often negative. **KID** takes $k = (x\cdot y/d+1)^3$, which compares moments up to the third; **CMMD** takes $e^{-|x-y|^2/2w^2}$ with $w = 10$, which compares everything, and features of CLIP. Ours are the classifier's. **And what does each miss?** The second cell tries three clouds of 1,000 numbers with mean 0 and variance 1.
+# An unbiased estimate of 0 is often negative. **KID** takes $k = (x\cdot y/d+1)^3$, which compares moments up to the third; **CMMD** takes $e^{-|x-y|^2/2w^2}$ with $w = 10$, which compares everything, and features of CLIP. **What does each miss?** The second cell tries clouds of 1,000 numbers with mean 0 and variance 1.
 
 # %%
 def my_mmd(a, b, kernel):
@@ -161,11 +161,11 @@ plots.curves(line[:, 0], {name: data.GaussianMixture(*m).log_prob(line).exp() fo
              title="Mean 0 and variance 1, all three", xlabel="x", ylabel="density")
 
 # %% [markdown]
-# **What the figure shows.** KID stays at zero within its spread, at every $n$; but the spread is wide. The Fréchet distance cannot tell the three shapes apart. The cubic kernel sees the long tail, a third moment, but not the bumps; the Gaussian kernel sees both.
+# At every $n$, KID is zero within its spread; but the spread is wide. **What the figure shows.** The Fréchet distance cannot tell the three shapes apart. The cubic kernel sees the long tail, a third moment, but not the bumps; the Gaussian kernel sees both.
 #
 # ### Scores that ask one question
 #
-# The **Inception Score** asks a classifier (Inception for photographs, ours here) whether each picture is surely something, and all together many things. With $p(y) = E\,p(y|x)$ and the entropy $H$,
+# The **Inception Score** asks a classifier whether each picture is surely something, and all together many things. With $p(y) = E\,p(y|x)$ and the entropy $H$,
 #
 # $$\mathrm{IS} = \exp E\,\mathrm{KL}\big(p(y|x)\,\|\,p(y)\big) = \exp\big(H[p(y)] - E\,H[p(y|x)]\big), \tag{3.?IS}$$
 #
@@ -213,7 +213,7 @@ plots.scatter({f"{name}\nprecision {scores[name][0]:.2f}\nrecall {scores[name][1
 print(f"precision of half rubbish when 20 of the real points are strays: {metrics.precision_recall(torch.cat([real, strays]), clouds['half rubbish'])[0]:.2f}")
 
 # %% [markdown]
-# **What the figure shows.** Each failure is told from the others. (The balls have gaps, so even the right model stays below 1.) The last line is the weak spot: a stray point has far neighbours, hence a huge ball, and rubbish in it counts as good.
+# **What the figure shows.** Each failure is told from the others. (The balls have gaps: even the right model stays below 1.) The last line is the weak spot: a stray point has far neighbours, hence a huge ball, and rubbish in it counts as good.
 #
 # **LPIPS** is not about sets: it says how different *two* pictures look. On five layers $l$ of AlexNet, the features of each place are brought to length 1 (hats), compared, and weighted with $w_{lc}\ge0$ fitted to people's judgement:
 #
@@ -249,7 +249,7 @@ for name in list(versions)[1:]:
 #
 # ### Metrics that disagree
 #
-# **Which metric sees which damage?** Take 1,000 real test digits, spoil them in ways we know, and compare with 1,000 others. The remaining test digits give nine draws of the floor; the copies are of training digits.
+# **Which metric sees which damage?** Spoil 1,000 real test digits in ways we know, and compare with 1,000 others. All the rest gives nine draws of the floor. Copies are of training digits.
 
 # %%
 n = 1000
@@ -288,11 +288,11 @@ print(f"10,000 training digits as the reference: Fréchet distance of their copi
 # - *Mirrored digits* are what a network samples that was trained on flips and never told (**augmentation leakage**). At 5 % only the Inception Score falls; at 20 % precision, too. The Fréchet distance stays within its floor.
 # - *Copies* have no star: to all these metrics a training set learned by heart is perfect. With the training set as the reference, as is usual for CIFAR-10, it even beats new digits (last line).
 #
-# So believe no single number: a Fréchet or kernel distance for the whole, precision and recall for what is wrong, each beside its floor, and the pictures.
+# So believe no single number: take a Fréchet or kernel distance for the whole, precision and recall for what is wrong, each beside its floor, and look at pictures.
 #
 # ### Our samples, and have they been learned by heart?
 #
-# The next cell judges the samples at their own $n$. But **memory** no distance of sets can see, so look for it: how far is each sample from its *nearest training image*? Alone the number says nothing; divide it by the median for test digits, which nobody can have learned by heart. The cell after it tries this on copies first, disguised by a little noise or by a shift of one pixel.
+# The next cell judges the samples at their own $n$. But **memory** none of these numbers sees, so look for it: how far is each sample from its *nearest training image*? Divide by the median for test digits, which nobody can have learned by heart. The cell after it tries this on copies, too, disguised by a little noise or by a shift of one pixel.
 
 # %%
 # SAMPLES: from the shipped checkpoint in the finished lesson; for now real digits, slightly blurred
@@ -316,10 +316,10 @@ for where, d in nearest.items():
     ratios = {name: d(x) / usual for name, x in sets.items()}
     shares[where] = {name: (r[:, None] <= at).double().mean(0) for name, r in ratios.items()}
     print(f"{where:11} median ratio: " + ", ".join(f"{name} {r.median():.2f}" for name, r in ratios.items()))
-plots.panels(at, shares, title="How near is the nearest training image?", xlabel="ratio to the median of test digits", ylabel="share nearer than this")
+plots.panels(at, shares, title="How near is the nearest training image?", xlabel="ratio to test median", ylabel="share nearer than this")
 
 # %% [markdown]
-# **What the figure shows.** Pixels find every noisy copy and are blind to a shift. Features find that the shifted copies, as a set, are too near, and are blind to the noise. Other test digits lie where they should, around 1. So check with more than one distance, and look at the nearest pairs.
+# **What the figure shows.** Pixels find every noisy copy and are blind to a shift. Features find that the shifted copies, as a set, are too near, and are blind to the noise. So check with more than one distance, and look at the nearest pairs.
 #
 # ### Why not simply the loss?
 #
@@ -355,6 +355,6 @@ for name, D in denoisers.items():
 plots.scatter(clouds, title="Samples from the same noise, and how much of them a bump gets")
 
 # %% [markdown]
-# **What the figures show.** B has the lower eps loss. But where it is wrong, it is decided *which* bump a sample goes to: one bump gets four times as many samples as another, and both distances see it. A's bumps are merely a little wide. The loss of v, the same errors in another weighting, puts A first. (The mean log density asks of each sample alone whether its place is likely, and prefers B. Metrics disagree here, too.)
+# **What the figures show.** B has the lower eps loss, but gives some bumps several times as many samples as others, and both distances see it. A's bumps are merely a little wide. The loss of v, the same errors in another weighting, puts A first. (The mean log density asks of each sample alone whether its place is likely, and prefers B. Metrics disagree here, too.)
 #
-# So watch the loss *by noise level*, on held-out data: it finds what is broken, and where. Compare totals only between runs with the same target, weighting and schedule. Choose between models by their samples.
+# So watch the loss *by noise level*, on held-out data: it shows where something is broken. Compare totals only between runs with the same target, weighting and schedule. Choose between models by their samples.
