@@ -488,6 +488,7 @@ for name, split in {"split_a": split_a, "split_b": split_b}.items():
     q = torch.randn(1, 2, 9, 8, generator=torch.Generator().manual_seed(0))
     answer = lambda words: my_attention(q, split(words, 2), split(words, 2))
     print(f"{name}: shuffling the words changes the answer by {(answer(words[:, order]) - answer(words)).abs().max():.1e}")
+split_heads = split_a                                                   # the right one
 
 # %% [markdown]
 # To attention, words are a set, so `split_b` is wrong. It cuts a row of memory that holds the first word, then the second, into pieces that no longer belong to words. A *property that must hold* finds what shapes cannot.
@@ -497,7 +498,7 @@ for name, split in {"split_a": split_a, "split_b": split_b}.items():
 # %%
 def joint_attention(image, text, maps, heads=2):
     """image: (B, N, C), text: (B, L, C) -> the same shapes: every token looks at all N + L"""
-    q, k, v = (torch.cat([split_a(a, heads), split_a(b, heads)], dim=2)                           # (B, heads, N + L, d)
+    q, k, v = (torch.cat([split_heads(a, heads), split_heads(b, heads)], dim=2)                           # (B, heads, N + L, d)
                for a, b in zip(maps["image in"](image).chunk(3, -1), maps["text in"](text).chunk(3, -1)))
     joined = attention(q, k, v).transpose(1, 2).flatten(2)                                        # (B, N + L, C)
     return maps["image out"](joined[:, :image.shape[1]]), maps["text out"](joined[:, image.shape[1]:])
@@ -530,7 +531,7 @@ class MyDiTBlock(nn.Module):
 
     def forward(self, x, emb):
         b1, a1, g1, b2, a2, g2 = self.emb(emb)[:, None].chunk(6, dim=-1)                    # (B, 1, dim) each
-        q, k, v = (split_a(part, self.heads) for part in self.qkv((1 + a1) * self.norm(x) + b1).chunk(3, -1))
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv((1 + a1) * self.norm(x) + b1).chunk(3, -1))
         x = x + g1 * self.proj(my_attention(q, k, v).transpose(1, 2).flatten(2))
         return x + g2 * self.mlp((1 + a2) * self.norm(x) + b2)
 
@@ -614,7 +615,7 @@ for name, net in {"U-Net": UNet(1, widths=(32, 64), num_classes=10), "DiT": dit}
 # %% [markdown]
 # ## 2.9 Which parts matter? A measurement
 #
-# Everything above sounded reasonable. So do many things that are not so. The table below changes **one thing at a time** and trains each network on the same examples (class-conditional MNIST, 32,000 of its 60,000 images, once; two seeds, the same learning rates for all). ("No zeros, no way past" goes one step further than "no zeros": with zeros and without a way past nothing would ever pass. And the DiT is another network altogether, of the same cost.) *Validation loss* is the mean squared error on test digits; the *Fréchet distance* is that of lesson 1 (500 samples). Lower is better for both. It was made by `python benchmarks/ablations.py`, which takes an hour or two, and its rows are in `course_lib/assets/ablations.csv`.
+# Everything above sounded reasonable. So do many things that are not so. The table below changes **one thing at a time** and trains each network on the same examples (class-conditional MNIST, 32,000 of its 60,000 images, once; two seeds, the same learning rates for all). ("No zeros, no way past" goes one step further than "no zeros": with zeros and without a way past nothing would ever pass. And the DiT is another network altogether, of the same cost.) *Validation loss* is the mean squared error on test digits; the *Fréchet distance* is that of lesson 1 (500 samples). Lower is better for both; *gap* is the distance between the two seeds. It was made by `python benchmarks/ablations.py`, which takes an hour or two, and its rows are in `course_lib/assets/ablations.csv`.
 
 # %%
 table = {}
@@ -622,7 +623,7 @@ for r in csv.DictReader((data.ASSETS / "ablations.csv").open()):
     table.setdefault(r["variant"], []).append(r)
 mean = lambda name, column: sum(float(r[column]) for r in table[name]) / len(table[name])
 gap = lambda name, column: max(float(r[column]) for r in table[name]) - min(float(r[column]) for r in table[name])
-print(f"{'variant':34} parameters  million m-a  validation loss (two seeds' gap)  Fréchet distance (gap)")
+print(f"{'variant':34} parameters  million m-a  validation loss (gap)  Fréchet distance (gap)")
 for name in sorted(table, key=lambda name: mean(name, "validation_loss")):
     print(f"{name:34} {mean(name, 'parameters'):10,.0f} {mean(name, 'multiply_adds') / 1e6:12.1f} "
           f"{mean(name, 'validation_loss'):12.4f}  ({gap(name, 'validation_loss'):.4f}) "
@@ -684,13 +685,14 @@ for hook in hooks:
     hook.remove()
 stretch = lambda f: 2 * (f - f.amin((1, 2), True)) / (f.amax((1, 2), True) - f.amin((1, 2), True) + 1e-6) - 1
 rows = {name: F.interpolate(stretch(seen[name][0, :12])[:, None], size=28) for name in ("first level", "bottom", "last level")}
-plots.show({"noisy, guess": torch.cat([noisy, live["base"].cpu()(noisy, 0.5, y=torch.tensor([2])).detach()]).clamp(-1, 1)} | rows,
-           columns=12, title="A noisy digit, the guess, and twelve features on three levels")
+guess = live["base"].cpu()(noisy, 0.5, y=torch.tensor([2])).detach()
+plots.show({"noisy": noisy.clamp(-1, 1), "guess": guess.clamp(-1, 1)}, columns=1, width=2.4, title="A noisy 2, and the guess")
+plots.show(rows, columns=12, title="Twelve of its features on three levels")
 
 # %%
 attend = net.middle[0].attend
 tokens = attend.norm(seen["input"]).flatten(2).transpose(1, 2)                               # (1, 49, C)
-q, k, v = (split_a(part, attend.heads) for part in attend.qkv(tokens).chunk(3, -1))
+q, k, v = (split_heads(part, attend.heads) for part in attend.qkv(tokens).chunk(3, -1))
 weight = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1).detach()             # (1, heads, 49, 49)
 with torch.no_grad():
     again = seen["input"] + attend.proj((weight @ v).transpose(1, 2).flatten(2)).transpose(1, 2).view_as(seen["input"])

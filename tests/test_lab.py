@@ -32,6 +32,23 @@ def test_a_damaged_or_missing_file_is_named(tmp_path):
         data.mnist("test", file)
 
 
+def test_cifar10_from_a_file_and_without_a_network(tmp_path, monkeypatch):
+    pictures = np.arange(2 * 32 * 32 * 3).astype(np.uint8).reshape(2, 32, 32, 3)
+    np.savez(tmp_path / "cifar10.npz", x_train=pictures, y_train=np.array([3, 9], np.uint8), x_test=pictures[:1], y_test=np.array([1], np.uint8))
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    x, y = data.cifar10()
+    assert x.shape == (2, 3, 32, 32) and y.tolist() == [3, 9] and y.dtype == torch.int64 and len(data.cifar10("test")[0]) == 1
+    assert x[1, 2, 5, 7].item() == pytest.approx(pictures[1, 5, 7, 2] / 127.5 - 1)
+    with pytest.raises(ValueError, match="split must be"):
+        data.cifar10("validation")
+
+    def no_network(*arguments, **keywords):
+        raise OSError("no network")
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
+    with pytest.raises(OSError, match="could not be fetched into .*empty.*set COURSE_DATA"):
+        data.cifar10(folder=tmp_path / "empty")
+
+
 @pytest.mark.parametrize("toy", [data.two_moons, data.swiss_roll, data.spiral, data.checkerboard])
 def test_toys(toy):
     x = toy(5000, seed=1)

@@ -35,12 +35,7 @@ def denoiser():
     return Denoiser(Points(), Schedule.cosine(), "v")
 
 
-@pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
-    monkeypatch.setenv("COURSE_PRECISION", "float32")
-    monkeypatch.setenv("COURSE_DEVICE", "cpu")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("runs")
 
 
 X = data.two_moons(2000)
@@ -249,7 +244,7 @@ def test_precision_asked_for_comes_before_the_saved_one(monkeypatch, capsys):
     monkeypatch.setenv("COURSE_PRECISION", "float32")
     train.train(small_unet(), IMAGES, **settings)
     said = capsys.readouterr().out
-    assert "in bfloat16" in said and "on from step 3 on cpu in float32" in said
+    assert "in bfloat16" in said and "from step 3 on cpu in float32" in said
 
 
 def test_weights_that_are_not_numbers_are_never_saved(runs):

@@ -2,6 +2,8 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,12 +22,7 @@ ROOT = Path(__file__).parents[1]
 IMAGES = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
-    monkeypatch.setenv("COURSE_PRECISION", "float32")
-    monkeypatch.setenv("COURSE_DEVICE", "cpu")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("runs")
 
 
 CHILD = """
@@ -45,22 +42,24 @@ def child(*arguments, **environment):
     return subprocess.Popen([sys.executable, "-c", CHILD, *map(str, arguments)], cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
 
 
+def saved_step(state):
+    """The step that the saved state is of; 0 where nothing was saved."""
+    return checkpoint.load_tensors(state)[1]["step"] if state.exists() else 0
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_and_resumed(runs):
     """SIGKILL, three times, wherever it strikes; then the losses and the weights are those of a run that was never stopped, bit for bit."""
     whole = child("whole", runs / "whole.pt")
     assert whole.wait(300) == 0
-    kills = 0
-    for pause in (0.3, 0.5, 0.8):
-        process, state = child("killed", runs / "killed.pt"), runs / "killed/state.safetensors"
-        before, deadline = state.stat().st_mtime_ns if state.exists() else 0, time.monotonic() + 200
-        while time.monotonic() < deadline and process.poll() is None and (not state.exists() or state.stat().st_mtime_ns == before):
-            time.sleep(0.02)
-        time.sleep(pause)
-        kills += process.poll() is None
+    for step in (15, 40, 65):
+        process, deadline = child("killed", runs / "killed.pt"), time.monotonic() + 200
+        while saved_step(runs / "killed/state.safetensors") < step and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        assert process.poll() is None, "it was really stopped on its way"
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert kills >= 2 and not (runs / "killed.pt").exists(), "it was really stopped on its way"
+        assert step <= saved_step(runs / "killed/state.safetensors") < 90
     assert child("killed", runs / "killed.pt").wait(300) == 0
     (history, parameters), (history_2, parameters_2) = (torch.load(runs / f"{name}.pt") for name in ("whole", "killed"))
     assert history == history_2 and all(torch.equal(a, b) for a, b in zip(parameters, parameters_2))
@@ -72,13 +71,12 @@ torch.set_num_threads(1)
 from accelerate import PartialState
 from course_lib import Denoiser, Schedule, UNet
 from course_lib.lab import train
-state = PartialState(cpu=True)
 x = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 torch.manual_seed(0)
 D = Denoiser(UNet(1, (16, 32), num_classes=3), Schedule.cosine(), "v")
 D = train.train(D, (x, torch.arange(200) % 3), steps=50, batch=16, out="two", clip=1.0, accumulate=2)
-if state.is_main_process:
-    torch.save([D.history, [p.clone() for p in D.parameters()], state.num_processes], sys.argv[1])
+if PartialState().is_main_process:
+    torch.save([D.history, [p.clone() for p in D.parameters()], PartialState().num_processes], sys.argv[1])
 """
 
 
@@ -90,7 +88,7 @@ def test_two_processes_give_the_loss_of_one(runs):
     done = subprocess.run(launch, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr[-2000:]
     history, parameters, processes = torch.load(runs / "two.pt")
-    assert processes == 2 and done.stdout.count("from scratch") == 1, "only the first process speaks"
+    assert processes == 2 and done.stdout.count("M parameters") == 1, "only the first process speaks"
     torch.manual_seed(0)
     D = Denoiser(UNet(1, (16, 32), num_classes=3), Schedule.cosine(), "v")
     alone = train.train(D, (IMAGES, torch.arange(200) % 3), steps=50, batch=16, clip=1.0)
@@ -207,9 +205,12 @@ batch = 8
 """
 
 
-def test_training_from_a_configuration(runs, tmp_path, monkeypatch, capsys):
-    from course_lib.lab import data
-    monkeypatch.setattr(data, "small_digits", lambda split: (IMAGES[:40], torch.arange(40) % 10), raising=False)
+@pytest.fixture
+def small_digits(monkeypatch):
+    monkeypatch.setitem(train.DATA, "small_digits", lambda split: (IMAGES[:40], torch.arange(40) % 10))
+
+
+def test_training_from_a_configuration(runs, small_digits, tmp_path, capsys):
     file = tmp_path / "small.toml"
     file.write_text(CONFIG)
     train.main([str(file), "--budget", "1e-9"])
@@ -218,6 +219,63 @@ def test_training_from_a_configuration(runs, tmp_path, monkeypatch, capsys):
     D = train.load(runs / "small/small.safetensors", on="cpu")
     assert D.about["config"]["train"] == {"steps": 4, "batch": 8} and "configs/small.toml" in D.about["command"]
     assert D(torch.randn(2, 1, 8, 8), 0.5, y=3).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("change, words", [
+    (('data = "small_digits"', 'data = "minst"'), "data must be one of mnist, cifar10, small_digits; got 'minst'"),
+    (("[network]", "[net]"), "there is no network"),
+    (("channels = 1", "chanels = 1"), "has a wrong entry: .*chanels"),
+    (("channels = 1", 'channels = 1\ntype = "Unet"'), "a network must be one of UNet, DiT; got 'Unet'"),
+    (("[train]", '[schedule]\nname = "cosin"\n[train]'), "a schedule must be one of linear, cosine.*; got 'cosin'"),
+    (("steps = 4", "step = 4"), r"\[train\] takes accumulate, batch, .*; got step\n"),
+    (('target = "v"', 'target = "w"'), "target must be one of eps"),
+    (("steps = 4", "steps = "), "Invalid value"),
+    (None, "No such file"),
+])
+def test_a_configuration_that_cannot_be_trained_gets_one_sentence(small_digits, tmp_path, capsys, change, words):
+    file = tmp_path / "small.toml"
+    if change:
+        assert change[0] in CONFIG
+        file.write_text(CONFIG.replace(*change))
+    with pytest.raises(SystemExit):
+        train.main([str(file)])
+    said = capsys.readouterr().err
+    assert re.search(words, said) and "Traceback" not in said and "cannot be trained" in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("gcc") is None and shutil.which("cc") is None, reason="torch.compile needs a C compiler")
+def test_compiled_training_computes_the_same(monkeypatch):
+    plain, compiled = run_of(), run_of(compiled=True)
+    for run in (plain, compiled):
+        run.advance(), run.advance()
+    torch.testing.assert_close(torch.stack(compiled._losses), torch.stack(plain._losses), rtol=1e-4, atol=1e-5)
+    assert list(compiled.ema.state_dict()) == list(plain.ema.state_dict()), "compiling leaves the names of the weights alone"
+
+
+def test_half_precision_with_clipping_and_parts(monkeypatch):
+    """fp16 scales the loss by a large number; a batch in parts is scaled once, and the gradients come back as they were."""
+    runs = []
+    for precision in ("float32", "float16"):
+        monkeypatch.setenv("COURSE_PRECISION", precision)
+        torch.manual_seed(0)
+        runs.append(run_of(clip=0.01, accumulate=2))
+        torch.nn.init.normal_(runs[-1].D.net.out.weight, std=0.1)
+    runs[1].scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    gradients = []
+    for run in runs:
+        run._gradients()
+        for optimizer in run.optimizers:
+            run.scaler.unscale_(optimizer)
+        gradients.append(torch.cat([p.grad.flatten() for p in run.D.parameters()]))
+        run.D.zero_grad()
+    assert runs[1].dtype == torch.float16 and run_of().scaler.get_scale() == 65536
+    assert (gradients[1] - gradients[0]).norm() < 0.02 * gradients[0].norm()
+    half = run_of(clip=0.01, accumulate=2)
+    torch.nn.init.normal_(half.D.net.out.weight, std=30.0)
+    for _ in range(12):
+        half.advance()
+    assert half.finite() and half.scaler.get_scale() < 65536, "steps that overflow are left out, and the number is halved"
 
 
 def test_shipped_configurations_can_be_built():

@@ -1,6 +1,7 @@
 """Data sets: MNIST (shipped with the course) and two-dimensional toys whose exact densities are known or drawn."""
 import hashlib
 import math
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,6 +27,29 @@ def mnist(split: str = "train", file: Path = ASSETS / "mnist.npz") -> tuple[Tens
     with np.load(file) as arrays:
         x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
     return torch.from_numpy(x)[:, None].float().div_(127.5).sub_(1), torch.from_numpy(y).long()
+
+
+def cifar10(split: str = "train", folder: Path | None = None) -> tuple[Tensor, Tensor]:
+    """CIFAR-10's photographs: x (N, 3, 32, 32) float32 in [-1, 1] and y (N,) int64; N = 50,000 for "train", 10,000 for "test".
+
+    Not shipped: a cifar10.npz (x_train, y_train, x_test, y_test; bytes) is read if there is one in `folder`, else $COURSE_DATA, else
+    ~/.cache/course_lib; otherwise torchvision fetches them into that folder, once (170 MB).
+    Raises ValueError for another split, OSError when they cannot be had. Source: Krizhevsky 2009.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
+    folder = Path(folder or os.environ.get("COURSE_DATA") or Path.home() / ".cache/course_lib")
+    if (folder / "cifar10.npz").exists():
+        with np.load(folder / "cifar10.npz") as arrays:
+            x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
+    else:
+        from torchvision.datasets import CIFAR10
+        try:
+            photographs = CIFAR10(folder, train=split == "train", download=True)
+        except (OSError, RuntimeError) as error:
+            raise OSError(f"CIFAR-10 could not be fetched into {folder} ({error}): put a cifar10.npz there, or set COURSE_DATA to a folder that has one") from None
+        x, y = photographs.data, photographs.targets
+    return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1), torch.as_tensor(y).long()      # (N, 32, 32, 3) bytes before
 
 
 def check_digest(file: Path, sha256: str) -> None:

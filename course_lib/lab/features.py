@@ -43,25 +43,25 @@ def classifier(on: str | torch.device = "cpu") -> DigitClassifier:
     tensors, header = load_tensors(ASSETS / "checkpoints" / "mnist_classifier.safetensors")
     net = DigitClassifier(**header["net"])
     net.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in tensors.items()})
-    return net.to(on).eval().requires_grad_(False)
+    return net.to(on, memory_format=torch.channels_last).eval().requires_grad_(False)        # twice as fast on a CPU
 
 
 def features(x: Tensor) -> Tensor:
     """The classifier's 128 pooled features of digits: x (N, 1, 28, 28) in [-1, 1] -> (N, 128) float64 on the CPU."""
     x, net = checked_digits(x), classifier(x.device)
-    return torch.cat([net.body(part).cpu().double() for part in x.split(500)])
+    return torch.cat([net.body(part).cpu().double() for part in x.split(100)])
 
 
 def probabilities(x: Tensor) -> Tensor:
     """What the classifier takes digits for: x (N, 1, 28, 28) in [-1, 1] -> (N, 10) float64 on the CPU, each row adding up to 1."""
     x, net = checked_digits(x), classifier(x.device)
-    return torch.cat([net(part).cpu().double().softmax(1) for part in x.split(500)])
+    return torch.cat([net(part).cpu().double().softmax(1) for part in x.split(100)])
 
 
 def predict(x: Tensor) -> Tensor:
     """The digit that the classifier sees: x (N, 1, 28, 28) in [-1, 1] -> (N,) int64."""
     x, net = checked_digits(x), classifier(x.device)
-    return torch.cat([net(part).argmax(1) for part in x.split(500)])
+    return torch.cat([net(part).argmax(1) for part in x.split(100)])
 
 
 def class_agreement(x: Tensor, y: Tensor) -> float:

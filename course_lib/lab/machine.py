@@ -37,10 +37,7 @@ def autocast(on: torch.device | None = None, dtype: torch.dtype | None = None) -
     """A context in which networks compute in dtype, `precision(on)` unless given; sums and samplers stay in fp32."""
     on = device() if on is None else torch.device(on)
     dtype = precision(on) if dtype is None else dtype
-    return nothing() if dtype == torch.float32 else torch.autocast(on.type, dtype)
-
-
-nothing = contextlib.nullcontext                                       # a context in which nothing is different
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(on.type, dtype)
 
 
 @lru_cache

@@ -59,10 +59,18 @@ def frechet_distance(a: Tensor | Statistics, b: Tensor | Statistics) -> float:
         return _frechet_of_few(*clouds)
     a, b = (z if isinstance(z, Statistics) else Statistics(z) for z in clouds)
     A, B = a.covariance, b.covariance
-    w, V = torch.linalg.eigh(A)
-    S = V * w.clamp(min=0).sqrt()                                                       # (d, d), A = S S^T
+    S = _root(A)                                                                        # (d, d), A = S S^T
     cross = torch.linalg.eigvalsh(S.T @ B @ S).clamp(min=0).sqrt().sum()                # tr (A B)^(1/2)
     return ((a.mean - b.mean).square().sum() + A.trace() + B.trace() - 2 * cross).item()
+
+
+def _root(A: Tensor) -> Tensor:
+    """Some S with A = S S^T: Cholesky's triangle, or from the eigenvectors where A is singular.   (d, d) -> (d, d)"""
+    S, failed = torch.linalg.cholesky_ex(A)
+    if not failed:
+        return S
+    w, V = torch.linalg.eigh(A)
+    return V * w.clamp(min=0).sqrt()
 
 
 def _frechet_of_few(a: Tensor, b: Tensor) -> float:

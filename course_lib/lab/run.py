@@ -1,4 +1,5 @@
 """One training run: its batches, its optimizers, its average of weights, and how all of that is kept on disk."""
+import contextlib
 import copy
 import csv
 import json
@@ -91,7 +92,7 @@ class Run:
             torch.manual_seed(self.batches.seed_of(self.step) + 500_000_003 + self.accelerator.process_index)   # for dropout
             for k in range(parts):
                 part = slice(k * len(x0) // parts, (k + 1) * len(x0) // parts)
-                waiting = self.accelerator.no_sync(self.objective) if k < parts - 1 else machine.nothing()
+                waiting = self.accelerator.no_sync(self.objective) if k < parts - 1 else contextlib.nullcontext()
                 with waiting:
                     with machine.autocast(self.on, self.dtype):
                         loss = self.objective(x0[part], t[part], eps[part], {name: value[part] for name, value in condition.items()}) / parts

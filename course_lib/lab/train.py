@@ -5,6 +5,7 @@
 """
 import argparse
 import contextlib
+import inspect
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ from .checkpoint import load_tensors, save_tensors
 from .run import Run
 
 NETWORKS = {"UNet": UNet, "DiT": DiT}
+DATA = {"mnist": datasets.mnist, "cifar10": datasets.cifar10}
 SCHEDULES = ("linear", "cosine", "sigmoid", "zero_terminal_snr", "edm", "flow")
 
 
@@ -60,8 +62,9 @@ def train(D: Denoiser, data: Tensor | tuple[Tensor, Tensor] | dict[str, Tensor],
 
     D itself is moved to the device and trained in place. With steps=... the same seed, data, precision and machine give the
     same weights; with seconds=... the rates follow the clock. Ctrl-C (Jupyter's stop button) ends the training after its step
-    and returns what there is; a second one stops at once. Under `accelerate launch` the processes share each batch. Raises TypeError or ValueError for data that cannot be trained on,
-    FloatingPointError if the loss stops being finite (what was saved stays), OSError for a damaged saved state.
+    and returns what there is; a second one stops at once. Under `accelerate launch` the processes share each batch. Raises TypeError or
+    ValueError for data that cannot be trained on, FloatingPointError if the loss stops being finite (what was saved stays), OSError
+    for a damaged saved state.
     The average of weights is that of Karras et al. 2024, power function.
     """
     if (steps is None) == (seconds is None) or (seconds if steps is None else steps) <= 0 or batch < 1:
@@ -78,7 +81,7 @@ def train(D: Denoiser, data: Tensor | tuple[Tensor, Tensor] | dict[str, Tensor],
         if watch:
             watch(run.ema, 1.0)
         return run.result()
-    say(f"Training {sum(p.numel() for p in D.parameters()) / 1e6:.2f} M parameters {f'on from step {run.step}' if run.step else 'from scratch'} on {on.type} "
+    say(f"Training {sum(p.numel() for p in D.parameters()) / 1e6:.2f} M parameters {f'from step {run.step} ' if run.step else ''}on {on.type} "
         f"in {str(run.dtype)[6:]}, {f'{steps} steps of {batch}' if steps else f'about {seconds:.0f} s'}; interrupt at any time.")
     try:
         _loop(run, folder, save_every, watch if rank == 0 else None, budget)
@@ -98,7 +101,7 @@ def _place(on: torch.device | str | None) -> tuple[torch.device, int, int]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return machine.device() if on is None else torch.device(on), 0, 1
     from accelerate import PartialState
-    state = PartialState()
+    state = PartialState(cpu=machine.device().type == "cpu")
     return state.device, state.process_index, state.num_processes
 
 
@@ -201,12 +204,24 @@ def load(name: str | Path, on: torch.device | str | None = None) -> Denoiser:
 
 
 def from_config(config: dict) -> tuple[Denoiser, dict]:
-    """The untrained denoiser and the data that a configuration describes (configs/*.toml)."""
+    """The untrained denoiser and the data that a configuration describes (configs/*.toml). Raises ValueError for what it does not know."""
+    for needed in ("data", "network", "train"):
+        if needed not in config:
+            raise ValueError(f"it must say `data`, [network] and [train]; there is no {needed}")
     network, schedule = dict(config["network"]), dict(config.get("schedule", {"name": "cosine"}))
+    kind, name = network.pop("type", "UNet"), schedule.pop("name", None)
+    for word, known, what in ((config["data"], DATA, "data"), (kind, NETWORKS, "a network"), (name, SCHEDULES, "a schedule")):
+        if word not in known:
+            raise ValueError(f"{what} must be one of {', '.join(known)}; got {word!r}")
+    options = inspect.signature(train).parameters.keys() - {"D", "data", "out", "watch"}
+    if unknown := config["train"].keys() - options:
+        raise ValueError(f"[train] takes {', '.join(sorted(options))}; got {', '.join(sorted(unknown))}")
     torch.manual_seed(config["train"].get("seed", 0))
-    net = NETWORKS[network.pop("type", "UNet")](**network)
-    D = Denoiser(net, getattr(Schedule, schedule.pop("name"))(**schedule), config.get("target", "v"), sigma_data=config.get("sigma_data", 0.5))
-    x0, y = getattr(datasets, config["data"])("train")
+    try:
+        D = Denoiser(NETWORKS[kind](**network), getattr(Schedule, name)(**schedule), config.get("target", "v"), sigma_data=config.get("sigma_data", 0.5))
+    except TypeError as error:
+        raise ValueError(f"[network] or [schedule] has a wrong entry: {error}") from None
+    x0, y = DATA[config["data"]]("train")
     return D, {"x0": x0} | ({"y": y} if network.get("num_classes") else {})
 
 
@@ -215,11 +230,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("config", type=Path, help="a TOML file that says what is trained, on what, and how long")
     parser.add_argument("--budget", type=float, help="seconds after which to save and stop; the same command goes on")
     arguments = parser.parse_args(arguments)
-    config = tomllib.loads(arguments.config.read_text())
-    D, data = from_config(config)
+    try:
+        config = tomllib.loads(arguments.config.read_text(encoding="utf-8"))
+        D, data = from_config(config)
+    except (OSError, ValueError) as error:                              # TOML's own errors are ValueErrors
+        parser.error(f"{arguments.config} cannot be trained: {error}")
     name = arguments.config.stem
     trained = train(D, data, **config["train"], out=name, budget=arguments.budget)
-    if int(os.environ.get("RANK", 0)) == 0 and trained.history and trained.history[-1][0] and trained.done:
+    if int(os.environ.get("RANK", 0)) == 0 and trained.done:
         file = runs_folder() / name / f"{name}.safetensors"
         save(trained, file, data=config["data"], config=config, command=f"python -m course_lib.lab.train configs/{name}.toml")
         print(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
