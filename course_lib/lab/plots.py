@@ -103,7 +103,7 @@ def histogram(values: Tensor | Sequence[Tensor], labels: Sequence[str] | None = 
 
 @styled
 def curves(x: Tensor, ys: dict[str, Tensor], title: str = "", xlabel: str = "", ylabel: str = "", **axis) -> None:
-    """Several curves over one x; further keywords go to the axes, such as yscale="log" or ylim=(-15, 15)."""
+    """Several curves over one x, each y or a pair (y, error); further keywords go to the axes, such as yscale="log" or ylim=(-15, 15)."""
     figure = new_figure(6, 3)
     axes = figure.subplots()
     _draw_curves(axes, x, ys, title=title, xlabel=xlabel, ylabel=ylabel, **axis)
@@ -125,19 +125,23 @@ def panels(x: Tensor, ys: dict[str, dict[str, Tensor]], title: str = "", xlabel:
 
 def _draw_curves(axes, x: Tensor, ys: dict[str, Tensor], **axis) -> None:
     for (name, y), style in zip(ys.items(), itertools.cycle(("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1))))):
-        axes.plot(plain(x), plain(y), label=name, linestyle=style)
+        y, error = y if isinstance(y, tuple) else (y, None)
+        line = axes.plot(plain(x), plain(y), label=name, linestyle=style)[0]
+        if error is not None:
+            axes.errorbar(plain(x), plain(y), plain(error), fmt="none", ecolor=line.get_color(), elinewidth=1, capsize=2)
     axes.set(**axis)
 
 
 @styled
-def scatter(clouds: dict[str, Tensor], title: str = "", limit: float = 2.5, columns: int | None = None) -> None:
-    """Clouds of points (N, 2), one panel each, all on the same axes from -limit to limit."""
+def scatter(clouds: dict[str, Tensor], title: str = "", limit: float = 2.5, columns: int | None = None, by: Tensor | None = None) -> None:
+    """Clouds of points (N, 2), one panel each, all on the same axes from -limit to limit; by: integers (N,) that choose each point's colour."""
+    colours = BLUE if by is None else [COLOURS[k] for k in by.tolist()]
     columns = columns or len(clouds)
     rows = -(-len(clouds) // columns)
     figure = new_figure(2.2 * columns, 2.2 * rows + 0.4)
     panels = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
     for axes, (name, points) in zip(panels, clouds.items()):
-        axes.scatter(*plain(points).T, s=1.5, alpha=0.4, color=BLUE, linewidths=0, zorder=3)
+        axes.scatter(*plain(points).T, s=1.5, alpha=0.4, color=colours, linewidths=0, zorder=3)
         axes.set(title=name, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     figure.supxlabel("first coordinate", fontsize=9)
     figure.supylabel("second coordinate", fontsize=9)

@@ -1,0 +1,1243 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Lesson 3 · Training diffusion models, and knowing that they are good
+#
+# {{badge}}
+#
+# "My samples are pure noise." "I cannot reach the FID of the paper." These are the two sentences that one reads most often in the issue trackers of diffusion code. This lesson is about both: what to minimise and why, what makes training work, what breaks it and how one finds out, and how to tell a good model from one that only looks good.
+#
+# **After this lesson you can** say what each loss estimates; change between targets, weightings and ways to draw times, and know what changes and what does not; derive flow matching and EDM's preconditioning; choose a schedule for a resolution; train with averaged weights and in half precision; find the mistake in a training that fails; and judge samples by several metrics with their biases and error bars.
+#
+# **You need** lessons 1 and 2. **It takes** about 2 minutes to run on two CPU cores. The exercises are in `exercises/03_training_diffusion.ipynb`.
+#
+# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; $x_t = \alpha(t)\,x_0 + \sigma(t)\,\epsilon$ with standard deviations $\alpha, \sigma$; $\mathrm{SNR} = \alpha^2/\sigma^2$. $w = 1$ is no guidance.
+
+# %% tags=["setup"]
+{{setup}}
+
+# %%
+import copy
+import math
+from types import SimpleNamespace
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.transforms.functional import gaussian_blur
+from course_lib import DDPM, Denoiser, Schedule, ancestral, clip, ddim, grid, last
+from course_lib.lab import data, features, machine, metrics, plots, train
+
+torch.manual_seed(0)
+digits, labels = data.mnist("train")
+cosine, flow = Schedule.cosine(), Schedule.flow()
+threads = torch.get_num_threads()
+torch.set_num_threads(1)                                                            # part I trains small networks, which gain nothing from a second thread
+
+# %% [markdown]
+# # Part I · Training
+#
+# ## 3.1 What a loss asks for
+#
+# A denoiser sees $x_t$ and must answer with *one* image, though many clean images could be behind it. Which one it learns to answer depends on the loss. Let $Y$ be the clean value behind a given $x_t$, a random number with density $p$ (take one pixel), and $g$ the answer. Where is the expected loss smallest? Set its derivative to zero.
+#
+# *Squared error.* $\frac{d}{dg}\,\mathbb E (Y-g)^2 = -2\,\mathbb E[Y - g]$, so
+#
+# $$g_{\ell_2} = \mathbb E[Y] \qquad\text{(the mean)} \tag{3.1}$$
+#
+# *Absolute error.* The slope of $|Y-g|$ in $g$ is $+1$ where $g > Y$ and $-1$ where $g < Y$; on average $P(Y<g) - P(Y>g)$, so
+#
+# $$P(Y < g_{\ell_1}) = P(Y > g_{\ell_1}) \qquad\text{(the median)} \tag{3.2}$$
+#
+# *Huber's loss* is $\tfrac12 r^2$ for errors $r = Y - g$ up to $\delta$, and $\delta(|r| - \tfrac\delta2)$ beyond; its slope is the error, cut off at $\pm\delta$:
+#
+# $$\mathbb E\big[\operatorname{clip}(Y - g_{\text{Huber}},\,-\delta,\,\delta)\big] = 0 \qquad\text{(between the two)} \tag{3.3}$$
+#
+# Does it matter? Take data with two values, $-1$ (30 %) and $+1$ (70 %), a little spread. On a line we can compute all three *perfect* denoisers from the posterior on a grid of values, and sample with each.
+
+# %%
+line = data.GaussianMixture([[-1.0], [1.0]], 0.1, [0.3, 0.7])
+values = torch.linspace(-1.8, 1.8, 361, dtype=torch.float64)                       # where x0 may be
+prior = line.log_prob(values[:, None])                                             # (361,)
+
+def posterior(x, t):
+    """p(x0 | x_t = x) on the grid of values.   x: (N, 1) -> (N, 361)"""
+    alpha, sigma = cosine.alpha(t), cosine.sigma(t)
+    return (prior - (x.double() - alpha * values).square() / (2 * sigma**2)).softmax(dim=1)
+
+def answer(loss):
+    """The perfect denoiser for a loss: the value that makes the expected loss smallest."""
+    table = loss(values[None] - values[:, None])                                   # (answer, x0)
+    return lambda x, t: values[(posterior(x, t) @ table.T).argmin(dim=1)][:, None].to(x)
+
+losses = {"l2": lambda r: r.square(), "Huber, 0.1": lambda r: F.huber_loss(r, 0 * r, reduction="none", delta=0.1), "l1": lambda r: r.abs()}
+
+# %%
+start = torch.randn(3000, 1, generator=torch.Generator().manual_seed(0))
+ends = {name: last(ddim(answer(loss), cosine, start, grid(cosine, 30))) for name, loss in losses.items()}
+plots.histogram([ends["l2"][:, 0], ends["l1"][:, 0]], labels=["l2: the mean", "l1: the median"], title="Samples with two perfect denoisers", xlabel="x0")
+for name, x in ends.items():
+    print(f"{name:10} share of samples above 0: {(x > 0).double().mean():.3f} (the data: 0.700), standard deviation within the upper bump {x[x > 0].std():.3f} (0.100)")
+
+# %% [markdown]
+# **What the figure shows.** Only the mean samples the data as it is. The median, asked in the middle of the way, answers with the likelier value altogether, and the rarer one dies out. All the equations of lesson 1 want a conditional *mean*; so a diffusion model is trained with $\ell_2$. (People train with $\ell_1$ or Huber, too, and like the crisper pictures. Now you know what they pay.)
+#
+# ## 3.2 One loss, four weightings
+#
+# **What should the network predict?** A target is $a\,x_0 + b\,\epsilon$. Since $x_t$ is given, a guess of the target is a guess of $x_0$ in other words: put $\epsilon = (x_t - \alpha x_0)/\sigma$ into it, once for the truth and once for the guess, and subtract. What is known drops out:
+#
+# $$\big\|\text{out} - (a x_0 + b\,\epsilon)\big\|^2 = \Big(\frac{\alpha b - \sigma a}{\sigma}\Big)^2\,\|\hat x_0 - x_0\|^2 \tag{3.4}$$
+#
+# So the four targets minimise *the same error* with four weights (for a schedule with $\alpha^2+\sigma^2=1$; for flow, $\alpha = 1-t,\ \sigma = t$):
+#
+# $$\epsilon:\ \mathrm{SNR}, \qquad x_0:\ 1, \qquad v:\ \mathrm{SNR}+1, \qquad \text{flow}:\ \big(1+\sqrt{\mathrm{SNR}}\big)^2 \tag{3.5}$$
+#
+# Measured, with an untrained network, whose guesses are as wrong as any:
+
+# %%
+class MLP(nn.Module):
+    """x: (B, d), t: (B,), y: (B,) or None -> (B, out)"""
+
+    def __init__(self, d=2, hidden=64, out=None, num_classes=None):
+        super().__init__()
+        self.num_classes = num_classes
+        self.label = None if num_classes is None else nn.Embedding(num_classes + 1, hidden)
+        self.first, self.last = nn.Linear(d + 17, hidden), nn.Linear(hidden, out or d)
+        self.inner = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
+
+    def forward(self, x, t, y=None):
+        waves = t[:, None] * torch.pi * 2.0 ** torch.arange(-1, 7)                  # (B, 8)
+        h = self.first(torch.cat([x, t[:, None], waves.sin(), waves.cos()], dim=1))
+        h = h if self.label is None else h + self.label(torch.full((len(x),), self.num_classes) if y is None else y)
+        return self.last(self.inner(h))
+
+x0, eps, t = torch.randn(4000, 2), torch.randn(4000, 2), torch.linspace(0.03, 0.97, 4000)
+net, ratios = MLP(), {}
+for target, schedule in {"eps": cosine, "x0": cosine, "v": cosine, "flow": flow}.items():
+    D = Denoiser(net, schedule, target)
+    with torch.no_grad():
+        ratios[target] = D.loss(x0, t, eps) / (D(schedule.perturb(x0, t, eps), t) - x0).square().mean(1), schedule.log_snr(t)
+
+# %%
+formulas = {"eps": lambda snr: snr, "x0": lambda snr: 1 + 0 * snr, "v": lambda snr: snr + 1, "flow": lambda snr: (1 + snr.sqrt()) ** 2}
+for target, (ratio, log_snr) in ratios.items():
+    torch.testing.assert_close(ratio.double(), formulas[target](log_snr.exp()), rtol=2e-2, atol=1e-4)
+log_snr = torch.linspace(-8, 8, 200)
+plots.curves(log_snr, {name: f(log_snr.exp()) for name, f in formulas.items()}, yscale="log", ylim=(1e-3, 1e4),
+             title="The weight that each target puts on the error of x0", xlabel="log SNR   (noise - data)", ylabel="weight")
+
+# %% [markdown]
+# **What the figure shows.** All agree that clean images matter most (for $x_0$, all count alike). They differ at the noisy end: $\epsilon$ hardly asks what the image is when there is much noise, $v$ and flow always ask a little.
+#
+# A weight can be put on any loss by hand, so is the target only a matter of taste? No: the *function* that the network must produce differs. Near the data, $x_0$ asks it to repeat its input; near pure noise, $\epsilon$ does, and there a small error of $\epsilon$ is divided by $\alpha \approx 0$ (lesson 1). $v$ asks for a mixture that is never trivial.
+#
+# ## 3.3 Flow matching
+#
+# **Can one go from noise to data along straight lines?** Forget diffusion for a moment. Take a point of noise $\epsilon$ and a data point $x_0$, and move from one to the other at constant speed:
+#
+# $$x_t = (1-t)\,x_0 + t\,\epsilon, \qquad \frac{dx_t}{dt} = \epsilon - x_0 \tag{3.6}$$
+#
+# Many such lines cross at one place $x$, and a rule "where to go from here" can have only one answer. Take the mean of all that pass:
+#
+# $$u(x, t) = \mathbb E\big[\epsilon - x_0 \,\big|\, x_t = x\big] \tag{3.7}$$
+#
+# **Does following the mean bring noise to data?** Let a cloud of particles start as noise at $t = 1$ and follow $dx/dt = u(x, t)$. Watch any smooth quantity $f$. For the lines, by the chain rule, and since an average can be taken first over what passes through $x$ and then over $x$,
+#
+# $$\frac{d}{dt}\,\mathbb E\,f(x_t) = \mathbb E\big[\nabla f(x_t)\cdot(\epsilon - x_0)\big] = \mathbb E\big[\nabla f(x_t)\cdot u(x_t, t)\big] \tag{3.8}$$
+#
+# For the particles the chain rule gives the right-hand side at once. So both clouds obey the same rule at every time, they are the same at $t = 1$, and so they are the same for all $t$ (if $u$ is smooth enough for the rule to have one solution): at $t = 0$ the particles are data. And $u$ is a conditional mean. By (3.1) a network learns it from
+#
+# $$\mathbb E\,\big\|\,\text{net}(x_t, t) - (\epsilon - x_0)\,\big\|^2 \tag{3.9}$$
+#
+# That is target "flow", $a = -1, b = 1$, on the schedule $\alpha = 1-t$, $\sigma = t$: *one more schedule and one more target*. By section 1.14, any trained diffusion network can be used in its place. And one step of our general sampler is one Euler step of the particles' equation: $x_s = (1-s)\,\hat x_0 + s\,\hat\epsilon$, and with $\hat x_0 = x_t - t\,u$ and $\hat\epsilon = x_t + (1-t)\,u$,
+#
+# $$x_s = x_t + (s - t)\,u(x_t, t) \tag{3.10}$$
+
+# %%
+exact = line.denoiser(flow)
+noise, clean = torch.randn(7, 1, generator=torch.Generator().manual_seed(3)), line.sample(7, seed=5)
+times = torch.linspace(0, 1, 60)
+straight = (1 - times) * clean + times * noise                                       # (7, 60)
+states = list(ddim(exact, flow, noise, grid(flow, 59)))                              # from t = 1 to t = 0
+followed = torch.cat(states[::-1], dim=1)                                            # (7, 60)
+plots.panels(times, {"straight lines": {f"pair {k}": straight[k] for k in range(7)}, "following the mean": {f"pair {k}": followed[k] for k in range(7)}},
+             xlabel="t   (data - noise)", ylabel="x")
+x, t_now, s = noise, torch.tensor(0.7, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64)
+u = (x - exact(x, t_now)) / t_now                                                    # eps_hat - x0_hat
+torch.testing.assert_close(last(ddim(exact, flow, x, [t_now, s])), (x + (s - t_now) * u).to(x))
+
+# %% [markdown]
+# **What the figure shows.** The lines cross. The particles cannot, and sort themselves: each ends in one of the bumps, on a path that is bent where lines to both bumps pass.
+#
+# ## 3.4 EDM: keep every number near one
+#
+# On the schedule $\alpha = 1$, $\sigma$ up to 80 (lesson 1), a network would see inputs of standard deviation from 0.5 to 80. Networks like inputs and targets of standard deviation one. Karras et al. (2022) put the network $F$ between four factors, for data of standard deviation $s$:
+#
+# $$D(x) = c_{\text{skip}}\,x + c_{\text{out}}\,F(c_{\text{in}}\,x;\ c_{\text{noise}}) \tag{3.11}$$
+#
+# **Which factors?** (i) The input shall have variance 1. The variance of $x = x_0 + \sigma\epsilon$ is $s^2 + \sigma^2$, so
+#
+# $$c_{\text{in}} = \frac1{\sqrt{s^2+\sigma^2}} \tag{3.12}$$
+#
+# (ii) $F$'s target, solved from (3.11), is $(x_0 - c_{\text{skip}}\,x)/c_{\text{out}} = \big((1-c_{\text{skip}})\,x_0 - c_{\text{skip}}\,\sigma\,\epsilon\big)/c_{\text{out}}$. It shall have variance 1, too:
+#
+# $$c_{\text{out}}^2 = (1-c_{\text{skip}})^2\,s^2 + c_{\text{skip}}^2\,\sigma^2 \tag{3.13}$$
+#
+# (iii) Errors of $F$ reach the image multiplied by $c_{\text{out}}$; so choose $c_{\text{skip}}$ such that $c_{\text{out}}$ is as small as possible. The derivative of (3.13) is $-2(1-c_{\text{skip}})\,s^2 + 2c_{\text{skip}}\,\sigma^2$; it vanishes at
+#
+# $$c_{\text{skip}} = \frac{s^2}{s^2+\sigma^2}, \qquad\text{and then}\qquad c_{\text{out}} = \frac{\sigma\,s}{\sqrt{s^2+\sigma^2}} \tag{3.14}$$
+#
+# The noise level is told as $c_{\text{noise}} = \tfrac14\ln\sigma$, which runs from about $-1.5$ to $1.1$. With the error weighted by $1/c_{\text{out}}^2$, the loss is the plain squared error of $F$.
+
+# %%
+s, sigma = 0.5, torch.logspace(-2, 2, 9, dtype=torch.float64)
+x0_s, eps_s = s * torch.randn(2, 100_000, 1, dtype=torch.float64) / torch.tensor([[[1.0]], [[s]]])         # std s, std 1
+x = x0_s + sigma * eps_s                                                            # (N, 9), one column for each noise level
+r = (s**2 + sigma**2).sqrt()
+c_in, c_skip, c_out = 1 / r, s**2 / r**2, sigma * s / r
+sizes = {"x itself": x.std(0), "input c_in x": (c_in * x).std(0), "target of F": ((x0_s - c_skip * x) / c_out).std(0)}
+plots.curves(sigma, sizes, xscale="log", yscale="log", title="Sizes without and with preconditioning", xlabel="sigma", ylabel="standard deviation")
+for c in (0.8 * c_skip, 1.1 * c_skip):
+    assert (((1 - c) ** 2 * s**2 + c**2 * sigma**2) >= c_out**2 - 1e-12).all(), "no other c_skip makes the factor of F's errors smaller"
+
+# %%
+F_net = MLP().double()
+D = Denoiser(F_net, Schedule.edm(), target="edm", sigma_data=s)
+x, t = torch.randn(5, 2, dtype=torch.float64), torch.linspace(0.2, 0.9, 5, dtype=torch.float64)
+level = Schedule.edm().sigma(t)[:, None]                                            # (5, 1)
+r = (s**2 + level**2).sqrt()
+by_hand = s**2 / r**2 * x + level * s / r * F_net(x / r, level[:, 0].log() / 4)
+torch.testing.assert_close(D(x, t), by_hand)
+print("course_lib's target 'edm' agrees")
+
+# %% [markdown]
+# **What the figure shows.** Input and target of $F$ have size 1 at every noise level. And it is an old friend: for $s = 1$ the target is $(\sigma x_0 - \epsilon)/\sqrt{1+\sigma^2}$, which is $-v$ with the noise level written as in lesson 1, $\sigma_{\text{EDM}} = \sigma/\alpha$.
+#
+# ## 3.5 What to weigh, and which times to draw
+#
+# The weights of (3.5) are not sacred. *min-SNR-$\gamma$* (Hang et al. 2023) uses, in units of the $x_0$ error, $\min(\mathrm{SNR}, \gamma)$ with $\gamma = 5$: nearly clean images no longer outweigh all others. *P2* (Choi et al. 2022) divides the $\epsilon$ weight by $(1+\mathrm{SNR})$. As factors on the $v$ loss, which has $\mathrm{SNR}+1$ already:
+#
+# $$w_{\text{min-SNR}} = \frac{\min(\mathrm{SNR}, \gamma)}{\mathrm{SNR}+1}, \qquad w_{\text{P2}} = \frac{\mathrm{SNR}}{(\mathrm{SNR}+1)^2} \tag{3.15}$$
+#
+# **Drawing more often is weighing more.** If times are drawn from a density $p$ in place of the uniform one, then
+#
+# $$\mathbb E_{t\sim p}\Big[\frac{w(t)}{p(t)}\,L(t)\Big] = \int_0^1 \frac{w(t)}{p(t)}\,L(t)\,p(t)\,dt = \mathbb E_{t\sim U}\big[w(t)\,L(t)\big] \tag{3.16}$$
+#
+# So the *mean* gradient is the same whether a time is drawn twice as often or weighted twice as much. Its *variance* is not. If $g(t)$ is the size (root mean square) of one example's gradient at time $t$, the second moment of the estimate is $\int g(t)^2/p(t)\,dt$, and by the Cauchy-Schwarz inequality $\big(\int g\big)^2 = \big(\int \frac{g}{\sqrt p}\sqrt p\big)^2 \le \int \frac{g^2}{p}\cdot\int p$, with equality for
+#
+# $$p^\star(t) \propto g(t), \qquad \int_0^1\frac{g(t)^2}{p^\star(t)}\,dt = \Big(\int_0^1 g(t)\,dt\Big)^2 \tag{3.17}$$
+#
+# And *stratified* times, one in each of $B$ equal slices of $[0, 1]$, have the same mean and remove the chance of drawing many early and few late times. Let us measure the variance of the gradient for a network in the middle of its training. First a short training, written out; the rest of the lesson uses it, too:
+
+# %%
+def fit(D, x0, steps=400, batch=256, lr=3e-3, draw=lambda B: torch.rand(B), weight=None, watch=None, **condition):
+    """The plainest training there is: Adam, falling rate. -> losses (steps,)"""
+    optimizer, losses = torch.optim.Adam(D.parameters(), lr=lr), []
+    for step in range(steps):
+        rows, t = torch.randint(len(x0), (batch,)), draw(batch)
+        loss = D.loss(x0[rows], t, **{name: value[rows] for name, value in condition.items()})            # (B,)
+        loss = loss if weight is None else weight(D.schedule.log_snr(t)) * loss
+        optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+        losses.append(loss.mean().item())
+        if watch:
+            watch(D, step)
+    return torch.tensor(losses)
+
+moons = data.two_moons(4000)
+D = Denoiser(MLP(), cosine, "v")
+fit(D, moons, steps=200)
+print(f"loss after 200 steps: {D.loss(moons, torch.rand(4000)).mean():.3f}")
+
+# %%
+def bound(t):
+    """The weight of the v loss in the bound of lesson 1, for continuous time: -(1/2) d log SNR / dt for eps errors, times SNR / (SNR + 1)."""
+    slope = 2 * (cosine.d_alpha(t) / cosine.alpha(t) - cosine.d_sigma(t) / cosine.sigma(t))
+    return (-slope / 2 * cosine.alpha(t) ** 2).float()                              # SNR / (SNR + 1) is alpha^2
+
+def gradient(t, factor=1.0):
+    """The gradient of one batch's mean loss: one long vector."""
+    rows = torch.randint(len(moons), (len(t),))
+    return torch.cat([g.flatten() for g in torch.autograd.grad((factor * D.loss(moons[rows], t)).mean(), list(D.parameters()))])
+
+middles = 0.01 + 0.98 * (torch.arange(20) + 0.5) / 20                               # the middles of 20 slices of [0.01, 0.99]
+sizes = {name: torch.stack([torch.stack([gradient(t[None], weight(t)) for _ in range(15)]).square().sum(1).mean().sqrt() for t in middles])
+         for name, weight in {"v loss": lambda t: 1.0, "the bound": bound}.items()}                                # g(t), (20,)
+plots.curves(middles, sizes, yscale="log", title="The size g(t) of one example's gradient", xlabel="t   (data - noise)", ylabel="root mean square")
+
+# %%
+def slices(p):
+    """64 times from a density that is constant on the 20 slices, p (20,) with mean 1; and 1 / p."""
+    k = torch.multinomial(p, 64, replacement=True)
+    return 0.01 + 0.98 * (k + torch.rand(64)) / 20, 1 / p[k]
+
+for name, weight in {"v loss": lambda t: 1.0, "the bound": bound}.items():
+    best = sizes[name] / sizes[name].mean()
+    ways = {"uniform": lambda: (0.01 + 0.98 * torch.rand(64), 1.0), "stratified": lambda: (0.01 + 0.98 * (torch.arange(64) + torch.rand(64)) / 64, 1.0),
+            "importance": lambda: slices(best)}
+    for way, draw in ways.items():
+        draws = torch.stack([gradient(t, f * weight(t)) for t, f in (draw() for _ in range(200))])                 # (200, parameters)
+        print(f"{name:9} {way:10} size of the gradient's noise, root of the summed variances: {draws.var(0).sum().sqrt():7.3f}")
+
+# %% [markdown]
+# **What this shows.** For the $v$ loss on these data no way of drawing is much better than another: its gradients have nearly one size at all times, and most of their noise comes from the noise $\epsilon$, not from the times. (A good reason to like this loss.) For the bound, whose gradients are huge near $t = 0$, drawing those times more often and weighing them less takes most of the noise away. That is why one needs it to train the bound itself (Nichol & Dhariwal 2021), and not to train $v$. *Logit-normal* times, $t = \operatorname{sigmoid}(z)$ with normal $z$, as in EDM and SD3, are usually *not* weighed back: there they are a weighting in disguise, with an accent on the middle.
+
+# %% [markdown]
+# ## 3.6 Designing a schedule
+#
+# **What distinguishes the well-known schedules?** For the mathematics only the log SNR matters: two schedules that pass through the same values are one schedule with two clocks (lesson 1, section 1.14). So look at it, against time.
+
+# %%
+ts = torch.linspace(0.002, 0.998, 200, dtype=torch.float64)
+named = {"linear": Schedule.linear(), "cosine": cosine, "sigmoid": Schedule.sigmoid(), "flow": flow}
+plots.curves(ts, {name: schedule.log_snr(ts) for name, schedule in named.items()}, ylim=(-12, 12), title="Four schedules", xlabel="t   (data - noise)", ylabel="log SNR")
+for name, schedule in named.items():
+    log_snr = schedule.log_snr(ts)
+    print(f"{name:8} share of its time with log SNR above 4: {(log_snr > 4).double().mean():.0%}, below -4: {(log_snr < -4).double().mean():.0%}; at t = 1: {schedule.log_snr(1.0):.1f}")
+
+# %% [markdown]
+# **What the figure shows.** All fall from data to noise; they differ in how much of their time goes to the middle, where a digit becomes visible, and in where they end. The linear schedule spends more than a third of its time below -4, on images in which hardly anything can be seen, which is why the cosine was made (Nichol & Dhariwal 2021).
+#
+# **A schedule that is right for small images is wrong for large ones.** Enlarge a digit fourfold: each pixel becomes 4 x 4 equal ones. Add noise, and shrink again by averaging: the 16 independent noises shrink to a quarter of their size, the digit stays as it was. In general, with blocks of $k\times k$ pixels, noise of variance $\sigma^2$ has variance $\sigma^2/k^2$ after averaging:
+#
+# $$\log\mathrm{SNR}_{\text{after averaging } k\times k} = \log\mathrm{SNR} + 2\log k \tag{3.18}$$
+#
+# So the same $t$ leaves more to see in a large image. To destroy as much, shift the whole schedule down by $2\log k$ (Hoogeboom et al. 2023): multiply $\sigma/\alpha$ by $k$. On the flow schedule, where $\sigma/\alpha = t/(1-t)$, this is a new clock; solve $\frac{t'}{1-t'} = k\,\frac{t}{1-t}$:
+#
+# $$t' = \frac{k\,t}{1 + (k-1)\,t} \tag{3.19}$$
+#
+# (Stable Diffusion 3 samples with $k = 3$.)
+
+# %%
+digit, t = digits[7:8], 0.62
+large = F.interpolate(digit, scale_factor=4.0)                                      # (1, 1, 112, 112)
+shifted = torch.tensor(4 * t / (1 + 3 * t), dtype=torch.float64)
+g = torch.Generator().manual_seed(0)
+noisy = [flow.perturb(x, at, torch.randn(x.shape, generator=g)) for x, at in ((digit, t), (large, t), (large, shifted))]
+shrunk = [noisy[0]] + [F.avg_pool2d(x, 4) for x in noisy[1:]]
+rescaled = [x / (2 * x.std()) for x in shrunk]
+plots.show(torch.cat(rescaled), width=5, title="28 x 28;  112 x 112, same t;  112 x 112, shifted t")
+snr = lambda x, at: (flow.alpha(at) ** 2 / flow.sigma(at) ** 2).log()
+print(f"log SNR: {snr(digit, t):.2f}; averaged 4 x 4: {snr(large, t) + 2 * math.log(4):.2f}; shifted and averaged: {snr(large, shifted) + 2 * math.log(4):.2f}")
+
+# %% [markdown]
+# **What the figure shows.** The large image at the same $t$ still shows its digit clearly once the eye averages; with the shifted clock it is as hidden as the small one.
+#
+# **The end must be noise.** DDPM's linear schedule ends at $\alpha(1) = 0.0064$: nearly nothing of the image is left. Nearly. The *brightness* of a picture is the mean of all its $d$ numbers, and averaging $d$ of them shrinks the noise by $\sqrt d$. With $d = 3\cdot 512^2$ the noise in the mean has size $1/887$; the brightness is multiplied by 0.0064, which is nearly six times as much. A network in training at $t = 1$ can read the brightness of the picture from "pure noise". At sampling it gets noise without a brightness, takes it for a picture of medium brightness, and believes it. (Lin et al. 2023 found that Stable Diffusion could not draw a very dark or a very bright picture.)
+#
+# To see it without training anything, let pictures be of one brightness each, uniform between $-1$ and 1. All that matters is the mean $m = \alpha b + \sigma\epsilon/\sqrt d$. This is a problem on a line, and the exact denoiser of brightness is a ratio of two sums:
+
+# %%
+def brightness_samples(schedule, d, n=1500, steps=100):
+    """Brightness of exact samples of pictures with d numbers, started from pure noise: (n,)"""
+    b = torch.linspace(-1, 1, 201, dtype=torch.float64)
+
+    def denoiser(m, t):                                                             # (n, 1) -> (n, 1)
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t) / d**0.5
+        return ((-(m - alpha * b).square() / (2 * sigma**2)).softmax(1) @ b)[:, None]
+
+    ts = 1 - 0.9 * torch.linspace(0, 1, steps + 1, dtype=torch.float64) ** 3             # most steps near t = 1, where it is decided
+    m = torch.randn(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * schedule.sigma(1.0) / d**0.5
+    for t, s in zip(ts[:-1], ts[1:]):                                               # DDIM on the line; the noise has size sigma / sqrt(d)
+        b_hat = denoiser(m, t)
+        m = schedule.alpha(s) * b_hat + schedule.sigma(s) / schedule.sigma(t) * (m - schedule.alpha(t) * b_hat)
+    return denoiser(m, ts[-1])[:, 0]
+
+ends = {"DDPM's linear schedule": Schedule.linear(), "zero terminal SNR": Schedule.zero_terminal_snr()}
+bright = {name: brightness_samples(schedule, 3 * 512**2) for name, schedule in ends.items()}
+plots.histogram(list(bright.values()), labels=list(bright), title="Brightness of samples; the data are uniform between -1 and 1", xlabel="brightness")
+for name, b in bright.items():
+    print(f"{name:24} standard deviation {b.std():.3f} (uniform: {3**-0.5:.3f}), darker than -0.8: {(b < -0.8).double().mean():.3f} (uniform: 0.100)")
+
+# %% [markdown]
+# **What the figure shows.** With the usual schedule, perfect sampling of a perfect model yields medium pictures only. `Schedule.zero_terminal_snr` shifts and stretches $\sqrt{\bar\alpha}$ to end at 0 exactly, and the brightness is right again. There $\epsilon$ says nothing about $x_0$ any more, so it needs another target: $v$.
+#
+# ## 3.7 Learning the variance, and counting bits
+#
+# Lesson 1 left the variance of the step back to choice: any $\sigma_t^2$ between $\tilde\beta_t$ and $\beta_t$. For good samples it hardly matters with many steps; for the *bound* it does. Nichol & Dhariwal (2021) let the network choose, on a logarithmic scale between the two, by a second output $r \in [0, 1]$:
+#
+# $$\log\sigma_\theta^2(x_t, t) = r\,\log\beta_t + (1-r)\,\log\tilde\beta_t \tag{3.20}$$
+#
+# $L_{\text{simple}}$ does not contain the variance, so nothing would teach it. The bound does. The *hybrid* loss takes both, a little of the bound (in bits per dimension; its sum over $T$ steps is estimated by $T$ times one of them), and lets the bound's gradient reach the variance only:
+#
+# $$L_{\text{hybrid}} = L_{\text{simple}} + 0.001\;L_{\text{vlb}} \tag{3.21}$$
+#
+# The last term of the bound, $-\log p(x_0\mid x_1)$, is a *probability* for images, since their values are 256 levels: with mean $\mu$ and deviation $s$, each level gets what the Gaussian puts between its neighbours' midpoints, and the two ends get the tails. For levels $2/255$ apart,
+#
+# $$p(x_0 \mid x_1) = \Phi\Big(\frac{x_0 + \frac1{255} - \mu}{s}\Big) - \Phi\Big(\frac{x_0 - \frac1{255} - \mu}{s}\Big), \qquad \Phi(-\infty) = 0 \text{ at } x_0 = -1,\ \ \Phi(\infty) = 1 \text{ at } x_0 = 1 \tag{3.22}$$
+#
+# Sum all terms of the bound, divide by $\log 2$ and by the number of pixels: *bits per dimension*, the length of the file into which this model would pack an image, losslessly.
+#
+# How much is a learned variance worth? To see it alone, take data whose perfect $\epsilon$ is known, a ring of six bumps, and let a small network learn nothing but $r$. The true length of the file is known, too: by the density of the data, times the width of a level.
+
+# %%
+angle = torch.arange(6) * math.pi / 3
+small_ring = data.GaussianMixture(torch.stack([angle.cos(), angle.sin()], 1) * 0.7, 0.06)
+ddpm_schedule, test = Schedule.cosine(100), small_ring.sample(500, seed=9)
+exact_D = small_ring.denoiser(ddpm_schedule)
+
+class ExactEps(nn.Module):
+    """The perfect eps, and a small network for the variance.   x: (B, 2), t: (B,) -> (B, 4)"""
+
+    def __init__(self):
+        super().__init__()
+        self.variance = MLP()
+
+    def forward(self, x, t):
+        alpha, sigma = ddpm_schedule.alpha(t)[:, None], ddpm_schedule.sigma(t)[:, None]
+        return torch.cat([((x - alpha * exact_D(x, t)) / sigma).float(), self.variance(x, t)], dim=1)
+
+# %%
+torch.manual_seed(0)
+learned = DDPM(ExactEps(), ddpm_schedule.betas, learn_variance=True)
+fixed = DDPM(lambda x, t: learned.net(x, t)[:, :2], ddpm_schedule.betas)
+optimizer = torch.optim.Adam(learned.net.parameters(), lr=1e-2)
+for step in range(200):
+    x0, i = small_ring.sample(256, seed=step), torch.randint(100, (256,))
+    optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / 200)
+    optimizer.zero_grad(), learned.hybrid_loss(x0, i).mean().backward(), optimizer.step()
+
+# %%
+with torch.no_grad():
+    terms = {name: torch.stack([ddpm.vlb_terms(test, torch.full((500,), i)).mean() for i in range(100)])           # (100,) bits per dimension
+             for name, ddpm in {"fixed variance": fixed, "learned variance": learned}.items()}
+plots.curves(torch.arange(1, 101), {"steps 1 to here": (terms["fixed variance"] - terms["learned variance"]).cumsum(0)},
+             title="What a learned variance saves", xlabel="step   (data - noise)", ylabel="bits per dimension")
+for name, term in terms.items():
+    print(f"{name:17} bound: {term.sum() + fixed.prior_bits(test).mean():.3f} bits per dimension")
+print(f"the data's own:   {(-small_ring.log_prob(test).mean() / 2 / math.log(2) - math.log2(2 / 255)):.3f}")
+
+# %% [markdown]
+# **What the figure shows.** A learned variance shortens the file, at the price of one more output per pixel, and nearly all of the gain comes from the first few steps, next to the data, where the two choices for the variance lie far apart. What is left to the truth is the price of 100 steps: each posterior is only nearly a Gaussian.
+#
+# ## 3.8 The craft of training
+#
+# **Averaging weights.** A network that still moves around its goal is, on average, nearer to it than at any moment. The *exponential moving average* keeps a second set of weights, $\bar\theta \leftarrow \beta\,\bar\theta + (1-\beta)\,\theta$. Unrolled, weights of $k$ steps ago count
+#
+# $$(1-\beta)\,\beta^{k}, \qquad\text{and the random start still counts } \beta^{n} \text{ after } n \text{ steps} \tag{3.23}$$
+#
+# With the popular $\beta = 0.9999$ that is 90 % after 1000 steps: the samples of a short run come from noise. Two remedies: a *warm-up*, $\min\big(\beta, \frac{1+n}{10+n}\big)$, or a *power function* (Karras et al. 2024), which `train.train` uses. Take $\beta_n = (1-\frac1n)^{\gamma+1}$ at step $n$. By the telescoping product, step $k$ counts after $n$ steps
+#
+# $$(1-\beta_k)\prod_{j=k+1}^{n}\Big(1-\frac1j\Big)^{\gamma+1} = (1-\beta_k)\Big(\frac kn\Big)^{\gamma+1} \approx \frac{\gamma+1}{n}\Big(\frac kn\Big)^{\gamma} \tag{3.24}$$
+#
+# always the last part of the run, however long it is, and of the random start nothing, since $\beta_1 = 0$. One training, at a constant rate, and many averages beside it. The data are a mixture whose perfect denoiser is known, so that we can measure the *avoidable* error of $v$, without the noise that no network can predict:
+
+# %%
+class Averages:
+    """Many averages of one network's weights at once: name -> (decay at step n) -> weights."""
+
+    def __init__(self, net, decays):
+        self.decays, self.weights = decays, {name: [p.detach().clone() for p in net.parameters()] for name in decays}
+
+    def update(self, net, step):
+        for name, decay in self.decays.items():
+            torch._foreach_lerp_(self.weights[name], [p.detach() for p in net.parameters()], 1 - decay(step + 1))
+
+    def net(self, like, name):
+        net = copy.deepcopy(like)
+        for p, average in zip(net.parameters(), self.weights[name]):
+            p.data = average.clone()
+        return net
+
+constant = [0.0, 0.9, 0.97, 0.99, 0.997, 0.999, 0.9999]
+decays = {f"{b}": lambda n, b=b: b for b in constant} | {f"{b}, warm-up": lambda n, b=b: min(b, (1 + n) / (10 + n)) for b in constant}
+decays |= {f"power {g}": lambda n, g=g: (1 - 1 / n) ** (g + 1) for g in (3, 9, 16)}
+
+# %%
+def task(mixture, n=4000):
+    """8000 points to train on, and how much of a network's error could be avoided: a function net -> mean squared error of v."""
+    held, t = mixture.sample(n, seed=5), torch.linspace(0.02, 1, n)
+    x = cosine.perturb(held, t, torch.randn(held.shape, generator=torch.Generator().manual_seed(1)))
+    alpha, sigma = cosine.alpha(t)[:, None], cosine.sigma(t)[:, None]
+    v = ((alpha * x - mixture.denoiser(cosine)(x, t)) / sigma).float()                # the perfect answer
+    return mixture.sample(8000), torch.no_grad()(lambda net: (net(x, t) - v).square().mean().item())
+
+points, avoidable = task(data.GaussianMixture(torch.stack([angle.cos(), angle.sin()], 1) * 1.2, 0.15))
+
+# %%
+torch.manual_seed(0)
+D = Denoiser(MLP(), cosine, "v")
+averages = Averages(D.net, decays)
+optimizer = torch.optim.Adam(D.parameters(), lr=1e-2)                               # constant, so that there is something to average
+for step in range(800):
+    loss = D.loss(points[torch.randint(8000, (128,))], torch.rand(128)).mean()
+    optimizer.zero_grad(), loss.backward(), optimizer.step()
+    averages.update(D.net, step)
+result = {name: avoidable(averages.net(D.net, name)) for name in decays}
+lines = {kind: torch.tensor([result[f"{b}{end}"] for b in constant]) for kind, end in {"constant decay": "", "with warm-up": ", warm-up"}.items()}
+plots.curves(torch.arange(len(constant)), lines, yscale="log", title="Avoidable error against the decay (0: no average)",
+             xlabel="decay", ylabel="mean squared error of v", xticks=range(len(constant)), xticklabels=constant)
+print({name: round(result[name], 4) for name in ("0.0", "power 3", "power 9", "power 16")})
+
+# %% [markdown]
+# **What the figure shows.** Averaging beats the last weights; too long an average without a warm-up is far worse than none. The power functions need no tuning to the length of the run.
+#
+# *Post-hoc averages.* Which length is best is known only afterwards. Karras et al. (2024) store snapshots of two power-function averages during the run, and afterwards combine them linearly into an average of any other length: the coefficients are those whose combined profile over the steps, by (3.24), comes nearest to the wanted profile in least squares.
+
+# %%
+def profile(gamma, n, steps):
+    """How much each step counts in a power-function average after n steps: (steps,)"""
+    k = torch.arange(1, steps + 1, dtype=torch.float64)
+    counts = (1 - (1 - 1 / k) ** (gamma + 1)) * (k / n) ** (gamma + 1)
+    return torch.where(k <= n, counts, 0.0)
+
+torch.manual_seed(0)
+D2, snapshots = Denoiser(MLP(), cosine, "v"), []
+tracked = Averages(D2.net, {f"power {g}": lambda n, g=g: (1 - 1 / n) ** (g + 1) for g in (4, 9, 16)})
+optimizer = torch.optim.Adam(D2.parameters(), lr=1e-2)
+for step in range(400):
+    loss = D2.loss(points[torch.randint(8000, (128,))], torch.rand(128)).mean()
+    optimizer.zero_grad(), loss.backward(), optimizer.step()
+    tracked.update(D2.net, step)
+    if (step + 1) % 50 == 0:
+        snapshots += [(gamma, step + 1, [w.clone() for w in tracked.weights[f"power {gamma}"]]) for gamma in (4, 16)]
+
+basis = torch.stack([profile(gamma, n, 400) for gamma, n, _ in snapshots], dim=1)   # (400, 16)
+wanted = profile(9, 400, 400)
+mix = torch.linalg.lstsq(basis, wanted).solution                                    # (16,)
+made = [sum(c * w for c, w in zip(mix.tolist(), parts)) for parts in zip(*[weights for _, _, weights in snapshots])]
+true = tracked.weights["power 9"]
+distance = lambda a, b: sum((x - y).square().sum() for x, y in zip(a, b)).sqrt().item()
+print(f"the average with gamma = 9, made afterwards from gammas 4 and 16: distance {distance(made, true):.4f}; "
+      f"distance of the two it was made from: {distance(tracked.weights['power 4'], true):.3f} and {distance(tracked.weights['power 16'], true):.3f}")
+
+# %% [markdown]
+# **Rates, clipping, batches.** Each line is one change of the same training (600 steps of 128 numbers from a mixture of two bumps, the last weights, no average); two seeds, avoidable error.
+
+# %%
+numbers, number_error = task(data.GaussianMixture([[-1.0], [1.0]], 0.3, [0.3, 0.7]))
+fall = {"constant": lambda u: 1.0, "straight": lambda u: 1 - u, "cosine": lambda u: 0.5 + 0.5 * math.cos(math.pi * u)}
+
+def variant(seed, lr=1e-2, rate="straight", clip=None, batch=128, steps=600, parts=1):
+    """One training; -> the avoidable error of the last weights."""
+    torch.manual_seed(seed)
+    net = MLP(d=1)
+    D, optimizer = Denoiser(net, cosine, "v"), torch.optim.Adam(net.parameters(), lr=lr, fused=True)
+    for step in range(steps):
+        x0, t, eps = numbers[torch.randint(8000, (batch,))], (torch.arange(batch) + torch.rand(batch)) / batch, torch.randn(batch, 1)
+        optimizer.param_groups[0]["lr"] = lr * fall[rate](step / steps) * min(1, (step + 1) / 20)        # a warm-up of 20 steps
+        optimizer.zero_grad()
+        for part in zip(x0.chunk(parts), t.chunk(parts), eps.chunk(parts)):                               # gradients add up
+            (D.loss(*part).sum() / batch).backward()
+        if clip:
+            nn.utils.clip_grad_norm_(net.parameters(), clip)
+        optimizer.step()
+    return number_error(net)
+
+changes = {"base: rate 1e-2, falling": {}, "falling like a cosine": dict(rate="cosine"), "constant rate": dict(rate="constant"),
+           "rate 3e-2": dict(lr=3e-2), "rate 1e-1": dict(lr=1e-1), "rate 1e-1, clipped at 0.1": dict(lr=1e-1, clip=0.1), "rate 1e-3": dict(lr=1e-3),
+           "base, clipped at 0.1": dict(clip=0.1), "150 steps of 512": dict(batch=512, steps=150), "2400 steps of 32": dict(batch=32, steps=2400),
+           "600 steps of 512": dict(batch=512), "600 of 512 in 4 parts": dict(batch=512, parts=4)}
+print("never trained" + f"{number_error(MLP(d=1)):22.4f}")
+for name, change in changes.items():
+    print(f"{name:27}" + "".join(f"{variant(seed, **change):8.4f}" for seed in range(2)))
+
+# %% [markdown]
+# A rate that falls to zero is worth most, in whichever way it falls. Between a rate that is too low to arrive and one that destroys the network lie only one or two factors of ten, so the rate is the first thing to try out, in factors of three. Clipping guards against rare huge gradients; it costs little where there are none, and is no cure for a rate that is too high. For the same number of examples, many small steps beat few large ones by far here; for the same number of steps, a larger batch is better, and four times the work. And *gradient accumulation*, a batch taken in parts whose gradients add up, is the same training up to rounding, in a fraction of the memory: the last line against the line before.
+#
+# **Half precision.** fp16 has 5 bits of exponent and 10 of fraction, bf16 8 and 7: bf16 reaches as far as fp32 and is coarse, fp16 is finer and short.
+
+# %%
+tiny = torch.tensor(1e-8)
+print(f"a gradient of 1e-8: in fp16 {tiny.half():.1e}, in bf16 {tiny.bfloat16():.1e}, in fp16 multiplied by 65536 first {(65536 * tiny).half().float() / 65536:.1e}")
+print(f"1 + 0.001: in fp16 {(torch.tensor(1.001)).half():.4f}, in bf16 {(torch.tensor(1.001)).bfloat16():.4f}")
+q, k = torch.full((1, 64), 40.0), torch.full((1, 64), 40.0)
+scores = (q.half() @ k.half().T)                                                    # 64 * 40 * 40 = 102,400 > 65,504
+weights = (torch.cat([scores, scores], 1)).softmax(1)
+picture = (127.5 * (weights.float() + 1))
+print(f"attention scores in fp16: {scores.item()}, their softmax: {weights.tolist()}, as a pixel: {picture.nan_to_num(0).to(torch.uint8).tolist()}")
+
+# %% [markdown]
+# That is the whole story of the *gradient scaler*: fp16 turns small gradients into zeros, so the loss is multiplied by a large number before the backward pass and the gradients divided by it after; when something overflows, the step is skipped and the number halved. And the story of the *black image*: one product too large for fp16 becomes infinite, the softmax of infinities is not a number, it spreads over the image, and is saved as 0: black. bf16 knows neither trouble, and `train.train` takes it where the hardware has it; weights, sums and samplers stay in fp32.
+
+# %% [markdown]
+# ## 3.9 A debugging clinic
+#
+# **The loss fell, and the samples are noise. Where do you look?** Diffusion code that is wrong seldom crashes. So we break one honest training in ten ways, look at the symptoms, and then build cheap tests that tell the ten apart.
+#
+# The patient is small, so that we can train it eleven times: points on two moons inside $[-1, 1]^2$, each with its label. Each moon is a row of 20 round Gaussians, so the perfect network is known in closed form. Its loss is the floor under every honest loss.
+
+# %%
+angle = torch.linspace(0, math.pi, 20)
+upper = torch.stack([angle.cos() - 0.5, angle.sin() - 0.25], dim=1) / 1.5       # (20, 2) on an arc of radius 2/3
+centres = torch.stack([upper, -upper])                                          # (2, 20, 2) one moon per label
+mixtures = [data.GaussianMixture(c, 0.05) for c in (upper, -upper, centres.flatten(0, 1))]
+
+def fresh(n):
+    """x0 (n, 2), y (n,): new points each time, so there is nothing to learn by heart."""
+    y = torch.randint(2, (n,))
+    return centres[y, torch.randint(20, (n,))] + 0.05 * torch.randn(n, 2), y
+
+def coefficients(schedule, t):
+    return schedule.alpha(t).float()[:, None], schedule.sigma(t).float()[:, None]          # (n, 1) each
+
+def exact_v(x, t, y):
+    """The perfect network: v = (alpha x - x0_hat) / sigma with the exact x0_hat. Label 2 means none."""
+    alpha, sigma = coefficients(cosine, t)
+    x0_hat = torch.stack([m.posterior_mean(x, alpha, sigma) for m in mixtures])            # (3, n, 2)
+    return (alpha * x - x0_hat[y, torch.arange(len(x))]) / sigma
+
+# %% [markdown]
+# The training is the ordinary loop, but every ingredient of a step is made in one place, `batch`, and has a name. **That is the first advice of the clinic**: only what can be taken out can be looked at.
+
+# %%
+class Net(nn.Module):
+    """x (n, 2), t (n,), y (n,) in {0, 1, 2 = none} -> (n, 2). Waves of x and t go in; the last layer starts at zero."""
+
+    def __init__(self, width=64):
+        super().__init__()
+        self.label = nn.Embedding(3, 16)
+        self.body = nn.Sequential(nn.Linear(3 * 9 + 16, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2))
+        nn.init.zeros_(self.body[-1].weight), nn.init.zeros_(self.body[-1].bias)
+
+    def forward(self, x, t, y):
+        h = torch.cat([x, t[:, None]], dim=1)                                              # (n, 3)
+        waves = (h[:, :, None] * torch.arange(1, 5) * math.pi / 2).flatten(1)              # (n, 12)
+        return self.body(torch.cat([h, waves.sin(), waves.cos(), self.label(y)], dim=1))
+
+# %%
+def batch(p, n):
+    """Everything that one step is made of, by name; p holds the parts."""
+    (x0, y), t, eps = p.data(n), p.times(n), p.noise(n)
+    alpha, sigma = coefficients(cosine, t)
+    y = torch.where(torch.rand(n) < p.p_drop, 2, y)                                        # some labels are dropped
+    return SimpleNamespace(x0=x0, y=y, t=t, eps=eps, x_t=p.noisy(x0, eps, alpha, sigma), target=p.target(x0, eps, alpha, sigma))
+
+def step(net, optimizer, b):
+    loss = (net(b.x_t, b.t, b.y) - b.target).square().mean()
+    optimizer.zero_grad(), loss.backward(), optimizer.step()
+    return loss.item()
+
+# %%
+def training(p, steps=400):
+    """The weights at the start and at the end, their average, and every loss."""
+    torch.manual_seed(0)
+    net = p.net()
+    start, average = (copy.deepcopy(net).requires_grad_(False) for _ in range(2))
+    optimizer, losses = torch.optim.AdamW(net.parameters(), p.lr, fused=True), []
+    for k in range(steps):
+        losses.append(step(net, optimizer, batch(p, 256)))
+        torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - p.decay(k))
+    return SimpleNamespace(p=p, start=start, net=net, average=average, losses=losses)
+
+def sample(p, net, y):
+    """Twenty steps of DDIM from fixed noise, under the schedule that p's sampler uses."""
+    x = torch.randn(len(y), 2, generator=torch.Generator().manual_seed(1))
+    return last(ddim(Denoiser(net, p.sampling, "v"), p.sampling, x, grid(p.sampling, 20), y=y))
+
+# %% [markdown]
+# **Ten defects, each one changed part.** None of them raises an error. Read the list and guess: which will ruin the samples, and which will show in the loss?
+
+# %%
+healthy = dict(net=Net, data=fresh, times=torch.rand, noise=lambda n: torch.randn(n, 2), p_drop=0.1, lr=5e-3, sampling=cosine,
+               noisy=lambda x0, eps, alpha, sigma: alpha * x0 + sigma * eps,
+               target=lambda x0, eps, alpha, sigma: alpha * eps - sigma * x0,
+               decay=lambda k: min(0.99, (k + 1) / (k + 10)))                              # the average warms up
+
+class NoTime(Net):
+    def forward(self, x, t, y):
+        return super().forward(x, 0 * t, y)
+
+one_noise = torch.randn(2, generator=torch.Generator().manual_seed(3))                     # drawn once, before the loop
+defects = {
+    "time not passed":  dict(net=NoTime),
+    "data in [0, 1]":   dict(data=lambda n: (lambda x0, y: ((x0 + 1) / 2, y))(*fresh(n))),
+    "noise drawn once": dict(noise=lambda n: one_noise.expand(n, 2)),                      # broadcasting hides it
+    "wrong sign":       dict(target=lambda x0, eps, alpha, sigma: sigma * x0 - alpha * eps),
+    "labels at 1 - p":  dict(p_drop=0.9),
+    "average too slow": dict(decay=lambda k: 0.9999),                                      # and no warm-up
+    "other schedule":   dict(sampling=Schedule.linear()),
+    "sigma squared":    dict(noisy=lambda x0, eps, alpha, sigma: alpha * x0 + sigma**2 * eps),
+    "rate x 30":        dict(lr=30 * 5e-3),
+    "t below 0.5":      dict(times=lambda n: 0.5 * torch.rand(n))}
+
+# %%
+runs = {name: training(SimpleNamespace(**healthy | change)) for name, change in ({"healthy": {}} | defects).items()}
+asked = torch.arange(2000) % 2                                          # labels 0, 1, 0, 1, ...
+torch.manual_seed(4)
+real, more = (centres[asked, torch.randint(20, (2000,))] + 0.05 * torch.randn(2000, 2) for _ in range(2))
+clouds = {name: sample(r.p, r.average, asked) for name, r in runs.items()}
+plots.scatter({"data": real} | clouds, columns=4, limit=1.4, by=asked,
+              title="2,000 samples of two labels: the data, the healthy training, ten broken ones")
+
+# %%
+@torch.no_grad()
+def validation(p, net):
+    """The loss at three noise levels, by the library: code that the training does not share."""
+    torch.manual_seed(5)
+    (x0, y), eps = p.data(4000), torch.randn(4000, 2)
+    levels = [Denoiser(net, cosine).loss(x0, torch.full((4000,), t), eps, y=y).mean() for t in (0.2, 0.5, 0.8)]
+    return " ".join(f"{v:6.3f}" for v in levels)
+
+def quality(x):
+    energy = metrics.mmd(x.double(), real.double(), lambda a, b: -torch.cdist(a, b))       # this kernel gives the energy distance
+    right = (torch.cdist(x, centres.flatten(0, 1)).argmin(1) // 20 == asked).float().mean()         # label of the nearest Gaussian
+    arc = torch.tensor([[-2, -1], [2, 1]])[asked] / 6                                      # the middle of the arc asked for
+    off = ((x - arc).norm(dim=1) - 2 / 3).abs().median()
+    return f"{energy:9.4f} {right:7.1%} {x.std():7.2f} {off:7.3f}"
+
+# %%
+p = runs["healthy"].p
+b = batch(p, 4000)
+print(f"{'':18}training loss          validation at t =      energy   right           off\n"
+      f"{'':18} first highest   last    0.2    0.5    0.8  distance   label  spread  arc")
+print(f"{'real points':61}{quality(more)}")
+print(f"{'exact network':33}{(exact_v(b.x_t, b.t, b.y) - b.target).square().mean():6.3f} {validation(p, exact_v)} {quality(sample(p, exact_v, asked))}")
+for name, r in runs.items():
+    loss = f"{r.losses[0]:6.3f} {max(r.losses):7.3f} {sum(r.losses[-100:]) / 100:6.3f}"
+    print(f"{name:17} {loss} {validation(r.p, r.average)} {quality(clouds[name])}")
+print("\nthe healthy training's loss, step by step:", ", ".join(name for name in defects if runs[name].losses == runs["healthy"].losses))
+print(f"energy distance of the samples of data in [0, 1], mapped back by 2 x - 1: {quality(2 * clouds['data in [0, 1]'] - 1).split()[0]}")
+slow = runs["average too slow"]
+print(f"energy distance of average too slow, sampled with the live weights: {quality(sample(slow.p, slow.net, asked)).split()[0]}")
+began = torch.randn(2000, 2, generator=torch.Generator().manual_seed(1))                   # the noise that sample starts from
+for name in ("healthy", "average too slow", "wrong sign"):
+    print(f"correlation of samples with the noise they began as, {name}: {torch.corrcoef(torch.stack([began.flatten(), clouds[name].flatten()]))[0, 1]:.2f}")
+
+# %% [markdown]
+# **What the figure and the table show.** *The training loss.* Wrong sign, average too slow and other schedule have the healthy loss, step by step: a network learns $-v$ as easily as $v$, and the other two defects come after the loss. Data in [0, 1] and noise drawn once end *lower*; the second far below the exact network, which no honest loss can be. Time, labels, sigma squared and t below 0.5 end higher, but they fell, too, and without a healthy twin nobody would know. Only rate x 30 shows itself, by its jump. (Where such a run ends depends on the seed.)
+#
+# *Validation by noise level* says more: t below 0.5 is as good as the healthy training at 0.2 and 0.5, and lost at 0.8.
+#
+# *The samples.* Average too slow returns the very noise it began with, as the correlation says; wrong sign throws the same noise out of the frame. Time not passed leaves a haze of strays, labels at 1 - p mixes the moons. Data in [0, 1] sits in the wrong place at half the size; mapped back, it is worse than the healthy one, but no ruin. And three look *better* than the healthy training: other schedule, sigma squared and t below 0.5 draw fine lines where the data is broad. Their labels are right more often, and the energy distance of sigma squared is at the floor. (Nor does a thin line prove a defect: in twenty steps even the exact network draws moons thinner than the data's.)
+#
+# **From symptoms to tests.** A test returns one number, and we know beforehand what it must be. Four formulas tell us, and one from section 3.8. A network whose last layer starts at zero has as its first loss the mean square of $v = \alpha\epsilon - \sigma x_0$; the noise is independent of the data, so the mixed term vanishes, and per coordinate
+#
+# $$\mathbb E\,v^2 = \alpha^2 + \sigma^2\,\mathbb E\,x_0^2. \tag{3.25}$$
+#
+# For the same reason the noisy data has, per coordinate,
+#
+# $$\operatorname{Var}(x_t) = \alpha^2\operatorname{Var}(x_0) + \sigma^2. \tag{3.26}$$
+#
+# Give the *target itself* to the sampler's denoiser as if it were the network's output. With $\alpha^2 + \sigma^2 = 1$, the data must come back:
+#
+# $$\alpha x_t - \sigma v = \alpha(\alpha x_0 + \sigma\epsilon) - \sigma(\alpha\epsilon - \sigma x_0) = (\alpha^2 + \sigma^2)\,x_0 = x_0. \tag{3.27}$$
+#
+# To test a sampler without any training, take data $x_0\sim\mathcal N(0, s^2 I)$. Then $x_0$, $\epsilon$ and $x_t$ are jointly Gaussian with mean 0, and a conditional mean is covariance over variance, times $x_t$. So $\mathbb E[x_0\mid x_t] = \alpha s^2 x_t / (\alpha^2s^2 + \sigma^2)$ and $\mathbb E[\epsilon\mid x_t] = \sigma x_t / (\alpha^2s^2 + \sigma^2)$, and the perfect network is
+#
+# $$v(x_t, t) = \alpha\,\mathbb E[\epsilon\mid x_t] - \sigma\,\mathbb E[x_0\mid x_t] = \frac{\alpha\sigma\,(1 - s^2)}{\alpha^2 s^2 + \sigma^2}\,x_t. \tag{3.28}$$
+#
+# With it in the network's place the samples must have standard deviation $s$. If they have not, no training can help. And the average: by (3.23), at a decay of 0.9999 the start still keeps a share of $0.9999^{400} = 0.96$ after our 400 steps.
+
+# %%
+def seen(p, n=20_000):
+    """One large batch, the same at every call."""
+    torch.manual_seed(7)
+    return batch(p, n)
+
+def repeated(r):                                                        # noise that comes again in the next batch
+    torch.manual_seed(7)
+    return (batch(r.p, 256).eps == batch(r.p, 256).eps).float().mean()
+
+def gap(r):                                                             # the longest stretch of [0, 1] without any t
+    return torch.cat([seen(r.p).t, torch.tensor([0.0, 1.0])]).sort().values.diff().max()
+
+def at_zero(r):                                                         # the loss of an output 0, against its formula
+    b, (alpha, sigma) = seen(r.p), coefficients(r.p.sampling, torch.rand(20_000))
+    return b.target.square().mean() / (alpha**2 + sigma**2 * b.x0.square().mean()).mean()
+
+def variance(r):                                                        # of x_t, against its formula, with the sampler's schedule
+    b, (alpha, sigma) = seen(r.p), coefficients(r.p.sampling, seen(r.p).t)
+    return ((b.x_t - alpha * b.x0.mean(0)) ** 2 / (alpha**2 * b.x0.var(0) + sigma**2)).mean()
+
+# %%
+def answered(r):                                                          # the perfect answer through the sampler's denoiser
+    b = seen(r.p)
+    return (Denoiser(lambda x, t, y: b.target, r.p.sampling, "v")(b.x_t, b.t, y=b.y) - b.x0).square().mean().sqrt()
+
+def gauss(r, s=0.5):                                                    # the sampler alone: exact network in, standard deviation out
+    def net(x, t, y):
+        alpha, sigma = coefficients(cosine, t)
+        return alpha * sigma * (1 - s**2) / (alpha**2 * s**2 + sigma**2) * x
+    return sample(r.p, net, torch.zeros(4000)).std() / s
+
+# %%
+@torch.no_grad()
+def clock(r):                                                           # how much the output changes with t alone
+    b, out = seen(r.p, 2000), lambda t: r.net(b.x_t, torch.full((2000,), t), b.y)
+    return (out(0.3) - out(0.7)).norm() / out(0.5).norm()
+
+def heart(r):                                                           # eight examples, learned by heart in a hundred steps
+    net, b = r.p.net(), seen(r.p, 8)
+    optimizer = torch.optim.AdamW(net.parameters(), r.p.lr, fused=True)
+    losses = [step(net, optimizer, b) for _ in range(100)]
+    return sum(losses[-10:]) / 10 / losses[0]
+
+def lag(r):                                                             # from the average to the weights, in units of the way they went
+    start, net, average = (torch.cat([w.detach().flatten() for w in m.parameters()]) for m in (r.start, r.net, r.average))
+    return (average - net).norm() / (net - start).norm()
+
+@torch.no_grad()
+def library(r):                                                         # the loss by somebody else's code, against our own
+    torch.manual_seed(8)
+    x0, y = r.p.data(4000)
+    return Denoiser(r.net, r.p.sampling).loss(x0, torch.rand(4000), y=y).mean() / (sum(r.losses[-100:]) / 100)
+
+# %%
+tests = {"range":  (lambda r: seen(r.p).x0.min(), -1.5, -0.8),                          # the data begins near -1
+         "noise":  (repeated, 0, 0.01),
+         "times":  (gap, 0, 0.01),
+         "labels": (lambda r: (seen(r.p).y == 2).float().mean(), 0.08, 0.12),           # the share that became "none"
+         "zero":   (at_zero, 0.95, 1.05),
+         "var":    (variance, 0.95, 1.05),
+         "answer": (answered, 0, 0.001),
+         "gauss":  (gauss, 0.9, 1.1),
+         "clock":  (clock, 0.1, 10),
+         "heart":  (heart, 0, 0.1),
+         "jump":   (lambda r: max(r.losses) / r.losses[0], 0, 2),                       # the highest loss of the run
+         "lag":    (lag, 0, 0.5),
+         "lib":    (library, 0.8, 1.25)}
+row = lambda name, words: print(f"{name:17}" + "".join(f"{w:>7}" for w in words))
+row("", tests)
+row("at least", [f"{low:.2f}" for _, low, _ in tests.values()])
+row("at most", [f"{high:.3g}" for _, _, high in tests.values()])
+for name, r in runs.items():
+    values = [(float(f(r)), low, high) for f, low, high in tests.values()]
+    row(name, [f"{v:.2f}" if name == "healthy" or not low <= v <= high else "." for v, low, high in values])
+    assert all(low <= v <= high for v, low, high in values) == (name == "healthy")
+
+# %% [markdown]
+# **What the matrix shows.** A point is a pass, a number a failure. The healthy training passes every test, and each defect fails at least one. The tests from *range* to *gauss* need no training and find seven of the ten before the first step. Four defects fail one test only: nothing general stands in for looking at the range, the time, the labels and the average. Even *lib*, the loss by somebody else's code, misses most of them. Combinations tell defects apart: wrong sign, other schedule and sigma squared all fail *answer*; if *var* passes it is the sign, if *gauss* fails it is the sampler.
+#
+# This is one seed, one toy, one defect at a time. The limits of the first eight tests come from formulas and sample sizes, with room (in *gauss* for the error of twenty steps); those of the last five are judgement. On images a missing time does less damage (lesson 2, section 2.9), so *clock* is needed there all the more.
+#
+# | in this order | symptom | suspects | test |
+# | --- | --- | --- | --- |
+# | 1 | none yet: before training | data, noise, times, labels, coefficients, sampler | range, noise, times, labels, zero, var, answer, gauss |
+# | 2 | eight examples cannot be learned; the loss jumps | learning rate | heart, jump |
+# | 3 | the loss is too good | noise reused; data smaller than you think | noise, range |
+# | 4 | samples are noise, the loss is fine | average | lag; sample with the live weights |
+# | 5 | samples fly away, the loss is fine | sign, coefficients | answer, lib |
+# | 6 | samples too thin, too smooth | another schedule or noise level in training than in sampling; times not covered | answer, var, gauss, times |
+# | 7 | good samples in a haze of strays | time not heard | clock |
+# | 8 | samples shifted or too small | range | range |
+# | 9 | wrong class | labels dropped, or mixed up | labels |
+#
+# **"My samples are pure noise."** In our matrix this has few causes; look in this order. (1) Sample with the live weights: an average that is still the start returns its noise, and the training loss does not show it. (2) *answer*: training and sampling disagree about a sign or a coefficient, again with a healthy loss. (3) The loss itself: nearly zero, and the noise is reused; a jump, and the rate is too high. The other six defects never gave noise here. (How often each happens elsewhere, ten defects of our own choice cannot say. The order is what is quick to try and what the loss hides.)
+
+# %% [markdown]
+# # Part II · Is it good?
+#
+# ## 3.10 A distance between distributions
+#
+# You look at a hundred samples and like them. **How far is their distribution from that of the data?** Begin with two Gaussians on a line, and call *distance* the least work that turns one into the other: pair every $x$ of the first with a $y$ of the second (a *coupling*) so that the mean of $(x-y)^2$ is smallest. For any coupling, with means $m_1, m_2$ and standard deviations $s_1, s_2$,
+#
+# $$E(x-y)^2 = (m_1-m_2)^2 + s_1^2 + s_2^2 - 2\operatorname{Cov}(x,y) \tag{3.29}$$
+#
+# Only the covariance is ours to choose. By Cauchy-Schwarz it is at most $s_1s_2$, and $y = m_2 + \frac{s_2}{s_1}(x-m_1)$ reaches that: it has mean $m_2$, standard deviation $s_2$, and covariance $\frac{s_2}{s_1}s_1^2$ with $x$. So
+#
+# $$d^2 = (m_1-m_2)^2 + s_1^2 + s_2^2 - 2s_1s_2 = (m_1-m_2)^2 + (s_1-s_2)^2 \tag{3.30}$$
+
+# %%
+x, z = torch.randn(2, 5000)
+partner = {"independent": 0.5 + 0.4 * z, "opposite": 0.5 - 0.4 * x, "best": 0.5 + 0.4 * x}      # all of them N(0.5, 0.4^2)
+plots.scatter({f"{name}\nmean (x-y)^2 = {(x - y).square().mean():.2f}": torch.stack([x, y], 1) for name, y in partner.items()},
+              limit=3.5, title="Three ways to pair x from N(0, 1) with y from N(0.5, 0.4^2)")
+print(f"(0 - 0.5)^2 + (1 - 0.4)^2 = {0.5**2 + 0.6**2:.2f}")
+
+# %% [markdown]
+# **What the figure shows.** The same two distributions, three costs; the rising line is the cheapest, and costs what (3.30) says.
+#
+# In $d$ dimensions, with covariances $A$ and $B$, only the last term is new:
+#
+# $$E|x-y|^2 = |\mu_1-\mu_2|^2 + \operatorname{tr}A + \operatorname{tr}B - 2\operatorname{tr}\operatorname{Cov}(x,y) \tag{3.31}$$
+#
+# **How large can that trace be?** Write $x = \mu_1 + A^{1/2}u$, $y = \mu_2 + B^{1/2}v$, where $u$ and $v$ have covariance $I$, and $K = E\,uv^\top$. Then $\operatorname{tr}\operatorname{Cov}(x,y) = \operatorname{tr}A^{1/2}KB^{1/2} = \operatorname{tr}KM$ with $M = B^{1/2}A^{1/2}$. For unit vectors $p, q$, Cauchy-Schwarz says $q^\top Kp = E\,(q\cdot u)(p\cdot v) \le 1$. Take $M$ apart into its singular values, $M = \sum_i s_i\,p_iq_i^\top$:
+#
+# $$\operatorname{tr}KM = \sum_i s_i\,q_i^\top Kp_i \le \sum_i s_i = \operatorname{tr}R, \qquad R = \big(A^{1/2}BA^{1/2}\big)^{1/2}, \tag{3.32}$$
+#
+# because the $s_i^2$ are the eigenvalues of $M^\top M = A^{1/2}BA^{1/2}$. If $A$ is invertible, a symmetric map reaches the bound:
+#
+# $$y = \mu_2 + T(x-\mu_1), \qquad T = A^{-1/2}RA^{-1/2} \tag{3.33}$$
+#
+# Indeed $\operatorname{Cov}(y) = TAT = A^{-1/2}R^2A^{-1/2} = B$, and $\operatorname{tr}\operatorname{Cov}(x,y) = \operatorname{tr}AT = \operatorname{tr}R$. The result, squared as is usual, is the **Fréchet distance**:
+#
+# $$d^2 = |\mu_1-\mu_2|^2 + \operatorname{tr}\big(A + B - 2\,(A^{1/2}BA^{1/2})^{1/2}\big) \tag{3.34}$$
+
+# %%
+def power(C, p):
+    """A power of a symmetric matrix."""
+    w, V = torch.linalg.eigh(C)
+    return (V * w.clamp(min=0) ** p) @ V.T
+
+def my_frechet(a, b):
+    """a: (N, d), b: (M, d)"""
+    A, B = a.T.cov(), b.T.cov()
+    R = power(power(A, 0.5) @ B @ power(A, 0.5), 0.5)
+    return (a.mean(0) - b.mean(0)).square().sum() + (A + B - 2 * R).trace()
+
+a, b = ((torch.randn(2000, 3) @ torch.randn(3, 3) + torch.randn(3)).double() for _ in range(2))
+torch.testing.assert_close(my_frechet(a, b).item(), metrics.frechet_distance(a, b))
+A, B = a.T.cov(), b.T.cov()
+T = power(A, -0.5) @ power(power(A, 0.5) @ B @ power(A, 0.5), 0.5) @ power(A, -0.5)
+y = b.mean(0) + (a - a.mean(0)) @ T
+torch.testing.assert_close(y.T.cov(), B)
+print(f"distance {my_frechet(a, b):.3f}, work of the map {(a - y).square().sum(1).mean():.3f}")
+
+# %% [markdown]
+# **Features.** Pictures first go through a network that sees what matters: here the digit classifier, with 128 features. The published **FID** takes 2,048 features of Inception, trained on photographs. The code stays the same; the scale does not, so never compare across networks. The door (91 MB, fetched once, checked by digest; needs torch-fidelity):
+#
+# ```python
+# look = metrics.inception()                              # or metrics.dinov2()
+# metrics.frechet_distance(look(photos), look(samples))   # (N, 3, H, W) in [-1, 1]
+# ```
+#
+# ## 3.11 The bias: why FID at n = 500 says nothing
+#
+# **What do *real* digits score?** Not zero: from $n$ points, mean and covariance are only estimated. Let two clouds of $n$ and $m$ points come from one distribution with covariance $C$, in coordinates where $C$ is diagonal with entries $\lambda_i$. The means contribute $E|\bar x-\bar y|^2 = (\frac1n+\frac1m)\operatorname{tr}C$. For the covariances put $A = C$, $B = C + E$ with a small $E$, and expand $R = C + X + Y$ in first and second order of $E$. From $R^2 = C^2 + C^{1/2}EC^{1/2}$ follow $(\lambda_i+\lambda_j)X_{ij} = \sqrt{\lambda_i\lambda_j}E_{ij}$ and $2\lambda_iY_{ii} = -\sum_jX_{ij}^2$. In the trace the first order cancels. What is left is $-2\operatorname{tr}Y$; take the mean of this sum and of the same with $i$ and $j$ exchanged:
+#
+# $$\operatorname{tr}(A + B - 2R) \approx \sum_{ij}\frac{X_{ij}^2}{\lambda_i} = \frac12\sum_{ij}\Big(\frac1{\lambda_i}+\frac1{\lambda_j}\Big)X_{ij}^2 = \frac12\sum_{ij}\frac{E_{ij}^2}{\lambda_i+\lambda_j} \tag{3.35}$$
+#
+# For Gaussians the error $E_{ij}$ of $n$ points has mean square $\lambda_i\lambda_j/n$, twice that where $i = j$; the errors of the two clouds add. Together
+#
+# $$E\,d^2 \approx \Big(\frac1n+\frac1m\Big)\Big[\operatorname{tr}C + \frac12\sum_{ij}\frac{\lambda_i\lambda_j}{\lambda_i+\lambda_j} + \frac14\operatorname{tr}C\Big] \tag{3.36}$$
+#
+# It falls like $1/n$; for $d$ equal eigenvalues the bracket is $\lambda(d^2+5d)/4$. Measure it, with all the disjoint draws that 10,000 digits give (shuffled: in the file, the easier test digits come first).
+
+# %%
+g = torch.Generator().manual_seed(0)
+shuffle, order = torch.randperm(60_000, generator=g), torch.randperm(10_000, generator=g)
+train_x, (test_x, test_y) = digits[shuffle[:10_000]], (part[order] for part in data.mnist("test"))
+test_z = metrics.test_features()[order]                                             # (10000, 128)
+look = metrics.features                                                             # (N, 1, 28, 28) -> (N, 128)
+noise = lambda count: torch.randn(count, 1, 28, 28, generator=g)
+train_z, noise_z = look(train_x), look(noise(50).clamp(-1, 1))                      # (10000, 128), (50, 128)
+
+# %%
+sizes, reference = [100, 200, 500, 1000, 2000, 5000, 10_000], metrics.Statistics(test_z)
+draws = [torch.tensor([metrics.frechet_distance(part, reference) for part in train_z.split(n)]) for n in sizes]
+for size, d in zip(sizes, draws):
+    print(f"{size:6} real digits: {d.mean():.3f}" + (f" +- {d.std():.3f} ({len(d)} draws)" if len(d) > 1 else " (1 draw)"))
+n, mean = torch.tensor(sizes).double(), torch.stack([d.mean() for d in draws]).double()
+line, w = torch.stack([1 / n, torch.ones(7)], 1), n.sqrt()[:, None]                 # (7, 2); a mean of many small draws errs like 1 / sqrt(n)
+slope, limit = torch.linalg.lstsq(w * line, w * mean[:, None]).solution[:, 0]
+lam = torch.linalg.eigvalsh(test_z.T.cov()).clamp(min=1e-12)
+bracket = 1.25 * lam.sum() + 0.5 * (lam[:, None] * lam / (lam[:, None] + lam)).sum()
+print(f"fitted: {slope:.0f} / n + {limit:.3f},   predicted: {bracket:.0f} / n + {bracket / 10_000:.3f}")
+spoiled = metrics.frechet_distance(torch.cat([train_z[25:5000], noise_z[:25]]), reference)
+print(f"  5000 of which 25 are pure noise: {spoiled:.3f}")
+plots.curves(n, {"real digits": mean, "a / n + b, fitted": slope / n + limit, "prediction for Gaussians": bracket / n + bracket / 10_000,
+                 "5,000, 25 of them noise": torch.full((7,), spoiled)}, xscale="log", yscale="log",
+             title="Real digits against the 10,000 test digits", xlabel="number of digits n", ylabel="Fréchet distance")
+
+# %% [markdown]
+# **What the figure shows.** Real digits against real digits fall nearly as predicted. Extrapolated to infinite $n$, no more is left than the error of the 10,000 test digits themselves. **500 perfect digits score worse than 5,000 of which 25 are pure noise**: at $n = 500$ the distance measures $n$. For Inception's 2,048 features 50,000 pictures are the custom. So keep to one $n$, and print beside it the *floor*, what as many real pictures score, with its spread.
+#
+# ## 3.12 Kernel distances
+#
+# **Can the bias be avoided?** Compare only means, but of many features $\phi$, given through a kernel $k(x,y) = \phi(x)\cdot\phi(y)$. With independent $x, x'$ from one distribution and $y, y'$ from the other,
+#
+# $$D^2 = |E\phi(x)-E\phi(y)|^2 = E\,k(x,x') + E\,k(y,y') - 2E\,k(x,y) \tag{3.37}$$
+#
+# Among all $n^2$ pairs are $n$ of a point with itself, which is not independent of itself:
+#
+# $$E\,\frac1{n^2}\sum_{i,j}k(x_i,x_j) = |E\phi(x)|^2 + \frac1n\big(E\,k(x,x) - |E\phi(x)|^2\big) \tag{3.38}$$
+#
+# There is the bias again. Leave the diagonal out, and every pair has the right mean, whatever $n$:
+#
+# $$\hat D^2 = \frac{\sum_{i\ne j}k(x_i,x_j)}{n(n-1)} + \frac{\sum_{i\ne j}k(y_i,y_j)}{m(m-1)} - \frac{2}{nm}\sum_{i,j}k(x_i,y_j) \tag{3.39}$$
+#
+# An unbiased estimate of 0 is often negative. **KID** takes $k = (x\cdot y/d+1)^3$, which compares moments up to the third; **CMMD** takes $e^{-|x-y|^2/2w^2}$ with $w = 10$, which compares everything, and features of CLIP. **What does each miss?** The second cell tries clouds of 1,000 numbers with mean 0 and variance 1.
+
+# %%
+def my_mmd(a, b, kernel):
+    """a: (N, d), b: (M, d); every pair, but no point with itself"""
+    within = lambda z: (kernel(z, z).sum() - kernel(z, z).trace()) / (len(z) * (len(z) - 1))
+    return within(a) + within(b) - 2 * kernel(a, b).mean()
+
+cubic = lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3
+gauss = lambda x, y: (-torch.cdist(x, y) ** 2 / (2 * 10.0**2)).exp()
+whole_kid = lambda a, b: metrics.kid(a, b, size=min(len(a), len(b)), subsets=1)[0]
+a, b = train_z[:500], test_z[:500]
+torch.testing.assert_close(my_mmd(a, b, cubic).item(), whole_kid(a, b))
+torch.testing.assert_close(my_mmd(a, b, gauss).item(), metrics.gaussian_kernel_distance(a, b))
+for size in (100, 200, 500, 1000):
+    parts = zip(train_z.split(size), test_z.split(size))
+    k, f = torch.tensor([(1000 * whole_kid(*part), metrics.frechet_distance(*part)) for part in parts]).T
+    print(f"{size:5} real digits against {size:4}, {len(k):3} draws: 1000 KID {k.mean():6.2f} +- {k.std():5.2f},   Fréchet {f.mean():.2f} +- {f.std():.2f}")
+
+# %%
+pick, (normal, other, r) = torch.rand(1000, 1, generator=g), torch.randn(3, 1000, 1, generator=g).double()
+shapes = {"N(0, 1) again": other, "two bumps": torch.where(pick < 0.5, -0.9, 0.9) + 0.19**0.5 * r,
+          "a long tail": torch.where(pick < 0.2, 1.6, -0.4) + 0.6 * r}
+for name, z in shapes.items():
+    print(f"{name:13} Fréchet {metrics.frechet_distance(normal, z):.3f}, KID {whole_kid(normal, z):6.3f}, "
+          f"Gaussian kernel {metrics.gaussian_kernel_distance(normal, z, width=0.5):6.3f}")
+line = torch.linspace(-4, 4, 200)[:, None]
+mixtures = {"N(0, 1)": ([[0.0]], 1.0), "two bumps": ([[-0.9], [0.9]], 0.19**0.5), "a long tail": ([[1.6], [-0.4]], 0.6, [0.2, 0.8])}
+plots.curves(line[:, 0], {name: data.GaussianMixture(*m).log_prob(line).exp() for name, m in mixtures.items()},
+             title="Mean 0 and variance 1, all three", xlabel="x", ylabel="density")
+
+# %% [markdown]
+# At every $n$, KID is zero within its spread; but the spread is wide. **What the figure shows.** The Fréchet distance cannot tell the three shapes apart. The cubic kernel sees the long tail, a third moment, but not the bumps; the Gaussian kernel sees both.
+#
+# ## 3.13 Scores that ask one question
+#
+# The **Inception Score** asks a classifier whether each picture is surely something, and all together many things. With $p(y) = E\,p(y|x)$ and the entropy $H$,
+#
+# $$\mathrm{IS} = \exp E\,\mathrm{KL}\big(p(y|x)\,\|\,p(y)\big) = \exp\big(H[p(y)] - E\,H[p(y|x)]\big), \tag{3.40}$$
+#
+# since $E\sum_yp(y|x)\log p(y) = \sum_yp(y)\log p(y)$. A KL is never negative, so IS is at least 1; $H[p(y)]$ is at most $\log 10$, so IS is at most 10. Real data appear nowhere:
+
+# %%
+def my_inception_score(p):
+    """p: (N, 10), rows adding up to 1"""
+    entropy = lambda q: -torch.xlogy(q, q).sum(-1)
+    return (entropy(p.mean(0)) - entropy(p).mean()).exp().item()
+
+head = metrics.classifier().head
+belief = lambda z: head(z.float()).double().softmax(1)                              # (N, 128) -> (N, 10)
+torch.testing.assert_close(belief(test_z[:200]), metrics.probabilities(test_x[:200]), rtol=1e-3, atol=1e-6)
+torch.testing.assert_close(my_inception_score(belief(test_z)), metrics.inception_score(belief(test_z), splits=1)[0])
+ten = belief(train_z).argmax(0)                                                     # the surest picture of each class
+for name, z in {"10,000 test digits": test_z, "ten pictures, 200 times": train_z[ten].repeat(200, 1),
+                "one picture, 2,000 times": train_z[ten[:1]].repeat(2000, 1)}.items():
+    print(f"{name:24} Inception Score {my_inception_score(belief(z)):6.3f}")
+
+# %% [markdown]
+# Ten pictures beat all of MNIST. **Precision and recall** do look at the data $r_i$. Around each $r_i$ lay a ball that reaches to its $k$-th neighbour in the data, of radius $\rho_k(r_i)$. For samples $g_j$
+#
+# $$\mathrm{precision} = \frac1M\sum_{j=1}^M\mathbf 1\big[\,|g_j-r_i|\le\rho_k(r_i)\ \text{for some } i\,\big], \qquad \mathrm{recall}: g \text{ and } r \text{ exchanged} \tag{3.41}$$
+#
+# Precision asks whether the samples are good, recall whether they are all there. Construct the failures:
+
+# %%
+def inside(points, cloud, k=3):
+    """Which points lie in a ball of the cloud?   (N, d), (M, d) -> (N,) bool"""
+    radius = torch.cdist(cloud, cloud).kthvalue(k + 1, dim=1).values                # (M,); the nearest is itself
+    return (torch.cdist(points, cloud) <= radius).any(1)
+
+angle = torch.arange(8) * math.pi / 4
+ring = 1.4 * torch.stack([angle.cos(), angle.sin()], 1)                             # (8, 2)
+real, model = (data.GaussianMixture(ring, 0.1).sample(1000, seed).double() for seed in (1, 2))
+rubbish, strays = (5 * torch.rand(count, 2, generator=g).double() - 2.5 for count in (500, 20))
+clouds = {"right": model, "half missing": model[model[:, 1] > 0], "half rubbish": torch.cat([model[:500], rubbish]),
+          "eight points": ring.double().repeat(100, 1)}
+scores = {name: metrics.precision_recall(real, z) for name, z in clouds.items()}
+for name, z in clouds.items():
+    torch.testing.assert_close(scores[name], (inside(z, real).double().mean().item(), inside(real, z).double().mean().item()))
+plots.scatter({f"{name}\nprecision {scores[name][0]:.2f}\nrecall {scores[name][1]:.2f}": z for name, z in clouds.items()},
+              title="Samples of a ring of eight bumps, 1,000 real points not shown")
+print(f"precision of half rubbish when 20 of the real points are strays: {metrics.precision_recall(torch.cat([real, strays]), clouds['half rubbish'])[0]:.2f}")
+
+# %% [markdown]
+# **What the figure shows.** Each failure is told from the others. (The balls have gaps: even the right model stays below 1.) The last line is the weak spot: a stray point has far neighbours, hence a huge ball, and rubbish in it counts as good.
+#
+# **LPIPS** is not about sets: it says how different *two* pictures look. On five layers $l$ of AlexNet, the features of each place are brought to length 1 (hats), compared, and weighted with $w_{lc}\ge0$ fitted to people's judgement:
+#
+# $$d(x,y) = \sum_l\frac1{H_lW_l}\sum_{h,w,c}w_{lc}\,\big(\hat a_{lchw}(x)-\hat a_{lchw}(y)\big)^2 \tag{3.42}$$
+#
+# It serves for reconstructions (small is good) and diversity (its mean over pairs of samples: large is varied). Beside the pixels' square error:
+
+# %%
+def my_lpips(x, y):
+    """x, y: (B, 3, H, W) in [-1, 1] -> (B,)"""
+    net, total = features.lpips_network(), 0.0
+    a, b = ((z - net.shift) / net.scale for z in (x, y))                            # AlexNet's own scale
+    unit = lambda h: h / h.norm(dim=1, keepdim=True).clamp(min=1e-10)
+    for k, layer in enumerate(net.body):
+        a, b = layer(a), layer(b)                                                   # (B, C, H', W')
+        if k in net.LAYERS:
+            total = total + (net.heads[net.LAYERS.index(k)] * (unit(a) - unit(b)) ** 2).sum(1).mean((1, 2))
+    return total
+
+big = torch.rand(4, 3, 64, 64) * 2 - 1
+torch.testing.assert_close(my_lpips(big[:2], big[2:]), metrics.lpips(big[:2], big[2:]))
+
+# %%
+x = test_x[:16]
+versions = {"original": x, "one pixel right": x.roll(1, 3), "blurred": gaussian_blur(x, 7, 1.0), "another digit": x.roll(1, 0)}
+plots.show(versions, title="Which is nearest to the original?")
+for name in list(versions)[1:]:
+    d = metrics.lpips(x, versions[name])
+    print(f"{name:15} mean square error {(x - versions[name]).square().mean():.3f}, LPIPS {d.mean():.3f} +- {d.std() / 4:.3f} (16 pairs)")
+
+# %% [markdown]
+# **What the figure shows.** To the pixels, blur is nearer than a shift by one pixel; to LPIPS, as to us, the shift is hardly anything.
+#
+# **How do these scores depend on n?** For the Fréchet distance we know. Real digits against as many other real digits, all of them disjoint draws:
+
+# %%
+def against(n):
+    """Real digits against real digits, n and n: mean and standard deviation of five scores over the draws, (5,) each."""
+    values = [[metrics.frechet_distance(a, b), 1000 * whole_kid(a, b), my_inception_score(belief(a)), *metrics.precision_recall(b, a)]
+              for a, b in list(zip(train_z.split(n), test_z.split(n)))[:10]]
+    return torch.tensor(values).mean(0), torch.tensor(values).std(0)
+
+ns = [50, 100, 200, 500, 1000]
+means, spreads = (torch.stack(part) for part in zip(*[against(n) for n in ns]))      # (5, 5) each
+names = ("Fréchet", "1000 KID", "Inception Score", "precision", "recall")
+for part in ((0, 1, 2), (3, 4)):
+    plots.panels(torch.tensor(ns), {names[k]: {"real against real, mean and standard deviation": (means[:, k], spreads[:, k])} for k in part}, xlabel="n", xscale="log")
+
+# %% [markdown]
+# **What the figures show.** The Fréchet distance is biased upwards, the Inception Score downwards (a few pictures show less variety than there is); KID is not biased at all; precision and recall change slowly. So every score is compared at one $n$, with its floor and its spread.
+#
+# ## 3.14 Metrics that disagree
+#
+# **Which metric sees which damage?** Spoil 1,000 real test digits in ways we know, and compare with 1,000 others. All the rest gives nine draws of the floor. Copies are of training digits.
+
+# %%
+n = 1000
+real_z, *others = test_z.split(n)                                                   # ten times (1000, 128)
+x, z, y = test_x[n:2 * n], others[0], test_y[n:]
+noisy, mirrored = (x + 0.1 * noise(n)).clamp(-1, 1), x[:200].flip(3)
+mirrored_z = look(mirrored)
+damages = {"half the classes": torch.cat(others)[y < 5][:n], "slight blur": look(gaussian_blur(x, 5, 0.5)), "noise of sd 0.1": look(noisy),
+           "ten images, repeated": train_z[ten].repeat(100, 1), "copies of training set": train_z[:n],
+           "5 % pure noise": torch.cat([z[50:], noise_z]), "5 % mirrored": torch.cat([z[50:], mirrored_z[:50]]),
+           "20 % mirrored": torch.cat([z[200:], mirrored_z])}
+plots.show({"real": x[:14], "blurred": gaussian_blur(x[:14], 5, 0.5), "noise of sd 0.1": noisy[:14], "mirrored": mirrored[:14]}, title="Damages")
+
+# %%
+def judged(z):
+    """Six numbers for features z (n, 128)"""
+    return torch.tensor([metrics.frechet_distance(z, real_z), 1000 * whole_kid(z, real_z), 1000 * metrics.gaussian_kernel_distance(z, real_z),
+                         my_inception_score(belief(z)), *metrics.precision_recall(real_z, z)])
+
+floors = torch.stack([judged(z) for z in others])                                   # (9, 6)
+mean, sd = floors.mean(0), floors.std(0)
+row = lambda name, values, marks=" " * 6: print(f"{name:22}" + " ".join(f"{v:8.2f}{m}" for v, m in zip(values.tolist(), marks)))
+print(" " * 23 + "Fréchet  1000 KID  1000 Gau        IS precision   recall")
+row("floor, 9 draws", mean), row("   standard deviation", sd)
+for name, z in damages.items():
+    values = judged(z)
+    row(name, values, ["*" if gap > 4 else " " for gap in (values - mean).abs() / sd])
+print(f"10,000 training digits as the reference: Fréchet distance of their copies {abs(metrics.frechet_distance(train_z, train_z)):.3f}, "
+      f"of 10,000 test digits {metrics.frechet_distance(test_z, train_z):.3f}")
+
+# %% [markdown]
+# A star marks what lies more than 4 standard deviations from the floor. **What the table shows.**
+#
+# - *Half the classes missing*: seen by all but precision, rightly, for what is there is good. *Ten images, repeated*: recall 0, and the highest Inception Score of all.
+# - *Slight blur* costs recall only. *Noise* of sd 0.1, hardly visible, costs more Fréchet distance than 5 % of pictures that are nothing but noise: it counts what the features notice.
+# - *Mirrored digits* are what a network samples that was trained on flips and never told (**augmentation leakage**). At 5 % only the Inception Score falls; at 20 % precision, too. The Fréchet distance stays within its floor.
+# - *Copies* have no star: to all these metrics a training set learned by heart is perfect. With the training set as the reference, as is usual for CIFAR-10, it even beats new digits (last line).
+#
+# So believe no single number: take a Fréchet or kernel distance for the whole, precision and recall for what is wrong, each beside its floor, and look at pictures.
+#
+# ## 3.15 Our models judged, and have they learned by heart?
+#
+# The course ships two models of digits: `mnist`, trained for over an hour, and `mnist_small`, a third of its size, trained for ten minutes. Which is better, and how good is it? Five hundred samples of each, twenty steps, no guidance, beside five draws of five hundred *real* training digits; and behind it what their cards say of larger samples (`train.load(name).about`, measured by `python tools/ship.py NAME`).
+
+# %%
+asked = labels[shuffle[-500:]]                                                      # 500 labels, as frequent as in the data
+torch.set_num_threads(threads)
+
+def drawn(name):
+    """500 digits in 20 steps, from a shipped model."""
+    D, g = train.load(name), torch.Generator().manual_seed(0)
+    on = next(D.parameters()).device
+    start = D.schedule.prior((500, 1, 28, 28), generator=g).to(on)
+    with machine.autocast(on):
+        return last(ancestral(clip(D), D.schedule, start, grid(D.schedule, 20), y=asked.to(on))).float().cpu().clamp(-1, 1)
+
+samples = {name: drawn(name) for name in ("mnist", "mnist_small")}
+plots.show({name: x[:14] for name, x in samples.items()} | {"real": train_x[:14]}, title="Samples that nobody chose, and real digits")
+
+# %%
+def scores(z, n=500):
+    """Features z (n, 128) -> Fréchet distance, 1000 KID, precision, recall"""
+    return torch.tensor([metrics.frechet_distance(z, reference), 1000 * whole_kid(z, test_z[:n]), *metrics.precision_recall(test_z[:n], z)])
+
+floors = torch.stack([scores(z) for z in train_z[:2500].split(500)])                # (5, 4)
+print(f"{'500 digits':14}  Fréchet  1000 KID  precision  recall  class agreement")
+print(f"{'real, 5 draws':14}" + "".join(f"{value:9.2f}" for value in floors.mean(0)) + f"   {(belief(test_z).argmax(1) == test_y).double().mean():10.1%} (test digits)")
+print(f"{'   their sd':14}" + "".join(f"{value:9.2f}" for value in floors.std(0)))
+for name, x in samples.items():
+    print(f"{name:14}" + "".join(f"{value:9.2f}" for value in scores(look(x))) + f"   {metrics.class_agreement(x, asked):10.1%}")
+for name in samples:
+    card = train.load(name).about["metrics"]
+    m = card["samples"][0]
+    print(f"card of {name}: n = {m['n']:,}, Fréchet {m['frechet_distance']:.3f}, class agreement {m['class_agreement']:.2%}; floor {sum(card['real']['frechet_floor']) / 5:.3f}")
+
+# %% [markdown]
+# **What the table shows.** At $n = 500$ KID cannot tell either model from real digits; the Fréchet distance can hardly tell the large one, and the small one by a few standard deviations of the floor. The cards, with more samples, see clearly what 500 could not: the large model's excess over the floor is small, the small model's many times as large. The *class agreement* asks something else, whether the digit is the one that was ordered, and there both are measurably below real digits: a share of $p$ of 500 is known to $\sqrt{p(1-p)/500}$, here about half a point. (Guidance, lesson 5, is the usual remedy, and costs variety.)
+#
+# **Have they been learned by heart?** **Memory** none of these numbers sees, so look for it: how far is each sample from its *nearest training image*? Divide by the median for test digits, which nobody can have learned by heart. The cell after it tries this on copies, too, disguised by a little noise or by a shift of one pixel.
+
+# %%
+copies, stored = train_x[:200], train_x.flatten(1)                                  # (10000, 784)
+nearest = {"in pixels": lambda x: torch.cdist(x.flatten(1), stored).min(1).values,
+           "in features": lambda x: torch.cdist(look(x), train_z).min(1).values}
+sets = {"test": test_x[200:400], "noisy": (copies + 0.1 * noise(200)).clamp(-1, 1),
+        "shifted": copies.roll(1, 3), "samples": samples["mnist"][:200]}
+at, shares = torch.linspace(0, 2.5, 101), {}
+for where, d in nearest.items():
+    usual = d(test_x[:200]).median()
+    ratios = {name: d(x) / usual for name, x in sets.items()}
+    shares[where] = {name: (r[:, None] <= at).double().mean(0) for name, r in ratios.items()}
+    print(f"{where:11} median ratio: " + ", ".join(f"{name} {r.median():.2f}" for name, r in ratios.items()))
+plots.panels(at, shares, title="How near is the nearest training image?", xlabel="ratio to test median", ylabel="share nearer than this")
+
+# %% [markdown]
+# **What the figure shows.** Pixels find every noisy copy and are blind to a shift. Features find that the shifted copies, as a set, are too near, and are blind to the noise. So check with more than one distance, and look at the nearest pairs.
+#
+# ## 3.16 Why not simply the loss?
+#
+# **If the loss falls, do the samples get better?** With $D^*(x_t) = E[x_0|x_t]$, the exact denoiser, the loss at one noise level is
+#
+# $$E|D(x_t)-x_0|^2 = E|D^*(x_t)-x_0|^2 + E|D(x_t)-D^*(x_t)|^2, \tag{3.43}$$
+#
+# because for each $x_t$ the error $D^*-x_0$ has mean 0, so the mixed term is gone. The first part no network can lower. The second is ours, and the total loss adds it up over all levels, with some weight. Take eight bumps, and two denoisers with one fault each:
+
+# %%
+bumps = data.GaussianMixture(ring, 0.03)
+exact, two = bumps.denoiser(cosine), data.GaussianMixture(ring[:2], 0.03).denoiser(cosine)
+late = lambda x, t: exact(x, t) if t > 0.025 else x / cosine.alpha(t).to(x)       # leaves the last noise where it is
+early = lambda x, t: two(x, t) if t > 0.75 else exact(x, t)                         # at first believes in two bumps only
+denoisers = {"exact": exact, "A: wrong at t < 0.025": late, "B: wrong at t > 0.75": early}
+x0, ts = bumps.sample(2000, seed=1), (torch.arange(100) + 0.5) / 100
+levels = [(cosine.perturb(x0, t, torch.randn(2000, 2, generator=g)), t) for t in ts]
+least = torch.stack([(exact(x, t) - x0).square().mean() for x, t in levels])        # (100,)
+excess = {name: torch.stack([(D(x, t) - exact(x, t)).square().mean() for x, t in levels]) for name, D in denoisers.items()}
+weights = {"eps": cosine.log_snr(ts).exp(), "v": 1 / cosine.sigma(ts) ** 2}     # of the error in x0
+plots.curves(ts, {name: weights["eps"] * e for name, e in list(excess.items())[1:]}, yscale="log", ylim=(1e-4, 2),
+             title="Above the least possible loss, by noise level", xlabel="t", ylabel="excess loss of eps")
+
+# %%
+z, fresh, clouds = torch.randn(2000, 2, generator=g), bumps.sample(2000, seed=3), {}
+for name, D in denoisers.items():
+    x = last(ddim(D, cosine, z, grid(cosine, 50)))
+    share = torch.cdist(x, ring).argmin(1).bincount(minlength=8) / len(x)
+    clouds[f"{name}\nshares {share.min():.0%} to {share.max():.0%}"] = x[:400]
+    loss = "".join(f", {target} {(w * (least + excess[name])).mean():.4f}" for target, w in weights.items())
+    print(f"{name:21} loss{loss[1:]};   samples: Fréchet {metrics.frechet_distance(x, fresh):.4f}, "
+          f"Gaussian kernel {metrics.gaussian_kernel_distance(x, fresh, width=0.5):.4f}, mean log density {bumps.log_prob(x).mean():.2f}")
+plots.scatter(clouds, title="Samples from the same noise, and how much of them a bump gets")
+
+# %% [markdown]
+# **What the figures show.** B has the lower eps loss, but gives some bumps several times as many samples as others, and both distances see it. A's bumps are merely a little wide. The loss of v, the same errors in another weighting, puts A first. (The mean log density asks of each sample alone whether its place is likely, and prefers B. Metrics disagree here, too.)
+#
+# So watch the loss *by noise level*, on held-out data: it shows where something is broken. Compare totals only between runs with the same target, weighting and schedule. Choose between models by their samples.
+#
+# ## What we built
+#
+# A reason for every part of the training: what the loss estimates, what a target and a weighting change, when a schedule fits, why weights are averaged. Ten broken trainings and thirteen tests that tell them apart. And a set of metrics, each derived, each with the number that real data score.
+#
+# **Three things to remember.** (1) All targets minimise one error with different weights; the mean is what the equations need. (2) A training that fails seldom says so: test the parts, not the loss. (3) A metric without its sample size, its floor and its spread is not a measurement.
+#
+# | formula | source |
+# | --- | --- |
+# | (3.1) to (3.3) | Huber 1964, *Robust Estimation of a Location Parameter* |
+# | (3.4), (3.5) | Salimans & Ho 2022, *Progressive Distillation*; Kingma & Gao 2023, *Understanding Diffusion Objectives* |
+# | (3.6) to (3.10) | Lipman et al. 2023, *Flow Matching*; Liu et al. 2023, *Rectified Flow*; Albergo & Vanden-Eijnden 2023 |
+# | (3.11) to (3.14) | Karras et al. 2022, *Elucidating the Design Space of Diffusion-Based Generative Models*, table 1, appendix B.6 |
+# | (3.15) | Hang et al. 2023, *Min-SNR*; Choi et al. 2022, *Perception Prioritized Training* |
+# | (3.16), (3.17) | importance sampling: Nichol & Dhariwal 2021, section 3.3; logit-normal times: Esser et al. 2024 |
+# | (3.18), (3.19) | Hoogeboom et al. 2023, *simple diffusion*; Esser et al. 2024; zero terminal SNR: Lin et al. 2023 |
+# | (3.20) to (3.22) | Nichol & Dhariwal 2021, eq. 15 and 16; Ho et al. 2020, eq. 13 |
+# | (3.23), (3.24) | Polyak & Juditsky 1992; Karras et al. 2024, *Analyzing and Improving the Training Dynamics of Diffusion Models*, section 3 |
+# | (3.29) to (3.34) | Dowson & Landau 1982; as FID: Heusel et al. 2017 |
+# | (3.36) | that FID is biased: Binkowski et al. 2018; to extrapolate: Chong & Forsyth 2020 |
+# | (3.37) to (3.39) | Gretton et al. 2012, *A Kernel Two-Sample Test*; KID: Binkowski et al. 2018; CMMD: Jayasumana et al. 2024 |
+# | (3.40), (3.41), (3.42) | Salimans et al. 2016; Kynkäänniemi et al. 2019; Zhang et al. 2018 |
+#
+# **Next:** lesson 4 takes one trained model and asks how few steps it needs.
