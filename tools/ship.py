@@ -3,6 +3,7 @@
     python -m course_lib.lab.train configs/mnist.toml
     python tools/ship.py mnist                    the numbers: 20 ancestral steps, 10,000 samples with w = 1, 2,000 with w = 2
     python tools/ship.py mnist --ship             ... and course_lib/assets/checkpoints/mnist.safetensors
+    python tools/ship.py cifar10 --n 50000 --steps 40      photographs are judged by Inception's FID against the training set (pip install torch-fidelity)
 """
 import argparse
 import json
@@ -18,11 +19,12 @@ from course_lib.lab import data, machine, metrics, train
 
 @torch.no_grad()
 def samples(D: Denoiser, y: Tensor, w: float, steps: int, seed: int = 0) -> Tensor:
-    """A digit for each label: (N, 1, 28, 28), on the CPU."""
+    """A picture for each label: (N, 1, 28, 28) or (N, 3, 32, 32), on the CPU."""
     on, g, parts = next(D.parameters()).device, torch.Generator().manual_seed(seed), []
+    shape = (1, 28, 28) if D.net.channels == 1 else (3, 32, 32)
     guided = clip(D if w == 1 else cfg(D, w, {"y": D.net.num_classes}))
     for part in y.split(500):
-        x = D.schedule.prior((len(part), 1, 28, 28), generator=g, device=on)
+        x = D.schedule.prior((len(part), *shape), generator=g, device=on)
         parts.append(last(ancestral(guided, D.schedule, x, grid(D.schedule, steps), g, y=part.to(on))).cpu().clamp(-1, 1))
     return torch.cat(parts)
 
@@ -50,23 +52,43 @@ def judged(D: Denoiser, n: int, steps: int, w: float) -> dict:
             "frechet_distance_of_2000": metrics.frechet_distance(z[:2000], real), "kid": kid, "kid_error": error, "precision": precision, "recall": recall}
 
 
+def photographs(D: Denoiser, n: int, steps: int, w: float) -> dict:
+    """FID, as published: the features of n samples, as many of each class, against all training photographs; and the test set's FID beside it."""
+    look = metrics.inception(on=machine.device())
+    stream = lambda x: metrics.Statistics(look(part) for part in x.split(500))
+    real, test = stream(data.cifar10("train")[0]), stream(data.cifar10("test")[0])
+    y = torch.arange(n) % 10
+    made = metrics.Statistics(look(samples(D, part, w, steps, seed)) for seed, part in enumerate(y.split(500)))
+    return {"real": {"frechet_distance_of_test": metrics.frechet_distance(test, real)},
+            "samples": [{"w": w, "steps": steps, "n": n, "frechet_distance": metrics.frechet_distance(made, real)}]}
+
+
+def digits(D: Denoiser, n: int, steps: int) -> dict:
+    """The numbers of n digits with w = 1 and of 2,000 with w = 2, and what real digits score."""
+    x, y = data.mnist("test")
+    floors = [[metrics.frechet_floor(count, seed) for seed in range(5)] for count in (n, 2000)]
+    return {"real": {"class_agreement": metrics.class_agreement(x, y), "frechet_floor": floors[0], "frechet_floor_of_2000": floors[1]},
+            "loss_at_0.05_to_0.95": loss_by_level(D), "samples": [judged(D, count, steps, w) for count, w in ((n, 1.0), (2000, 2.0))]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name")
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--w", type=float, default=1.0, help="guidance for photographs")
     parser.add_argument("--ship", action="store_true")
     arguments = parser.parse_args()
     file: Path = train.runs_folder() / arguments.name / f"{arguments.name}.safetensors"
     D = train.load(file)
-    x, y = data.mnist("test")
-    floors = [torch.tensor([metrics.frechet_floor(n, seed) for seed in range(5)]) for n in (arguments.n, 2000)]
-    card = {"real": {"class_agreement": metrics.class_agreement(x, y), "frechet_floor": floors[0].tolist(), "frechet_floor_of_2000": floors[1].tolist()},
-            "loss_at_0.05_to_0.95": loss_by_level(D), "samples": [judged(D, n, arguments.steps, w) for n, w in ((arguments.n, 1.0), (2000, 2.0))],
-            "judged_by": f"python tools/ship.py {arguments.name} --n {arguments.n} --steps {arguments.steps}", "machine": machine.about()}
+    colour = D.about["data"] == "cifar10"
+    card = photographs(D, arguments.n, arguments.steps, arguments.w) if colour else digits(D, arguments.n, arguments.steps)
+    card |= {"judged_by": f"python tools/ship.py {arguments.name} --n {arguments.n} --steps {arguments.steps}{f' --w {arguments.w}' if colour else ''}", "machine": machine.about()}
     print(json.dumps(card, indent=1))
-    for n, key, floor in ((arguments.n, "frechet_distance", floors[0]), (2000, "frechet_distance_of_2000", floors[1])):
-        print(f"w = 1, {n} samples: {card['samples'][0][key] / floor.mean():.2f} times the floor ({floor.mean():.3f}, from {floor.min():.3f} to {floor.max():.3f} over 5 draws)")
+    for n, of in () if colour else ((arguments.n, ""), (2000, "_of_2000")):
+        floor = card["real"]["frechet_floor" + of]
+        print(f"w = 1, {n} samples: {card['samples'][0]['frechet_distance' + of] * len(floor) / sum(floor):.2f} times the floor "
+              f"({sum(floor) / len(floor):.3f}, from {min(floor):.3f} to {max(floor):.3f} over {len(floor)} draws)")
     if arguments.ship:
         train.save(D, data.ASSETS / "checkpoints" / file.name, **D.about, metrics=card)
         print(f"{data.ASSETS / 'checkpoints' / file.name}: {(data.ASSETS / 'checkpoints' / file.name).stat().st_size / 1e6:.2f} MB")
