@@ -624,7 +624,7 @@ def training(p, steps=400):
     optimizer, losses = torch.optim.AdamW(net.parameters(), p.lr, fused=True), []
     for k in range(steps):
         losses.append(step(net, optimizer, batch(p, 256)))
-        torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - p.decay(k))
+        torch._foreach_lerp_(list(average.parameters()), [w.detach() for w in net.parameters()], 1 - p.decay(k))
     return SimpleNamespace(p=p, start=start, net=net, average=average, losses=losses)
 
 def sample(p, net, y):
