@@ -56,14 +56,14 @@ torch.set_num_threads(1)                                                        
 #
 # *Huber's loss* is $\tfrac12 r^2$ for errors $r = Y - g$ up to $\delta$, and $\delta(|r| - \tfrac\delta2)$ beyond; its slope is the error, cut off at $\pm\delta$:
 #
-# $$\mathbb E\big[\operatorname{clip}(Y - g_{\text{Huber}},\,-\delta,\,\delta)\big] = 0 \qquad\text{(between the two)} \tag{3.3}$$
+# $$\mathbb E\big[\operatorname{clip}(Y - g_{\text{Huber}},\,-\delta,\,\delta)\big] = 0 \qquad\text{(the median for } \delta\to0\text{, the mean for } \delta\to\infty) \tag{3.3}$$
 #
 # Does it matter? Take data with two values, $-1$ (30 %) and $+1$ (70 %), a little spread. On a line we can compute all three *perfect* denoisers from the posterior on a grid of values, and sample with each.
 
 # %%
-line = data.GaussianMixture([[-1.0], [1.0]], 0.1, [0.3, 0.7])
+two_values = data.GaussianMixture([[-1.0], [1.0]], 0.1, [0.3, 0.7])
 values = torch.linspace(-1.8, 1.8, 361, dtype=torch.float64)                       # where x0 may be
-prior = line.log_prob(values[:, None])                                             # (361,)
+prior = two_values.log_prob(values[:, None])                                             # (361,)
 
 def posterior(x, t):
     """p(x0 | x_t = x) on the grid of values.   x: (N, 1) -> (N, 361)"""
@@ -85,11 +85,11 @@ for name, x in ends.items():
     print(f"{name:10} share of samples above 0: {(x > 0).double().mean():.3f} (the data: 0.700), standard deviation within the upper bump {x[x > 0].std():.3f} (0.100)")
 
 # %% [markdown]
-# **What the figure shows.** Only the mean samples the data as it is. The median, asked in the middle of the way, answers with the likelier value altogether, and the rarer one dies out. All the equations of lesson 1 want a conditional *mean*; so a diffusion model is trained with $\ell_2$. (People train with $\ell_1$ or Huber, too, and like the crisper pictures. Now you know what they pay.)
+# **What the figure shows.** Only the mean keeps the shares. (That its bump is a little thin is due to the 30 steps.) The median, asked in the middle of the way, answers with the likelier value altogether, and the rarer one dies out. All the equations of lesson 1 want a conditional *mean*; so a diffusion model is trained with $\ell_2$. (People train with $\ell_1$ or Huber, too, and like the crisper pictures. Now you know what they pay.)
 #
 # ## 3.2 One loss, four weightings
 #
-# **What should the network predict?** A target is $a\,x_0 + b\,\epsilon$. Since $x_t$ is given, a guess of the target is a guess of $x_0$ in other words: put $\epsilon = (x_t - \alpha x_0)/\sigma$ into it, once for the truth and once for the guess, and subtract. What is known drops out:
+# **What should the network predict?** A target is $a\,x_0 + b\,\epsilon$. Since $x_t$ is given, the network's answer, out, is a guess $\hat x_0$ of $x_0$ in other words: put $\epsilon = (x_t - \alpha x_0)/\sigma$ into it, once for the truth and once for the guess, and subtract. What is known drops out:
 #
 # $$\big\|\text{out} - (a x_0 + b\,\epsilon)\big\|^2 = \Big(\frac{\alpha b - \sigma a}{\sigma}\Big)^2\,\|\hat x_0 - x_0\|^2 \tag{3.4}$$
 #
@@ -134,7 +134,7 @@ plots.curves(log_snr, {name: f(log_snr.exp()) for name, f in formulas.items()}, 
 # %% [markdown]
 # **What the figure shows.** All agree that clean images matter most (for $x_0$, all count alike). They differ at the noisy end: $\epsilon$ hardly asks what the image is when there is much noise, $v$ and flow always ask a little.
 #
-# A weight can be put on any loss by hand, so is the target only a matter of taste? No: the *function* that the network must produce differs. Near the data, $x_0$ asks it to repeat its input; near pure noise, $\epsilon$ does, and there a small error of $\epsilon$ is divided by $\alpha \approx 0$ (lesson 1). $v$ asks for a mixture that is never trivial.
+# A weight can be put on any loss by hand, so is the target only a matter of taste? No: the *function* that the network must produce differs. Near the data, $x_0$ asks it to repeat its input; near pure noise, $\epsilon$ does, and there a small error of $\epsilon$ is divided by $\alpha \approx 0$ (lesson 1). $v$ is never a mere copy of the input.
 #
 # ## 3.3 Flow matching
 #
@@ -159,13 +159,13 @@ plots.curves(log_snr, {name: f(log_snr.exp()) for name, f in formulas.items()}, 
 # $$x_s = x_t + (s - t)\,u(x_t, t) \tag{3.10}$$
 
 # %%
-exact = line.denoiser(flow)
-noise, clean = torch.randn(7, 1, generator=torch.Generator().manual_seed(3)), line.sample(7, seed=5)
+exact = two_values.denoiser(flow)
+noise, clean = torch.randn(5, 1, generator=torch.Generator().manual_seed(3)), two_values.sample(5, seed=5)
 times = torch.linspace(0, 1, 60)
-straight = (1 - times) * clean + times * noise                                       # (7, 60)
+straight = (1 - times) * clean + times * noise                                       # (5, 60)
 states = list(ddim(exact, flow, noise, grid(flow, 59)))                              # from t = 1 to t = 0
-followed = torch.cat(states[::-1], dim=1)                                            # (7, 60)
-plots.panels(times, {"straight lines": {f"pair {k}": straight[k] for k in range(7)}, "following the mean": {f"pair {k}": followed[k] for k in range(7)}},
+followed = torch.cat(states[::-1], dim=1)                                            # (5, 60)
+plots.panels(times, {"straight lines": {f"from noise {k}": straight[k] for k in range(5)}, "following the mean": {f"from noise {k}": followed[k] for k in range(5)}},
              xlabel="t   (data - noise)", ylabel="x")
 x, t_now, s = noise, torch.tensor(0.7, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64)
 u = (x - exact(x, t_now)) / t_now                                                    # eps_hat - x0_hat
@@ -176,7 +176,7 @@ torch.testing.assert_close(last(ddim(exact, flow, x, [t_now, s])), (x + (s - t_n
 #
 # ## 3.4 EDM: keep every number near one
 #
-# On the schedule $\alpha = 1$, $\sigma$ up to 80 (lesson 1), a network would see inputs of standard deviation from 0.5 to 80. Networks like inputs and targets of standard deviation one. Karras et al. (2022) put the network $F$ between four factors, for data of standard deviation $s$:
+# On the schedule $\alpha = 1$, $\sigma$ up to 80 (lesson 1), a network would see inputs of standard deviation from 0.5 to 80. Networks like inputs and targets of standard deviation one. Karras et al. (2022) put the network $F$ between four factors, for data of mean 0 and standard deviation $s$:
 #
 # $$D(x) = c_{\text{skip}}\,x + c_{\text{out}}\,F(c_{\text{in}}\,x;\ c_{\text{noise}}) \tag{3.11}$$
 #
@@ -202,8 +202,10 @@ r = (s**2 + sigma**2).sqrt()
 c_in, c_skip, c_out = 1 / r, s**2 / r**2, sigma * s / r
 sizes = {"x itself": x.std(0), "input c_in x": (c_in * x).std(0), "target of F": ((x0_s - c_skip * x) / c_out).std(0)}
 plots.curves(sigma, sizes, xscale="log", yscale="log", title="Sizes without and with preconditioning", xlabel="sigma", ylabel="standard deviation")
-for c in (0.8 * c_skip, 1.1 * c_skip):
-    assert (((1 - c) ** 2 * s**2 + c**2 * sigma**2) >= c_out**2 - 1e-12).all(), "no other c_skip makes the factor of F's errors smaller"
+factor = lambda c: ((1 - c) ** 2 * s**2 + c**2 * sigma**2).sqrt()                    # c_out, by (3.13), for any c_skip
+torch.testing.assert_close(factor(c_skip), c_out)
+for other in (0.9 * c_skip, 1.1 * c_skip):
+    assert (factor(other) > c_out).all(), "no other c_skip makes the factor of F's errors smaller"
 
 # %%
 F_net = MLP().double()
@@ -232,7 +234,7 @@ print("course_lib's target 'edm' agrees")
 #
 # $$p^\star(t) \propto g(t), \qquad \int_0^1\frac{g(t)^2}{p^\star(t)}\,dt = \Big(\int_0^1 g(t)\,dt\Big)^2 \tag{3.17}$$
 #
-# And *stratified* times, one in each of $B$ equal slices of $[0, 1]$, have the same mean and remove the chance of drawing many early and few late times. Let us measure the variance of the gradient for a network in the middle of its training. First a short training, written out; the rest of the lesson uses it, too:
+# And *stratified* times, one in each of $B$ equal slices of $[0, 1]$, have the same mean and remove the chance of drawing many early and few late times. Let us measure the variance of the gradient for a network after a short training. First that training, written out:
 
 # %%
 def fit(D, x0, steps=400, batch=256, lr=3e-3, draw=lambda B: torch.rand(B), weight=None, watch=None, **condition):
@@ -287,7 +289,7 @@ for name, weight in {"v loss": lambda t: 1.0, "the bound": bound}.items():
         print(f"{name:9} {way:10} size of the gradient's noise, root of the summed variances: {draws.var(0).sum().sqrt():7.3f}")
 
 # %% [markdown]
-# **What this shows.** For the $v$ loss on these data no way of drawing is much better than another: its gradients have nearly one size at all times, and most of their noise comes from the noise $\epsilon$, not from the times. (A good reason to like this loss.) For the bound, whose gradients are huge near $t = 0$, drawing those times more often and weighing them less takes most of the noise away. That is why one needs it to train the bound itself (Nichol & Dhariwal 2021), and not to train $v$. *Logit-normal* times, $t = \operatorname{sigmoid}(z)$ with normal $z$, as in EDM and SD3, are usually *not* weighed back: there they are a weighting in disguise, with an accent on the middle.
+# **What this shows.** For the $v$ loss on these data no way of drawing is much better than another: its gradients have nearly one size at all times, so hardly any of their noise comes from the times: it comes from $\epsilon$ and from which examples were drawn. (A good reason to like this loss. Nor do stratified times help here beyond the error of 200 draws.) For the bound, whose gradients are huge near $t = 0$, drawing those times more often and weighing them less halves the noise. That is why one needs it to train the bound itself (Nichol & Dhariwal 2021), and not to train $v$. *Logit-normal* times, $t = \operatorname{sigmoid}(z)$ with normal $z$, as in EDM and SD3, are usually *not* weighed back: there they are a weighting in disguise, with an accent on the middle.
 
 # %% [markdown]
 # ## 3.6 Designing a schedule
@@ -324,8 +326,9 @@ noisy = [flow.perturb(x, at, torch.randn(x.shape, generator=g)) for x, at in ((d
 shrunk = [noisy[0]] + [F.avg_pool2d(x, 4) for x in noisy[1:]]
 rescaled = [x / (2 * x.std()) for x in shrunk]
 plots.show(torch.cat(rescaled), width=5, title="28 x 28;  112 x 112, same t;  112 x 112, shifted t")
-snr = lambda x, at: (flow.alpha(at) ** 2 / flow.sigma(at) ** 2).log()
-print(f"log SNR: {snr(digit, t):.2f}; averaged 4 x 4: {snr(large, t) + 2 * math.log(4):.2f}; shifted and averaged: {snr(large, shifted) + 2 * math.log(4):.2f}")
+for name, x, at in zip(("28 x 28", "averaged 4 x 4", "shifted, averaged"), shrunk, (t, t, shifted)):
+    left = x - flow.alpha(at) * digit                                               # the noise that is left
+    print(f"{name:18} log SNR measured {2 * math.log(flow.alpha(at)) - math.log(left.var()):6.2f}, by (3.18) {flow.log_snr(at) + (2 * math.log(4) if name != '28 x 28' else 0):6.2f}")
 
 # %% [markdown]
 # **What the figure shows.** The large image at the same $t$ still shows its digit clearly once the eye averages; with the shifted clock it is as hidden as the small one.
@@ -361,9 +364,11 @@ for name, b in bright.items():
 #
 # ## 3.7 Learning the variance, and counting bits
 #
-# Lesson 1 left the variance of the step back to choice: any $\sigma_t^2$ between $\tilde\beta_t$ and $\beta_t$. For good samples it hardly matters with many steps; for the *bound* it does. Nichol & Dhariwal (2021) let the network choose, on a logarithmic scale between the two, by a second output $r \in [0, 1]$:
+# (In this section $t = 1, \dots, T$ counts steps, as in lesson 1, and $x_0$ is a pixel's value.) Lesson 1 left the variance of the step back to choice: any $\sigma_t^2$ between $\tilde\beta_t$ and $\beta_t$. For good samples it hardly matters with many steps; for the *bound* it does. Nichol & Dhariwal (2021) let the network choose, on a logarithmic scale between the two, by a second output $r$, which should end up in $[0, 1]$ (nothing forces it to):
 #
 # $$\log\sigma_\theta^2(x_t, t) = r\,\log\beta_t + (1-r)\,\log\tilde\beta_t \tag{3.20}$$
+#
+# (At the first step $\tilde\beta_1 = 0$; the second step's is taken there.)
 #
 # $L_{\text{simple}}$ does not contain the variance, so nothing would teach it. The bound does. The *hybrid* loss takes both, a little of the bound (in bits per dimension; its sum over $T$ steps is estimated by $T$ times one of them), and lets the bound's gradient reach the variance only:
 #
@@ -397,7 +402,9 @@ class ExactEps(nn.Module):
 # %%
 torch.manual_seed(0)
 learned = DDPM(ExactEps(), ddpm_schedule.betas, learn_variance=True)
-fixed = DDPM(lambda x, t: learned.net(x, t)[:, :2], ddpm_schedule.betas)
+perfect = lambda x, t: learned.net(x, t)[:, :2]
+fixed = DDPM(perfect, ddpm_schedule.betas)                                          # its variance is beta tilde
+wide = DDPM(lambda x, t: torch.cat([perfect(x, t), torch.ones_like(x)], dim=1), ddpm_schedule.betas, learn_variance=True)        # always r = 1: beta
 optimizer = torch.optim.Adam(learned.net.parameters(), lr=1e-2)
 for step in range(200):
     x0, i = small_ring.sample(256, seed=step), torch.randint(100, (256,))
@@ -407,15 +414,15 @@ for step in range(200):
 # %%
 with torch.no_grad():
     terms = {name: torch.stack([ddpm.vlb_terms(test, torch.full((500,), i)).mean() for i in range(100)])           # (100,) bits per dimension
-             for name, ddpm in {"fixed variance": fixed, "learned variance": learned}.items()}
-plots.curves(torch.arange(1, 101), {"steps 1 to here": (terms["fixed variance"] - terms["learned variance"]).cumsum(0)},
-             title="What a learned variance saves", xlabel="step   (data - noise)", ylabel="bits per dimension")
+             for name, ddpm in {"fixed, beta tilde": fixed, "fixed, beta": wide, "learned": learned}.items()}
+plots.curves(torch.arange(1, 101), {f"than {name}": (terms[name] - terms["learned"]).cumsum(0) for name in ("fixed, beta tilde", "fixed, beta")},
+             title="A learned variance is cheaper, summed over steps 1 to here", xlabel="step   (data - noise)", ylabel="bits per dimension")
 for name, term in terms.items():
-    print(f"{name:17} bound: {term.sum() + fixed.prior_bits(test).mean():.3f} bits per dimension")
-print(f"the data's own:   {(-small_ring.log_prob(test).mean() / 2 / math.log(2) - math.log2(2 / 255)):.3f}")
+    print(f"{name:18} bound: {term.sum() + fixed.prior_bits(test).mean():.3f} bits per dimension")
+print(f"the data's own:    {(-small_ring.log_prob(test).mean() / 2 / math.log(2) - math.log2(2 / 255)):.3f}")
 
 # %% [markdown]
-# **What the figure shows.** A learned variance shortens the file, at the price of one more output per pixel, and nearly all of the gain comes from the first few steps, next to the data, where the two choices for the variance lie far apart. What is left to the truth is the price of 100 steps: each posterior is only nearly a Gaussian.
+# **What the figure shows.** A learned variance shortens the file, against $\tilde\beta$ much and against $\beta$ a little, at the price of one more output per pixel. Nearly all of it is won in the first few steps next to the data, where $\beta$ and $\tilde\beta$ lie far apart. What is left to the truth is the price of 100 steps, in which each posterior is only nearly a Gaussian, and of a short training.
 #
 # ## 3.8 The craft of training
 #
@@ -477,7 +484,7 @@ plots.curves(torch.arange(len(constant)), lines, yscale="log", title="Avoidable 
 print({name: round(result[name], 4) for name in ("0.0", "power 3", "power 9", "power 16")})
 
 # %% [markdown]
-# **What the figure shows.** Averaging beats the last weights; too long an average without a warm-up is far worse than none. The power functions need no tuning to the length of the run.
+# **What the figure shows.** Averaging beats the last weights; too long an average without a warm-up is far worse than none. A power average scales with the run, by (3.24), however long it is; its $\gamma$ still matters, and the best one here does as well as the best constant decay.
 #
 # *Post-hoc averages.* Which length is best is known only afterwards. Karras et al. (2024) store snapshots of two power-function averages during the run, and afterwards combine them linearly into an average of any other length: the coefficients are those whose combined profile over the steps, by (3.24), comes nearest to the wanted profile in least squares.
 
@@ -509,7 +516,7 @@ print(f"the average with gamma = 9, made afterwards from gammas 4 and 16: distan
       f"distance of the two it was made from: {distance(tracked.weights['power 4'], true):.3f} and {distance(tracked.weights['power 16'], true):.3f}")
 
 # %% [markdown]
-# **Rates, clipping, batches.** Each line is one change of the same training (600 steps of 128 numbers from a mixture of two bumps, the last weights, no average); two seeds, avoidable error.
+# **Rates, clipping, batches.** Each line changes what it names in the same training (600 steps of 128 numbers from a mixture of two bumps, the last weights, no average); two seeds, avoidable error.
 
 # %%
 numbers, number_error = task(data.GaussianMixture([[-1.0], [1.0]], 0.3, [0.3, 0.7]))
@@ -540,7 +547,7 @@ for name, change in changes.items():
     print(f"{name:27}" + "".join(f"{variant(seed, **change):8.4f}" for seed in range(2)))
 
 # %% [markdown]
-# A rate that falls to zero is worth most, in whichever way it falls. Between a rate that is too low to arrive and one that destroys the network lie only one or two factors of ten, so the rate is the first thing to try out, in factors of three. Clipping guards against rare huge gradients; it costs little where there are none, and is no cure for a rate that is too high. For the same number of examples, many small steps beat few large ones by far here; for the same number of steps, a larger batch is better, and four times the work. And *gradient accumulation*, a batch taken in parts whose gradients add up, is the same training up to rounding, in a fraction of the memory: the last line against the line before.
+# The rate matters most: between one that is too low to arrive and one that destroys the network lies little more than a factor of ten, so try it first, in factors of three. Letting it fall to zero is worth another factor of four or five, in whichever way it falls. Clipping guards against rare huge gradients; it costs little where there are none, and is no cure for a rate that is too high. For the same number of examples, 150 large steps are far too few at this rate, and 2,400 small ones hardly better than 600. For the same number of steps a larger batch is better, and four times the work. And *gradient accumulation*, a batch taken in parts whose gradients add up, is the same training up to rounding, in a fraction of the memory: the last line against the line before.
 #
 # **Half precision.** fp16 has 5 bits of exponent and 10 of fraction, bf16 8 and 7: bf16 reaches as far as fp32 and is coarse, fp16 is finer and short.
 
@@ -552,7 +559,7 @@ q, k = torch.full((1, 64), 40.0), torch.full((1, 64), 40.0)
 scores = (q.half() @ k.half().T)                                                    # 64 * 40 * 40 = 102,400 > 65,504
 weights = (torch.cat([scores, scores], 1)).softmax(1)
 picture = (127.5 * (weights.float() + 1))
-print(f"attention scores in fp16: {scores.item()}, their softmax: {weights.tolist()}, as a pixel: {picture.nan_to_num(0).to(torch.uint8).tolist()}")
+print(f"attention scores in fp16: {scores.item()}, their softmax: {weights.tolist()}, as a pixel: {picture.to(torch.uint8).tolist()}")
 
 # %% [markdown]
 # That is the whole story of the *gradient scaler*: fp16 turns small gradients into zeros, so the loss is multiplied by a large number before the backward pass and the gradients divided by it after; when something overflows, the step is skipped and the number halved. And the story of the *black image*: one product too large for fp16 becomes infinite, the softmax of infinities is not a number, it spreads over the image, and is saved as 0: black. bf16 knows neither trouble, and `train.train` takes it where the hardware has it; weights, sums and samplers stay in fp32.
@@ -702,11 +709,11 @@ for name in ("healthy", "average too slow", "wrong sign"):
     print(f"correlation of samples with the noise they began as, {name}: {torch.corrcoef(torch.stack([began.flatten(), clouds[name].flatten()]))[0, 1]:.2f}")
 
 # %% [markdown]
-# **What the figure and the table show.** *The training loss.* Wrong sign, average too slow and other schedule have the healthy loss, step by step: a network learns $-v$ as easily as $v$, and the other two defects come after the loss. Data in [0, 1] and noise drawn once end *lower*; the second far below the exact network, which no honest loss can be. Time, labels, sigma squared and t below 0.5 end higher, but they fell, too, and without a healthy twin nobody would know. Only rate x 30 shows itself, by its jump. (Where such a run ends depends on the seed.)
+# **What the figure and the table show.** *The training loss.* Wrong sign, average too slow and other schedule have the healthy loss, step by step: a network learns $-v$ as easily as $v$, and the other two defects come after the loss. Data in [0, 1] and noise drawn once end *lower*; the second far below the exact network, which no honest loss can be. (Data of half the size have a lower floor of their own.) Time, labels, sigma squared and t below 0.5 end higher, but they fell, too, and without a healthy twin nobody would know. Only rate x 30 shows itself, by its jump. (Where such a run ends depends on the seed.)
 #
 # *Validation by noise level* says more: t below 0.5 is as good as the healthy training at 0.2 and 0.5, and lost at 0.8.
 #
-# *The samples.* Average too slow returns the very noise it began with, as the correlation says; wrong sign throws the same noise out of the frame. Time not passed leaves a haze of strays, labels at 1 - p mixes the moons. Data in [0, 1] sits in the wrong place at half the size; mapped back, it is worse than the healthy one, but no ruin. And three look *better* than the healthy training: other schedule, sigma squared and t below 0.5 draw fine lines where the data is broad. Their labels are right more often, and the energy distance of sigma squared is at the floor. (Nor does a thin line prove a defect: in twenty steps even the exact network draws moons thinner than the data's.)
+# *The samples.* Average too slow returns the very noise it began with, as the correlation says; wrong sign throws the same noise out of the frame. Time not passed leaves a haze of strays, labels at 1 - p mixes the moons. Data in [0, 1] sits in the wrong place at half the size; mapped back, it is worse than the healthy one, but no ruin. And three *look* better than the healthy training: other schedule, sigma squared and t below 0.5 draw fine lines where the data is broad. Their labels are right more often, and the energy distance of sigma squared is at the floor, though that of the other two is ten times the healthy one. (Nor does a thin line prove a defect: in twenty steps even the exact network draws moons thinner than the data's.)
 #
 # **From symptoms to tests.** A test returns one number, and we know beforehand what it must be. Four formulas tell us, and one from section 3.8. A network whose last layer starts at zero has as its first loss the mean square of $v = \alpha\epsilon - \sigma x_0$; the noise is independent of the data, so the mixed term vanishes, and per coordinate
 #
@@ -820,7 +827,7 @@ for name, r in runs.items():
 # | 8 | samples shifted or too small | range | range |
 # | 9 | wrong class | labels dropped, or mixed up | labels |
 #
-# **"My samples are pure noise."** In our matrix this has few causes; look in this order. (1) Sample with the live weights: an average that is still the start returns its noise, and the training loss does not show it. (2) *answer*: training and sampling disagree about a sign or a coefficient, again with a healthy loss. (3) The loss itself: nearly zero, and the noise is reused; a jump, and the rate is too high. The other six defects never gave noise here. (How often each happens elsewhere, ten defects of our own choice cannot say. The order is what is quick to try and what the loss hides.)
+# **"My samples are pure noise."** In our matrix few defects look like that; look in this order. (1) Sample with the live weights: an average that is still the start returns its noise, and the training loss does not show it. (2) *answer*: training and sampling disagree about a sign or a coefficient, again with a healthy loss. (3) The loss itself: nearly zero, and the noise is reused; a jump, and the rate is too high. Of the others, noise drawn once gives clumps and too high a rate a shapeless cloud; none gave noise. (How often each happens elsewhere, ten defects of our own choice cannot say. The order is what is quick to try and what the loss hides.)
 
 # %% [markdown]
 # # Part II · Is it good?
@@ -829,7 +836,7 @@ for name, r in runs.items():
 #
 # You look at a hundred samples and like them. **How far is their distribution from that of the data?** Begin with two Gaussians on a line, and call *distance* the least work that turns one into the other: pair every $x$ of the first with a $y$ of the second (a *coupling*) so that the mean of $(x-y)^2$ is smallest. For any coupling, with means $m_1, m_2$ and standard deviations $s_1, s_2$,
 #
-# $$E(x-y)^2 = (m_1-m_2)^2 + s_1^2 + s_2^2 - 2\operatorname{Cov}(x,y) \tag{3.29}$$
+# $$\mathbb E(x-y)^2 = (m_1-m_2)^2 + s_1^2 + s_2^2 - 2\operatorname{Cov}(x,y) \tag{3.29}$$
 #
 # Only the covariance is ours to choose. By Cauchy-Schwarz it is at most $s_1s_2$, and $y = m_2 + \frac{s_2}{s_1}(x-m_1)$ reaches that: it has mean $m_2$, standard deviation $s_2$, and covariance $\frac{s_2}{s_1}s_1^2$ with $x$. So
 #
@@ -847,9 +854,9 @@ print(f"(0 - 0.5)^2 + (1 - 0.4)^2 = {0.5**2 + 0.6**2:.2f}")
 #
 # In $d$ dimensions, with covariances $A$ and $B$, only the last term is new:
 #
-# $$E|x-y|^2 = |\mu_1-\mu_2|^2 + \operatorname{tr}A + \operatorname{tr}B - 2\operatorname{tr}\operatorname{Cov}(x,y) \tag{3.31}$$
+# $$\mathbb E|x-y|^2 = |\mu_1-\mu_2|^2 + \operatorname{tr}A + \operatorname{tr}B - 2\operatorname{tr}\operatorname{Cov}(x,y) \tag{3.31}$$
 #
-# **How large can that trace be?** Write $x = \mu_1 + A^{1/2}u$, $y = \mu_2 + B^{1/2}v$, where $u$ and $v$ have covariance $I$, and $K = E\,uv^\top$. Then $\operatorname{tr}\operatorname{Cov}(x,y) = \operatorname{tr}A^{1/2}KB^{1/2} = \operatorname{tr}KM$ with $M = B^{1/2}A^{1/2}$. For unit vectors $p, q$, Cauchy-Schwarz says $q^\top Kp = E\,(q\cdot u)(p\cdot v) \le 1$. Take $M$ apart into its singular values, $M = \sum_i s_i\,p_iq_i^\top$:
+# **How large can that trace be?** Write $x = \mu_1 + A^{1/2}u$, $y = \mu_2 + B^{1/2}v$, where $u$ and $v$ have mean 0 and covariance $I$, and $K = \mathbb E\,uv^\top$. Then $\operatorname{tr}\operatorname{Cov}(x,y) = \operatorname{tr}A^{1/2}KB^{1/2} = \operatorname{tr}KM$ with $M = B^{1/2}A^{1/2}$. For unit vectors $p, q$, Cauchy-Schwarz says $q^\top Kp = \mathbb E\,(q\cdot u)(p\cdot v) \le 1$. Take $M$ apart into its singular values, $M = \sum_i s_i\,p_iq_i^\top$:
 #
 # $$\operatorname{tr}KM = \sum_i s_i\,q_i^\top Kp_i \le \sum_i s_i = \operatorname{tr}R, \qquad R = \big(A^{1/2}BA^{1/2}\big)^{1/2}, \tag{3.32}$$
 #
@@ -889,15 +896,15 @@ print(f"distance {my_frechet(a, b):.3f}, work of the map {(a - y).square().sum(1
 # metrics.frechet_distance(look(photos), look(samples))   # (N, 3, H, W) in [-1, 1]
 # ```
 #
-# ## 3.11 The bias: why FID at n = 500 says nothing
+# ## 3.11 The bias: why a distance from 500 samples says nothing by itself
 #
-# **What do *real* digits score?** Not zero: from $n$ points, mean and covariance are only estimated. Let two clouds of $n$ and $m$ points come from one distribution with covariance $C$, in coordinates where $C$ is diagonal with entries $\lambda_i$. The means contribute $E|\bar x-\bar y|^2 = (\frac1n+\frac1m)\operatorname{tr}C$. For the covariances put $A = C$, $B = C + E$ with a small $E$, and expand $R = C + X + Y$ in first and second order of $E$. From $R^2 = C^2 + C^{1/2}EC^{1/2}$ follow $(\lambda_i+\lambda_j)X_{ij} = \sqrt{\lambda_i\lambda_j}E_{ij}$ and $2\lambda_iY_{ii} = -\sum_jX_{ij}^2$. In the trace the first order cancels. What is left is $-2\operatorname{tr}Y$; take the mean of this sum and of the same with $i$ and $j$ exchanged:
+# **What do *real* digits score?** Not zero: from $n$ points, mean and covariance are only estimated. Let two clouds of $n$ and $m$ points come from one distribution with covariance $C$, in coordinates where $C$ is diagonal with entries $\lambda_i$. The means contribute $\mathbb E|\bar x-\bar y|^2 = (\frac1n+\frac1m)\operatorname{tr}C$. For the covariances put $A = C$, $B = C + E$ with a small $E$, and expand $R = C + X + Y$ in first and second order of $E$. From $R^2 = C^2 + C^{1/2}EC^{1/2}$ follow $(\lambda_i+\lambda_j)X_{ij} = \sqrt{\lambda_i\lambda_j}E_{ij}$ and $2\lambda_iY_{ii} = -\sum_jX_{ij}^2$. In the trace the first order cancels. What is left is $-2\operatorname{tr}Y$; take the mean of this sum and of the same with $i$ and $j$ exchanged:
 #
 # $$\operatorname{tr}(A + B - 2R) \approx \sum_{ij}\frac{X_{ij}^2}{\lambda_i} = \frac12\sum_{ij}\Big(\frac1{\lambda_i}+\frac1{\lambda_j}\Big)X_{ij}^2 = \frac12\sum_{ij}\frac{E_{ij}^2}{\lambda_i+\lambda_j} \tag{3.35}$$
 #
 # For Gaussians the error $E_{ij}$ of $n$ points has mean square $\lambda_i\lambda_j/n$, twice that where $i = j$; the errors of the two clouds add. Together
 #
-# $$E\,d^2 \approx \Big(\frac1n+\frac1m\Big)\Big[\operatorname{tr}C + \frac12\sum_{ij}\frac{\lambda_i\lambda_j}{\lambda_i+\lambda_j} + \frac14\operatorname{tr}C\Big] \tag{3.36}$$
+# $$\mathbb E\,d^2 \approx \Big(\frac1n+\frac1m\Big)\Big[\operatorname{tr}C + \frac12\sum_{ij}\frac{\lambda_i\lambda_j}{\lambda_i+\lambda_j} + \frac14\operatorname{tr}C\Big] \tag{3.36}$$
 #
 # It falls like $1/n$; for $d$ equal eigenvalues the bracket is $\lambda(d^2+5d)/4$. Measure it, with all the disjoint draws that 10,000 digits give (shuffled: in the file, the easier test digits come first).
 
@@ -916,8 +923,8 @@ draws = [torch.tensor([metrics.frechet_distance(part, reference) for part in tra
 for size, d in zip(sizes, draws):
     print(f"{size:6} real digits: {d.mean():.3f}" + (f" +- {d.std():.3f} ({len(d)} draws)" if len(d) > 1 else " (1 draw)"))
 n, mean = torch.tensor(sizes).double(), torch.stack([d.mean() for d in draws]).double()
-line, w = torch.stack([1 / n, torch.ones(7)], 1), n.sqrt()[:, None]                 # (7, 2); a mean of many small draws errs like 1 / sqrt(n)
-slope, limit = torch.linalg.lstsq(w * line, w * mean[:, None]).solution[:, 0]
+columns, w = torch.stack([1 / n, torch.ones(7)], 1), n.sqrt()[:, None]                 # (7, 2); a mean of many small draws errs like 1 / sqrt(n)
+slope, limit = torch.linalg.lstsq(w * columns, w * mean[:, None]).solution[:, 0]
 lam = torch.linalg.eigvalsh(test_z.T.cov()).clamp(min=1e-12)
 bracket = 1.25 * lam.sum() + 0.5 * (lam[:, None] * lam / (lam[:, None] + lam)).sum()
 print(f"fitted: {slope:.0f} / n + {limit:.3f},   predicted: {bracket:.0f} / n + {bracket / 10_000:.3f}")
@@ -934,17 +941,17 @@ plots.curves(n, {"real digits": mean, "a / n + b, fitted": slope / n + limit, "p
 #
 # **Can the bias be avoided?** Compare only means, but of many features $\phi$, given through a kernel $k(x,y) = \phi(x)\cdot\phi(y)$. With independent $x, x'$ from one distribution and $y, y'$ from the other,
 #
-# $$D^2 = |E\phi(x)-E\phi(y)|^2 = E\,k(x,x') + E\,k(y,y') - 2E\,k(x,y) \tag{3.37}$$
+# $$D^2 = |\mathbb E\phi(x)-\mathbb E\phi(y)|^2 = \mathbb E\,k(x,x') + \mathbb E\,k(y,y') - 2\mathbb E\,k(x,y) \tag{3.37}$$
 #
 # Among all $n^2$ pairs are $n$ of a point with itself, which is not independent of itself:
 #
-# $$E\,\frac1{n^2}\sum_{i,j}k(x_i,x_j) = |E\phi(x)|^2 + \frac1n\big(E\,k(x,x) - |E\phi(x)|^2\big) \tag{3.38}$$
+# $$\mathbb E\,\frac1{n^2}\sum_{i,j}k(x_i,x_j) = |\mathbb E\phi(x)|^2 + \frac1n\big(\mathbb E\,k(x,x) - |\mathbb E\phi(x)|^2\big) \tag{3.38}$$
 #
 # There is the bias again. Leave the diagonal out, and every pair has the right mean, whatever $n$:
 #
 # $$\hat D^2 = \frac{\sum_{i\ne j}k(x_i,x_j)}{n(n-1)} + \frac{\sum_{i\ne j}k(y_i,y_j)}{m(m-1)} - \frac{2}{nm}\sum_{i,j}k(x_i,y_j) \tag{3.39}$$
 #
-# An unbiased estimate of 0 is often negative. **KID** takes $k = (x\cdot y/d+1)^3$, which compares moments up to the third; **CMMD** takes $e^{-|x-y|^2/2w^2}$ with $w = 10$, which compares everything, and features of CLIP. **What does each miss?** The second cell tries clouds of 1,000 numbers with mean 0 and variance 1.
+# An unbiased estimate of 0 is often negative. **KID** takes $k = (x\cdot y/d+1)^3$, which compares moments up to the third; **CMMD** takes $e^{-|x-y|^2/2w^2}$ with $w = 10$ and features of CLIP. In principle this one compares everything; in practice, a width far above the size of the data sees little more than the mean. **What does each miss?** The second cell tries clouds of 1,000 numbers with mean 0 and variance 1, twenty of each kind.
 
 # %%
 def my_mmd(a, b, kernel):
@@ -953,38 +960,41 @@ def my_mmd(a, b, kernel):
     return within(a) + within(b) - 2 * kernel(a, b).mean()
 
 cubic = lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3
-gauss = lambda x, y: (-torch.cdist(x, y) ** 2 / (2 * 10.0**2)).exp()
+bell = lambda x, y: (-torch.cdist(x, y) ** 2 / (2 * 10.0**2)).exp()
 whole_kid = lambda a, b: metrics.kid(a, b, size=min(len(a), len(b)), subsets=1)[0]
 a, b = train_z[:500], test_z[:500]
 torch.testing.assert_close(my_mmd(a, b, cubic).item(), whole_kid(a, b))
-torch.testing.assert_close(my_mmd(a, b, gauss).item(), metrics.gaussian_kernel_distance(a, b))
+torch.testing.assert_close(my_mmd(a, b, bell).item(), metrics.gaussian_kernel_distance(a, b))
 for size in (100, 200, 500, 1000):
     parts = zip(train_z.split(size), test_z.split(size))
     k, f = torch.tensor([(1000 * whole_kid(*part), metrics.frechet_distance(*part)) for part in parts]).T
-    print(f"{size:5} real digits against {size:4}, {len(k):3} draws: 1000 KID {k.mean():6.2f} +- {k.std():5.2f},   Fréchet {f.mean():.2f} +- {f.std():.2f}")
+    print(f"{size:5} against {size:4}, {len(k):3} draws: 1000 KID, mean {k.mean():6.2f} (standard error {k.std() / len(k)**0.5:.2f}), one draw +- {k.std():5.2f};   Fréchet {f.mean():.2f} +- {f.std():.2f}")
 
 # %%
-pick, (normal, other, r) = torch.rand(1000, 1, generator=g), torch.randn(3, 1000, 1, generator=g).double()
-shapes = {"N(0, 1) again": other, "two bumps": torch.where(pick < 0.5, -0.9, 0.9) + 0.19**0.5 * r,
-          "a long tail": torch.where(pick < 0.2, 1.6, -0.4) + 0.6 * r}
-for name, z in shapes.items():
-    print(f"{name:13} Fréchet {metrics.frechet_distance(normal, z):.3f}, KID {whole_kid(normal, z):6.3f}, "
-          f"Gaussian kernel {metrics.gaussian_kernel_distance(normal, z, width=0.5):6.3f}")
-line = torch.linspace(-4, 4, 200)[:, None]
+draw = lambda: torch.randn(1000, 1, generator=g).double()
+half = lambda share: torch.rand(1000, 1, generator=g) < share
+shapes = {"N(0, 1) again": draw, "two bumps": lambda: torch.where(half(0.5), -0.9, 0.9) + 0.19**0.5 * draw(),
+          "a long tail": lambda: torch.where(half(0.2), 1.6, -0.4) + 0.6 * draw()}
+distances = {"Fréchet": metrics.frechet_distance, "KID": whole_kid, **{f"Gauss, w = {w:g}": lambda a, b, w=w: metrics.gaussian_kernel_distance(a, b, width=w) for w in (0.5, 10.0)}}
+print(" " * 13 + "".join(f"{name:>20}" for name in distances))
+for name, shape in shapes.items():
+    values = torch.tensor([[d(draw(), shape()) for d in distances.values()] for _ in range(20)])            # (20, 4)
+    print(f"{name:13}" + "".join(f"{m:11.4f} +-{sd:7.4f}" for m, sd in zip(values.mean(0), values.std(0))))
+places = torch.linspace(-4, 4, 200)[:, None]
 mixtures = {"N(0, 1)": ([[0.0]], 1.0), "two bumps": ([[-0.9], [0.9]], 0.19**0.5), "a long tail": ([[1.6], [-0.4]], 0.6, [0.2, 0.8])}
-plots.curves(line[:, 0], {name: data.GaussianMixture(*m).log_prob(line).exp() for name, m in mixtures.items()},
+plots.curves(places[:, 0], {name: data.GaussianMixture(*m).log_prob(places).exp() for name, m in mixtures.items()},
              title="Mean 0 and variance 1, all three", xlabel="x", ylabel="density")
 
 # %% [markdown]
-# At every $n$, KID is zero within its spread; but the spread is wide. **What the figure shows.** The Fréchet distance cannot tell the three shapes apart. The cubic kernel sees the long tail, a third moment, but not the bumps; the Gaussian kernel sees both.
+# At every $n$ the mean of KID is 0 to within two or three of its standard errors, while the Fréchet distance is not; but a single draw of KID spreads widely. **What the figure shows.** The Fréchet distance cannot tell the three shapes apart. The cubic kernel sees the long tail, a third moment, but not the bumps; the Gaussian kernel sees both if its width suits the data, and with $w = 10$ neither.
 #
 # ## 3.13 Scores that ask one question
 #
-# The **Inception Score** asks a classifier whether each picture is surely something, and all together many things. With $p(y) = E\,p(y|x)$ and the entropy $H$,
+# The **Inception Score** asks a classifier whether each picture is surely something, and all together many things. With $p(y) = \mathbb E\,p(y|x)$ and the entropy $H$,
 #
-# $$\mathrm{IS} = \exp E\,\mathrm{KL}\big(p(y|x)\,\|\,p(y)\big) = \exp\big(H[p(y)] - E\,H[p(y|x)]\big), \tag{3.40}$$
+# $$\mathrm{IS} = \exp \mathbb E\,\mathrm{KL}\big(p(y|x)\,\|\,p(y)\big) = \exp\big(H[p(y)] - \mathbb E\,H[p(y|x)]\big), \tag{3.40}$$
 #
-# since $E\sum_yp(y|x)\log p(y) = \sum_yp(y)\log p(y)$. A KL is never negative, so IS is at least 1; $H[p(y)]$ is at most $\log 10$, so IS is at most 10. Real data appear nowhere:
+# since $\mathbb E\sum_yp(y|x)\log p(y) = \sum_yp(y)\log p(y)$. A KL is never negative, so IS is at least 1; $H[p(y)]$ is at most $\log 10$, so IS is at most 10. Real data appear nowhere:
 
 # %%
 def my_inception_score(p):
@@ -1002,7 +1012,7 @@ for name, z in {"10,000 test digits": test_z, "ten pictures, 200 times": train_z
     print(f"{name:24} Inception Score {my_inception_score(belief(z)):6.3f}")
 
 # %% [markdown]
-# Ten pictures beat all of MNIST. **Precision and recall** do look at the data $r_i$. Around each $r_i$ lay a ball that reaches to its $k$-th neighbour in the data, of radius $\rho_k(r_i)$. For samples $g_j$
+# Ten pictures beat all of MNIST. **Precision and recall** do look at the data $r_i$. Around each $r_i$ lay a ball that reaches to its $k$-th neighbour in the data, of radius $\rho_k(r_i)$. For $M$ samples $g_j$, and $N$ real ones,
 #
 # $$\mathrm{precision} = \frac1M\sum_{j=1}^M\mathbf 1\big[\,|g_j-r_i|\le\rho_k(r_i)\ \text{for some } i\,\big], \qquad \mathrm{recall}: g \text{ and } r \text{ exchanged} \tag{3.41}$$
 #
@@ -1020,10 +1030,10 @@ real, model = (data.GaussianMixture(ring, 0.1).sample(1000, seed).double() for s
 rubbish, strays = (5 * torch.rand(count, 2, generator=g).double() - 2.5 for count in (500, 20))
 clouds = {"right": model, "half missing": model[model[:, 1] > 0], "half rubbish": torch.cat([model[:500], rubbish]),
           "eight points": ring.double().repeat(100, 1)}
-scores = {name: metrics.precision_recall(real, z) for name, z in clouds.items()}
+found = {name: metrics.precision_recall(real, z) for name, z in clouds.items()}
 for name, z in clouds.items():
-    torch.testing.assert_close(scores[name], (inside(z, real).double().mean().item(), inside(real, z).double().mean().item()))
-plots.scatter({f"{name}\nprecision {scores[name][0]:.2f}\nrecall {scores[name][1]:.2f}": z for name, z in clouds.items()},
+    torch.testing.assert_close(found[name], (inside(z, real).double().mean().item(), inside(real, z).double().mean().item()))
+plots.scatter({f"{name}\nprecision {found[name][0]:.2f}\nrecall {found[name][1]:.2f}": z for name, z in clouds.items()},
               title="Samples of a ring of eight bumps, 1,000 real points not shown")
 print(f"precision of half rubbish when 20 of the real points are strays: {metrics.precision_recall(torch.cat([real, strays]), clouds['half rubbish'])[0]:.2f}")
 
@@ -1032,7 +1042,7 @@ print(f"precision of half rubbish when 20 of the real points are strays: {metric
 #
 # **LPIPS** is not about sets: it says how different *two* pictures look. On five layers $l$ of AlexNet, the features of each place are brought to length 1 (hats), compared, and weighted with $w_{lc}\ge0$ fitted to people's judgement:
 #
-# $$d(x,y) = \sum_l\frac1{H_lW_l}\sum_{h,w,c}w_{lc}\,\big(\hat a_{lchw}(x)-\hat a_{lchw}(y)\big)^2 \tag{3.42}$$
+# $$d(x,y) = \sum_l\frac1{H_lW_l}\sum_{i,j,c}w_{lc}\,\big(\hat a_{lcij}(x)-\hat a_{lcij}(y)\big)^2 \tag{3.42}$$
 #
 # It serves for reconstructions (small is good) and diversity (its mean over pairs of samples: large is varied). Beside the pixels' square error:
 
@@ -1062,7 +1072,7 @@ for name in list(versions)[1:]:
 # %% [markdown]
 # **What the figure shows.** To the pixels, blur is nearer than a shift by one pixel; to LPIPS, as to us, the shift is hardly anything.
 #
-# **How do these scores depend on n?** For the Fréchet distance we know. Real digits against as many other real digits, all of them disjoint draws:
+# **How do these scores depend on n?** For the Fréchet distance we know. Real digits against as many other real digits, ten disjoint draws for each $n$:
 
 # %%
 def against(n):
@@ -1155,13 +1165,14 @@ for name, x in samples.items():
     print(f"{name:14}" + "".join(f"{value:9.2f}" for value in scores(look(x))) + f"   {metrics.class_agreement(x, asked):10.1%}")
 for name in samples:
     card = train.load(name).about["metrics"]
-    m = card["samples"][0]
-    print(f"card of {name}: n = {m['n']:,}, Fréchet {m['frechet_distance']:.3f}, class agreement {m['class_agreement']:.2%}; floor {sum(card['real']['frechet_floor']) / 5:.3f}")
+    m, floor_of_2000 = card["samples"][0], torch.tensor(card["real"]["frechet_floor_of_2000"])
+    print(f"card of {name}: 2,000 digits: Fréchet {m['frechet_distance_of_2000']:.3f} (real {floor_of_2000.mean():.3f} +- {floor_of_2000.std():.3f}); "
+          f"{m['n']:,} digits: class agreement {m['class_agreement']:.2%}")
 
 # %% [markdown]
-# **What the table shows.** At $n = 500$ KID cannot tell either model from real digits; the Fréchet distance can hardly tell the large one, and the small one by a few standard deviations of the floor. The cards, with more samples, see clearly what 500 could not: the large model's excess over the floor is small, the small model's many times as large. The *class agreement* asks something else, whether the digit is the one that was ordered, and there both are measurably below real digits: a share of $p$ of 500 is known to $\sqrt{p(1-p)/500}$, here about half a point. (Guidance, lesson 5, is the usual remedy, and costs variety.)
+# **What the table shows.** At $n = 500$ KID cannot tell either model from real digits; the Fréchet distance can hardly tell the large one, and the small one by a few standard deviations of the floor. The cards, with 2,000 digits, see what 500 could hardly see: both lie above real digits, the small model about four times as far. The *class agreement* asks something else, whether the digit is the one that was ordered, and there both are measurably below real digits: a share of $p$ of 500 is known to $\sqrt{p(1-p)/500}$, here to somewhat less than a point. (Guidance, lesson 5, is the usual remedy, and costs variety.)
 #
-# **Have they been learned by heart?** **Memory** none of these numbers sees, so look for it: how far is each sample from its *nearest training image*? Divide by the median for test digits, which nobody can have learned by heart. The cell after it tries this on copies, too, disguised by a little noise or by a shift of one pixel.
+# **Have they been learned by heart?** **Memory** none of these numbers sees, so look for it: how far is each sample from its *nearest training image*? Divide by the median for test digits, which nobody can have learned by heart. The next cell tries this on copies, too, disguised by a little noise or by a shift of one pixel. (It searches 10,000 of the 60,000 training images; a real check searches all.)
 
 # %%
 copies, stored = train_x[:200], train_x.flatten(1)                                  # (10000, 784)
@@ -1178,13 +1189,13 @@ for where, d in nearest.items():
 plots.panels(at, shares, title="How near is the nearest training image?", xlabel="ratio to test median", ylabel="share nearer than this")
 
 # %% [markdown]
-# **What the figure shows.** Pixels find every noisy copy and are blind to a shift. Features find that the shifted copies, as a set, are too near, and are blind to the noise. So check with more than one distance, and look at the nearest pairs.
+# **What the figure shows.** Pixels find every noisy copy and are blind to a shift. Features find that the shifted copies, as a set, are too near, and are blind to the noise. The model's samples lie as test digits do: no sign of copies among the images searched. So check with more than one distance, and look at the nearest pairs.
 #
 # ## 3.16 Why not simply the loss?
 #
-# **If the loss falls, do the samples get better?** With $D^*(x_t) = E[x_0|x_t]$, the exact denoiser, the loss at one noise level is
+# **If the loss falls, do the samples get better?** With $D^*(x_t) = \mathbb E[x_0|x_t]$, the exact denoiser, the loss at one noise level is
 #
-# $$E|D(x_t)-x_0|^2 = E|D^*(x_t)-x_0|^2 + E|D(x_t)-D^*(x_t)|^2, \tag{3.43}$$
+# $$\mathbb E|D(x_t)-x_0|^2 = \mathbb E|D^*(x_t)-x_0|^2 + \mathbb E|D(x_t)-D^*(x_t)|^2, \tag{3.43}$$
 #
 # because for each $x_t$ the error $D^*-x_0$ has mean 0, so the mixed term is gone. The first part no network can lower. The second is ours, and the total loss adds it up over all levels, with some weight. Take eight bumps, and two denoisers with one fault each:
 
@@ -1203,18 +1214,20 @@ plots.curves(ts, {name: weights["eps"] * e for name, e in list(excess.items())[1
              title="Above the least possible loss, by noise level", xlabel="t", ylabel="excess loss of eps")
 
 # %%
-z, fresh, clouds = torch.randn(2000, 2, generator=g), bumps.sample(2000, seed=3), {}
+z, held_out, clouds = torch.randn(2000, 2, generator=g), bumps.sample(2000, seed=3), {}
 for name, D in denoisers.items():
     x = last(ddim(D, cosine, z, grid(cosine, 50)))
     share = torch.cdist(x, ring).argmin(1).bincount(minlength=8) / len(x)
     clouds[f"{name}\nshares {share.min():.0%} to {share.max():.0%}"] = x[:400]
     loss = "".join(f", {target} {(w * (least + excess[name])).mean():.4f}" for target, w in weights.items())
-    print(f"{name:21} loss{loss[1:]};   samples: Fréchet {metrics.frechet_distance(x, fresh):.4f}, "
-          f"Gaussian kernel {metrics.gaussian_kernel_distance(x, fresh, width=0.5):.4f}, mean log density {bumps.log_prob(x).mean():.2f}")
+    print(f"{name:21} loss{loss[1:]};   samples: Fréchet {metrics.frechet_distance(x, held_out):.4f}, "
+          f"Gaussian kernel {metrics.gaussian_kernel_distance(x, held_out, width=0.5):.4f}, mean log density {bumps.log_prob(x).mean():.2f}, "
+          f"width of a bump {(x - ring[torch.cdist(x, ring).argmin(1)]).std():.3f}")
+print(f"new data: mean log density {bumps.log_prob(held_out).mean():.2f}, width of a bump 0.030")
 plots.scatter(clouds, title="Samples from the same noise, and how much of them a bump gets")
 
 # %% [markdown]
-# **What the figures show.** B has the lower eps loss, but gives some bumps several times as many samples as others, and both distances see it. A's bumps are merely a little wide. The loss of v, the same errors in another weighting, puts A first. (The mean log density asks of each sample alone whether its place is likely, and prefers B. Metrics disagree here, too.)
+# **What the figures show.** B has the lower eps loss, but gives some bumps several times as many samples as others, and both distances see it. A's bumps are three times as wide as the exact sampler's, and neither distance notices: beside the ring they are small. The loss of v, the same errors in another weighting, puts A first. (The mean log density asks of each sample alone whether its place is likely. It condemns A, prefers B, and likes both B and the exact sampler better than the data itself, since in fifty steps bumps come out too thin. Metrics disagree here, too.)
 #
 # So watch the loss *by noise level*, on held-out data: it shows where something is broken. Compare totals only between runs with the same target, weighting and schedule. Choose between models by their samples.
 #
