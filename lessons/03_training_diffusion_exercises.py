@@ -11,7 +11,7 @@
 #
 # {{badge}}
 #
-# Nine questions, 26 points, about three hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("3.1")` gives a hint, and a stronger one each time you call it. Nothing is lost by trying. The checks draw new numbers each time.
+# Nine questions, 26 points, about three and a half hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("3.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
 #
 # As in the lesson, $t = 0$ is data and $t = 1$ is noise, $\alpha$ and $\sigma$ are standard deviations, and $\mathrm{SNR} = \alpha^2/\sigma^2$; `log_snr` is its natural logarithm.
 
@@ -61,7 +61,7 @@ assert check.passed("3.1")
 # %% tags=["solution"]
 log_snr = torch.linspace(-8, 8, 200)
 plots.curves(log_snr, {target: x0_error(torch.full((200,), 0.1), target, log_snr).sqrt() for target in ("eps", "x0", "v", "flow")}, yscale="log",
-             ylim=(1e-3, 30), title="A loss of 0.1 means an error of x0 of ...", xlabel="log SNR   (noise - data)", ylabel="root mean square error of x0")
+             ylim=(1e-3, 30), title="A loss of 0.1 means an error of x0 of ...", xlabel="log SNR   (noise → data)", ylabel="root mean square error of x0")
 
 # %% [markdown] tags=["solution"]
 # **What the figure shows.** Where noise is strong (left), 0.1 is a poor score for $\epsilon$, an error of more than the whole range of the data, and a good one for $v$. Where the image is nearly clean, the same 0.1 is a small error for all but $x_0$. A loss means nothing without its target and its noise level.
@@ -100,7 +100,7 @@ meant = {"eps": min_snr_factor("eps", log_snr) * log_snr.exp(), "x0": min_snr_fa
 torch.testing.assert_close(meant["eps"], meant["v"])
 torch.testing.assert_close(meant["x0"], meant["v"])
 plots.curves(log_snr, {"min(SNR, 5), three times": meant["v"], "the factor of eps on the v loss": min_snr_factor("eps", log_snr) * v_weight},
-             yscale="log", title="The weight of the x0 error", xlabel="log SNR   (noise - data)", ylabel="weight")
+             yscale="log", title="The weight of the x0 error", xlabel="log SNR   (noise → data)", ylabel="weight")
 
 # %% [markdown] tags=["solution"]
 # **What the figure shows.** For clean images the two agree. For noisy ones the wrong factor is 1, so the $x_0$ error keeps $v$'s own weight and never falls below 1: at log SNR = -8 that is 3,000 times what was meant. The training is not ruined, which is why nobody notices; it is simply not min-SNR.
@@ -154,7 +154,7 @@ torch.testing.assert_close(frechet(a.mean(0), a.T.cov(), b.mean(0), b.T.cov()).i
 # %% [markdown]
 # ## 3.4 What would the distance be with infinitely many samples? (3 points, 20 minutes)
 #
-# The Fréchet distance from $n$ samples is, on average, about $a/n + b$. You have measured it at several $n$. Estimate $b$ by a straight line, fitted to *all* values by least squares.
+# The Fréchet distance from $n$ samples is, on average, about $a/n + b$. You have measured it at several $n$. Estimate $b$ by a straight line, fitted to *all* values by (unweighted) least squares.
 
 # %% tags=["answer:3.4"]
 def extrapolate(ns, values):
@@ -172,7 +172,7 @@ assert check.passed("3.4")
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# Use it. Two "models" draw real test digits, and now and then pure noise: of the samples of model A 1.5 % are noise, of model B 0.5 %. So B is the better one. `measure(share, n)` draws $n$ samples and returns their distance to 2,000 other digits. Can you find out that B is better from one measurement of each, with the same $n = 200$? With A at $n = 1500$ and B at $n = 300$?
+# Use it. Two "models" draw real test digits, and now and then pure noise: of the samples of model A 1.5 % are noise, of model B 0.5 %. So B is the better one. `measure(share, n)` draws $n$ samples and returns their distance to 2,000 other digits. Can you find out that B is better from one measurement of each, with the same $n = 200$? With A at $n = 1500$ and B at $n = 300$? Repeat each fifty times before you answer, and then extrapolate. (Write it in a cell of your own; the solution has one.)
 
 # %%
 order = torch.randperm(10_000, generator=torch.Generator().manual_seed(0))[:4000]
@@ -256,7 +256,7 @@ plots.curves(torch.arange(400), lines, title="One weight and two averages of it"
 # %% [markdown]
 # ## 3.6 Bug hunt: seven patients (3 points, 25 minutes)
 #
-# Seven trainings, A to G, on the two moons of the lesson's clinic. One is healthy; each of the others has one defect of this list, no two the same. (So four names belong to nobody.)
+# Seven trainings, A to G, on two moons like those of the lesson's clinic, but upright and thicker, with a smaller network and fewer steps. One is healthy; each of the others has one defect of this list, no two the same. (So four names belong to nobody.)
 
 # %%
 print(", ".join(DEFECTS))
@@ -269,11 +269,11 @@ for letter, run in patients.items():
     print(f"{letter}  " + "".join(f"{run.numbers[name]:9.3f}" for name in table))
 
 # %% [markdown]
-# `first`, `highest` and `last` are training losses (the last is a mean of 100 steps). `v(t)` is the loss of the averaged weights at one noise level, computed by the library on fresh data. Samples are drawn with the averaged weights, 1,000 for each label: `energy` is their distance to real points, `live` the same with the weights of the last step; `labels` is the share on the moon that was asked for; `arc` the median distance from its middle line; `corr` the correlation of a sample with the noise that it started from. For comparison: the perfect network, known in closed form as in the clinic, would have a loss of 0.29, and `v` 0.45, 0.24 and 0.15; real points have `labels` 1.00, `spread` 0.48, `arc` 0.03.
+# `first`, `highest` and `last` are training losses (the last is a mean of 100 steps). `v(t)` is the loss of the averaged weights at one noise level, computed by the library on fresh data. Samples are drawn with the averaged weights, 1,000 for each label: `energy` is their distance to real points, `live` the same with the weights of the last step; `labels` is the share on the moon that was asked for; `arc` the median distance from its middle line; `corr` the correlation of a sample with the noise that it started from. For comparison: the perfect network, known in closed form as in the clinic, would have a loss of 0.34, and `v` 0.49, 0.25 and 0.16; real points have `labels` 0.99, `spread` 0.48, `arc` 0.07.
 
 # %%
 x, y = moons(2000)
-plots.scatter({"data": x[y == 0]} | {letter: run.samples[::2] for letter, run in patients.items()}, columns=4, limit=1.6, title="The upper moon, label 0: data, and 1,000 samples of each patient")
+plots.scatter({"data": x[y == 0]} | {letter: run.samples[::2] for letter, run in patients.items()}, columns=4, limit=1.6, title="The right moon, label 0: data, and 1,000 samples of each patient")
 
 # %% tags=["answer:3.6"]
 def diagnoses():
@@ -319,7 +319,7 @@ print("never stopped:", [f"{loss:.4f}" for loss in losses_of(stopped, 4)])
 print("resumed:      ", [f"{loss:.4f}" for loss in losses_of(resumed, 4)])
 
 # %% [markdown]
-# Write `state` and `restore` so that a resumed run continues *bit for bit*: the same losses, and the same average of weights. The state must survive a file (`torch.save`, then `torch.load` with `weights_only=True`), so it holds tensors, numbers, and dicts or lists of them. It must not change when the run that it was taken from goes on, nor when a run goes on that was restored from it: it may be needed again. `restore` gets another run, which has been somewhere else.
+# Write `state` and `restore` so that a resumed run continues *bit for bit*: the same losses, and the same average of weights. The state must survive a file (`torch.save`, then `torch.load` with `weights_only=True`), so it holds tensors, numbers, and dicts or lists of them. It must not change when the run that it was taken from goes on, nor when a run goes on that was restored from it: it may be needed again. `restore` gets another run with the same `steps`, which has been somewhere else.
 
 # %% tags=["answer:3.7"]
 def state(run):
@@ -382,7 +382,7 @@ assert check.passed("3.8")
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# Now defend your choice by a measurement. Enlarge digits fourfold (`F.interpolate(x, scale_factor=4.0)`), add noise by the base schedule and by yours, average 4 x 4 pixels (`F.avg_pool2d`), and measure what is left of the signal. Add a cell for it, and one for your sentence.
+# Now defend your choice by a measurement. Enlarge digits fourfold (`F.interpolate(x, scale_factor=4.0)`), add noise by the base schedule and by yours, average 4 x 4 pixels (`F.avg_pool2d`), and measure the log SNR: fit `x_t = slope * x0 + rest` to the pixels, and compare the slope's square with the variance of the rest. Add a cell for it, and one for your sentence.
 
 # %% tags=["solution"]
 def measured_log_snr(x_t, x0):
@@ -394,7 +394,7 @@ x, times = digits[:60], torch.linspace(0.1, 0.95, 18)
 large = F.interpolate(x, scale_factor=4.0)                                          # (60, 1, 112, 112)
 ways = {"28 x 28, base": (x, cosine, 1), "112 x 112, base": (large, cosine, 4), "112 x 112, shifted": (large, shifted(cosine, 112, 28), 4)}
 after = {name: torch.stack([measured_log_snr(F.avg_pool2d(schedule.perturb(z, t, torch.randn_like(z)), k), x) for t in times]) for name, (z, schedule, k) in ways.items()}
-plots.curves(times, after, title="log SNR, measured after averaging to 28 x 28", xlabel="t   (data - noise)", ylabel="log SNR")
+plots.curves(times, after, title="log SNR, measured after averaging to 28 x 28", xlabel="t   (data → noise)", ylabel="log SNR")
 print(f"base against shifted: {(after['112 x 112, base'] - after['112 x 112, shifted']).mean():.3f} on average, 2 log 4 = {2 * math.log(4):.3f}")
 
 # %% [markdown] tags=["solution"]
@@ -405,7 +405,7 @@ print(f"base against shifted: {(after['112 x 112, base'] - after['112 x 112, shi
 #
 # Make `n` points whose Fréchet distance to the `real` ones is 0 (up to rounding: smaller than any honest set of samples could get), although most of them lie where no real point is. The check counts: fewer than half of your points may be inside the balls of precision around the real ones, and none of this by copying. It tries several clouds, also in three dimensions.
 #
-# Then find out by measurement: which other metrics of the lesson are fooled, too, and which are not?
+# Then find out by measurement, in a cell of your own: which other metrics of the lesson are fooled, too, and which are not? (For the Gaussian kernel take `width=0.5`: at 10, far above the size of these data, it sees nothing but the mean.)
 
 # %%
 places = torch.tensor([[-1.4, 0.2], [0.3, 1.3], [1.2, 0.6], [0.9, -1.0], [-0.7, -0.9]])

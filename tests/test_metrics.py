@@ -78,6 +78,14 @@ def test_gaussian_kernel_distance_of_two_points_far_apart():
     assert metrics.gaussian_kernel_distance(a, b, width=1.0) == pytest.approx(2.0), "1 + 1 - 2 * 0"
 
 
+def test_gaussian_kernel_distance_by_hand():
+    k = lambda distance, width: math.exp(-distance**2 / (2 * width**2))
+    a, b = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [3.0]])
+    for width in (0.7, 2.0):
+        by_hand = k(1, width) + k(3, width) - 2 * (1 + k(3, width) + k(1, width) + k(2, width)) / 4
+        assert metrics.gaussian_kernel_distance(a, b, width=width) == pytest.approx(by_hand)
+
+
 def test_gaussian_kernel_distance_sees_what_frechet_does_not():
     """Mean and covariance equal, shape different: two bumps against one."""
     one = torch.randn(2000, 1, generator=G).double()

@@ -253,6 +253,20 @@ def test_compiled_training_computes_the_same(monkeypatch):
     assert list(compiled.ema.state_dict()) == list(plain.ema.state_dict()), "compiling leaves the names of the weights alone"
 
 
+def test_clipping_sees_the_true_gradients_in_half_precision(monkeypatch):
+    """fp16 multiplies the loss by a large number; the norm that is clipped is the one of fp32."""
+    norms, honest = [], torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, most: norms.append(honest(p, most).item()))
+    for precision in ("float32", "float16"):
+        monkeypatch.setenv("COURSE_PRECISION", precision)
+        torch.manual_seed(0)
+        run = run_of(clip=0.01)
+        torch.nn.init.normal_(run.D.net.out.weight, std=0.1)
+        run.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=precision == "float16")
+        run.advance()
+    assert norms[1] == pytest.approx(norms[0], rel=0.02) and norms[0] > 0.01
+
+
 def test_half_precision_with_clipping_and_parts(monkeypatch):
     """fp16 scales the loss by a large number; a batch in parts is scaled once, and the gradients come back as they were."""
     runs = []
