@@ -1072,7 +1072,8 @@ ns = [50, 100, 200, 500, 1000]
 means, spreads = (torch.stack(part) for part in zip(*[against(n) for n in ns]))      # (5, 5) each
 names = ("Fréchet", "1000 KID", "Inception Score", "precision", "recall")
 for part in ((0, 1, 2), (3, 4)):
-    plots.panels(torch.tensor(ns), {names[k]: {"real against real, mean and standard deviation": (means[:, k], spreads[:, k])} for k in part}, xlabel="n", xscale="log")
+    label = "real against real, mean and standard deviation"
+    plots.panels(torch.tensor(ns), {names[k]: {label: means[:, k]} for k in part}, errors={names[k]: {label: spreads[:, k]} for k in part}, xlabel="n", xscale="log")
 
 # %% [markdown]
 # **What the figures show.** The Fréchet distance is biased upwards, the Inception Score downwards (a few pictures show less variety than there is); KID is not biased at all; precision and recall change slowly. So every score is compared at one $n$, with its floor and its spread.

@@ -167,7 +167,7 @@ def test_every_figure_is_drawn(displayed):
     plots.show(x, title="six")
     plots.show({"first": x[:3], "second": x[3:]})
     plots.histogram([x, x / 2], labels=["a", "b"], density=lambda v: torch.exp(-v**2 / 2) / (2 * math.pi) ** 0.5)
-    plots.curves(torch.arange(5), {"y": torch.arange(5.0), "with errors": (torch.arange(5.0), torch.ones(5))}, xlabel="x")
+    plots.curves(torch.arange(5), {"y": torch.arange(5.0), "with errors": torch.arange(5.0)}, xlabel="x", errors={"with errors": torch.ones(5)})
     plots.scatter({"moons": data.two_moons(100), "roll": data.swiss_roll(100)}, by=torch.arange(100) % 2)
     plots.animate([x, x / 2, x / 4], columns=3)
     sizes = [opened(image).size for image in displayed]

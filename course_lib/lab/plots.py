@@ -102,33 +102,33 @@ def histogram(values: Tensor | Sequence[Tensor], labels: Sequence[str] | None = 
 
 
 @styled
-def curves(x: Tensor, ys: dict[str, Tensor], title: str = "", xlabel: str = "", ylabel: str = "", **axis) -> None:
-    """Several curves over one x, each y or a pair (y, error); further keywords go to the axes, such as yscale="log" or ylim=(-15, 15)."""
+def curves(x: Tensor, ys: dict[str, Tensor], title: str = "", xlabel: str = "", ylabel: str = "", errors: dict[str, Tensor] | None = None, **axis) -> None:
+    """Several curves over one x, with error bars where there are `errors`; further keywords go to the axes, such as yscale="log"."""
     figure = new_figure(6, 3)
     axes = figure.subplots()
-    _draw_curves(axes, x, ys, title=title, xlabel=xlabel, ylabel=ylabel, **axis)
+    _draw_curves(axes, x, ys, errors or {}, title=title, xlabel=xlabel, ylabel=ylabel, **axis)
     axes.legend()
     emit(figure, alt=title)
 
 
 @styled
-def panels(x: Tensor, ys: dict[str, dict[str, Tensor]], title: str = "", xlabel: str = "", ylabel: str = "", **axis) -> None:
-    """Like `curves`, several pictures side by side: name of the panel -> its curves."""
+def panels(x: Tensor, ys: dict[str, dict[str, Tensor]], title: str = "", xlabel: str = "", ylabel: str = "",
+           errors: dict[str, dict[str, Tensor]] | None = None, **axis) -> None:
+    """Like `curves`, several pictures side by side: name of the panel -> its curves (and its errors)."""
     figure = new_figure(2.6 * len(ys), 2.8)
     for k, (axes, (name, group)) in enumerate(zip(np.atleast_1d(figure.subplots(1, len(ys))), ys.items())):
-        _draw_curves(axes, x, group, title=name, xlabel=xlabel, ylabel=ylabel if k == 0 else "", **axis)
+        _draw_curves(axes, x, group, (errors or {}).get(name, {}), title=name, xlabel=xlabel, ylabel=ylabel if k == 0 else "", **axis)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(group))
     if title:
         figure.suptitle(title, fontsize=11)
     emit(figure, alt=title)
 
 
-def _draw_curves(axes, x: Tensor, ys: dict[str, Tensor], **axis) -> None:
+def _draw_curves(axes, x: Tensor, ys: dict[str, Tensor], errors: dict[str, Tensor], **axis) -> None:
     for (name, y), style in zip(ys.items(), itertools.cycle(("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1))))):
-        y, error = y if isinstance(y, tuple) else (y, None)
         line = axes.plot(plain(x), plain(y), label=name, linestyle=style)[0]
-        if error is not None:
-            axes.errorbar(plain(x), plain(y), plain(error), fmt="none", ecolor=line.get_color(), elinewidth=1, capsize=2)
+        if name in errors:
+            axes.errorbar(plain(x), plain(y), plain(errors[name]), fmt="none", ecolor=line.get_color(), elinewidth=1, capsize=2)
     axes.set(**axis)
 
 
