@@ -1076,7 +1076,7 @@ for part in ((0, 1, 2), (3, 4)):
     plots.panels(torch.tensor(ns), {names[k]: {label: means[:, k]} for k in part}, errors={names[k]: {label: spreads[:, k]} for k in part}, xlabel="n", xscale="log")
 
 # %% [markdown]
-# **What the figures show.** The Fréchet distance is biased upwards, the Inception Score downwards (a few pictures show less variety than there is); KID is not biased at all; precision and recall change slowly. So every score is compared at one $n$, with its floor and its spread.
+# **What the figures show.** The Fréchet distance is biased upwards, the Inception Score downwards (a few pictures show less variety than there is); KID is not (a mean of ten draws is itself uncertain by a third of its bar); precision and recall change slowly. So every score is compared at one $n$, with its floor and its spread.
 #
 # ## 3.14 Metrics that disagree
 #
