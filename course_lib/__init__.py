@@ -6,12 +6,12 @@ Experiments live in `course_lib.lab` (data, train, metrics, plots, widgets), exe
 """
 from .ddpm import DDPM
 from .denoiser import Denoiser
-from .guidance import cfg, clip
+from .guidance import cfg, clip, threshold
 from .networks.dit import DiT
 from .networks.unet import UNet
-from .samplers import ancestral, ddim, grid, last
+from .samplers import ancestral, ddim, dpmpp, grid, heun, invert, last, slerp, unipc
 from .schedules import Schedule
 from .version import VERSION
 
 __version__ = VERSION
-__all__ = ["Schedule", "Denoiser", "DDPM", "grid", "ddim", "ancestral", "last", "cfg", "clip", "UNet", "DiT"]
+__all__ = ["Schedule", "Denoiser", "DDPM", "grid", "ddim", "ancestral", "heun", "dpmpp", "unipc", "invert", "slerp", "last", "cfg", "clip", "threshold", "UNet", "DiT"]

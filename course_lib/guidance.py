@@ -23,6 +23,18 @@ def cfg(D: Denoise, w: float | Callable[[Tensor], float], null: dict) -> Denoise
     return guided
 
 
+def threshold(D: Denoise, share: float = 0.995, least: float = 1.0) -> Denoise:
+    """Dynamic thresholding: each guess is forced into [-s, s] and divided by s, its `share` quantile of |x0_hat|, at least `least`.
+
+    Strong guidance drives guesses out of the data's range; clipping makes them flat there, this keeps their shapes. (Saharia et al. 2022)
+    """
+    def scaled(x: Tensor, t: Tensor, **condition) -> Tensor:
+        x0_hat = D(x, t, **condition)
+        s = x0_hat.flatten(1).abs().float().quantile(share, dim=1).clamp(min=least)                 # (B,)
+        return x0_hat.clamp(-over(s, x), over(s, x)) / over(s, x) * least
+    return scaled
+
+
 def clip(D: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
     """Forces every guess into the range of the data; goes outside guidance: clip(cfg(D, 2.0, null))."""
     return lambda x, t, **condition: D(x, t, **condition).clamp(low, high)

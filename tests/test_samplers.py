@@ -182,8 +182,8 @@ def test_other_bad_input():
         next(ddim(gaussian_denoiser(schedule), schedule, torch.tensor([math.nan]), grid(schedule, 2)))
     with pytest.raises(ValueError, match="n >= 1 steps"):
         grid(schedule, 0)
-    with pytest.raises(ValueError, match="spacing must be one of time, log_snr"):
-        grid(schedule, 2, "karras")
+    with pytest.raises(ValueError, match="spacing must be one of time, quadratic, log_snr, karras"):
+        grid(schedule, 2, "cubic")
 
 
 def test_guidance():
