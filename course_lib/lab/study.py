@@ -1,0 +1,87 @@
+"""Quality against cost: one model of digits, every sampler, equal numbers of network evaluations."""
+import inspect
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoiser
+from ..guidance import cfg, clip
+from ..samplers import ancestral, ddim, dpmpp, grid, heun, last, unipc
+from . import machine, metrics, plots
+
+
+@dataclass(frozen=True)
+class Way:
+    """A sampler with its options and its grid."""
+    sampler: Callable
+    spacing: str = "time"
+    options: dict = field(default_factory=dict)
+
+    def steps(self, evaluations: int) -> int:
+        """How many steps cost about so many evaluations: heun takes two a step, and one in the last."""
+        return (evaluations + 1) // 2 if self.sampler is heun else evaluations
+
+
+WAYS = {
+    "ancestral":            Way(ancestral),
+    "ancestral, sigma-hat": Way(ancestral, options={"sigma_hat": True}),
+    "ddim":                 Way(ddim),
+    "ddim, quadratic":      Way(ddim, "quadratic"),
+    "ddim, eta 0.5":        Way(ddim, options={"eta": 0.5}),
+    "heun":                 Way(heun, "karras"),
+    "dpmpp":                Way(dpmpp),
+    "dpmpp, log-SNR":       Way(dpmpp, "log_snr"),
+    "unipc":                Way(unipc),
+    "unipc, log-SNR":       Way(unipc, "log_snr"),
+}
+
+
+@torch.no_grad()
+def drawn(D: Denoiser, way: Way, evaluations: int, y: Tensor, w: float = 1.0, seed: int = 0, batch: int = 500) -> tuple[Tensor, int, float]:
+    """A digit for each label y (N,): (N, 1, 28, 28) on the CPU, how often the network was asked for each, and the seconds it took."""
+    calls, on, g, parts, start = 0, next(D.parameters()).device, torch.Generator().manual_seed(seed), [], time.perf_counter()
+
+    def counted(x: Tensor, t: Tensor, **condition) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return D(x, t, **condition)
+    guided = clip(counted if w == 1 else cfg(counted, w, {"y": D.net.num_classes}))
+    ts = grid(D.schedule, way.steps(evaluations), way.spacing)
+    noise = {"generator": g} if "generator" in inspect.signature(way.sampler).parameters else {}
+    for part in y.split(batch):
+        x = D.schedule.prior((len(part), 1, 28, 28), ts[0], g, on)
+        with machine.autocast(on):
+            parts.append(last(way.sampler(guided, D.schedule, x, ts, **noise, **way.options, y=part.to(on))).float().cpu())
+    return torch.cat(parts).clamp(-1, 1), calls // len(parts), time.perf_counter() - start
+
+
+def analyze_sampling_quality(D: Denoiser, evaluations: Iterable[int], ways: dict[str, Way] = WAYS, n: int = 1000, w: float = 1.0, seed: int = 0) -> list[dict]:
+    """Each way at each number of evaluations, on n digits with the same labels and the same noise: a list of rows.
+
+    A row says what was asked and what it cost (sampler, w, n, evaluations, seconds) and how good it was: Fréchet distance and KID with
+    its error against MNIST's 10,000 test digits, class agreement. Compare at one n, beside `metrics.frechet_floor(n)`.
+    """
+    y, rows, real = torch.arange(n) % D.net.num_classes, [], metrics.test_features()
+    for count in evaluations:
+        for name, way in ways.items():
+            x, asked, seconds = drawn(D, way, count, y, w, seed)
+            z = metrics.features(x)
+            kid, error = metrics.kid(z, real)
+            rows.append({"sampler": name, "w": w, "n": n, "evaluations": asked, "seconds": round(seconds, 3), "frechet_distance": metrics.frechet_distance(z, real),
+                         "kid": kid, "kid_error": error, "agreement": metrics.class_agreement(x, y)})
+    return rows
+
+
+def plot_sampling_analysis(rows: list[dict], floor: float | None = None, column: str = "frechet_distance") -> None:
+    """Quality (a column of the rows) against evaluations, a curve for each sampler; floor: what real digits score."""
+    for_each = {name: sorted((r["evaluations"], r[column]) for r in rows if r["sampler"] == name) for name in dict.fromkeys(r["sampler"] for r in rows)}
+    counts = sorted({r["evaluations"] for r in rows})
+    at = lambda points: [dict(points).get(c, float("nan")) for c in counts]
+    curves = {name: torch.tensor(at(points)) for name, points in for_each.items()}
+    if floor is not None:
+        curves["real digits"] = torch.full((len(counts),), floor)
+    plots.curves(torch.tensor(counts), curves, xscale="log", yscale="linear" if column in ("agreement", "kid") else "log",
+                 title="Quality against cost", xlabel="network evaluations for each image", ylabel=column.replace("_", " "))
