@@ -1,6 +1,8 @@
 """What several test files need."""
 import pytest
 
+from course_lib.checks import Checker
+
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
@@ -9,3 +11,16 @@ def runs(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_PRECISION", "float32")
     monkeypatch.setenv("COURSE_DEVICE", "cpu")
     return tmp_path
+
+
+@pytest.fixture
+def refused(capsys, monkeypatch):
+    """refused(question, diagnosis, answer): the check says "not yet", and why."""
+    monkeypatch.delenv("COURSE_STRICT", raising=False)
+
+    def judge(name, diagnosis, answer):
+        check = Checker()
+        check(name, answer)
+        said = capsys.readouterr().out
+        assert not check.passed(name) and said.startswith(f"{name} not yet") and diagnosis in said, said
+    return judge
