@@ -64,7 +64,7 @@ def step(schedule: Schedule, x: Tensor, x0_hat: Tensor, t: Tensor, s: Tensor, et
     alpha_t, alpha_s, sigma_t, sigma_s = schedule.alpha(t), schedule.alpha(s), schedule.sigma(t), schedule.sigma(s)
     ratio = alpha_t / alpha_s
     std = eta * sigma_s * (1 - (ratio * sigma_s / sigma_t) ** 2).clamp(min=0).sqrt()
-    eps_hat = (x - over(alpha_t, x) * x0_hat) / over(sigma_t, x)
+    eps_hat = _eps_hat(schedule, x, x0_hat, t)
     x_s = over(alpha_s, x) * x0_hat + over((sigma_s**2 - std**2).clamp(min=0).sqrt(), x) * eps_hat
     noise = (sigma_t**2 - (ratio * sigma_s) ** 2).clamp(min=0).sqrt() * (s > 0) if sigma_hat else std
     return x_s + over(noise, x) * randn_like(x, generator) if (noise > 0).any() else x_s
@@ -222,9 +222,8 @@ def _along(schedule: Schedule, x: Tensor, eps_hat: Tensor, t: Tensor, s: Tensor)
 def _lifted(schedule: Schedule, x: Tensor, t: Tensor, r: Tensor, s_noise: float, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """x with fresh noise, at the level where sigma / alpha is r (or at the schedule's end); and that level's time."""
     up = torch.maximum(schedule.t_from_log_snr(-2 * r.log()), t)
-    ratio = schedule.alpha(up) / schedule.alpha(t)
-    std = (schedule.sigma(up) ** 2 - (ratio * schedule.sigma(t)) ** 2).clamp(min=0).sqrt()
-    return over(ratio, x) * x + over(s_noise * std, x) * randn_like(x, generator), up
+    plain = over(schedule.alpha(up) / schedule.alpha(t), x) * x
+    return torch.lerp(plain, schedule.renoise(x, t, up, generator), s_noise), up
 
 
 def _h(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:

@@ -1,5 +1,4 @@
 """A network of the diffusers library as our denoiser: its weights, our samplers."""
-import torch
 from torch import Tensor, nn
 
 from ..denoiser import Denoiser
