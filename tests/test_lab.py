@@ -42,6 +42,12 @@ def test_cifar10_from_a_file_and_without_a_network(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="split must be"):
         data.cifar10("validation")
 
+    whole = (tmp_path / "cifar10.npz").read_bytes()
+    for broken in (whole[:2000], b"", b"not an archive"):
+        (tmp_path / "cifar10.npz").write_bytes(broken)
+        with pytest.raises(OSError, match="cifar10.npz is damaged or another file.*delete it"):
+            data.cifar10()
+
     def no_network(*arguments, **keywords):
         raise OSError("no network")
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)

@@ -2,6 +2,7 @@
 import hashlib
 import math
 import os
+import zipfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,8 +41,11 @@ def cifar10(split: str = "train", folder: Path | None = None) -> tuple[Tensor, T
         raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
     folder = Path(folder or os.environ.get("COURSE_DATA") or Path.home() / ".cache/course_lib")
     if (folder / "cifar10.npz").exists():
-        with np.load(folder / "cifar10.npz") as arrays:
-            x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        try:
+            with np.load(folder / "cifar10.npz") as arrays:
+                x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise OSError(f"{folder / 'cifar10.npz'} is damaged or another file ({error}): delete it and call again") from None
     else:
         from torchvision.datasets import CIFAR10
         try:
