@@ -85,7 +85,7 @@ for name, x in ends.items():
     print(f"{name:10} share of samples above 0: {(x > 0).double().mean():.3f} (the data: 0.700), standard deviation within the upper bump {x[x > 0].std():.3f} (0.100)")
 
 # %% [markdown]
-# **What the figure shows.** Only the mean keeps the shares. (That its bump is a little thin is due to the 30 steps.) The median, asked in the middle of the way, answers with the likelier value altogether, and the rarer one dies out. All the equations of lesson 1 want a conditional *mean*; so a diffusion model is trained with $\ell_2$. (People train with $\ell_1$ or Huber, too, and like the crisper pictures. Now you know what they pay.)
+# **What the figure shows.** Only the mean keeps the shares. (Its bumps are a little thinner than the data's.) The median, asked in the middle of the way, answers with the likelier value altogether, and the rarer one dies out. All the equations of lesson 1 want a conditional *mean*; so a diffusion model is trained with $\ell_2$. (People train with $\ell_1$ or Huber, too, and like the crisper pictures. Now you know what they pay.)
 #
 # ## 3.2 One loss, four weightings
 #
@@ -308,7 +308,7 @@ g = torch.Generator().manual_seed(0)
 noisy = [flow.perturb(x, at, torch.randn(x.shape, generator=g)) for x, at in ((digit, t), (large, t), (large, shifted))]
 shrunk = [noisy[0]] + [F.avg_pool2d(x, 4) for x in noisy[1:]]
 rescaled = [x / (2 * x.std()) for x in shrunk]
-plots.show(torch.cat(rescaled), width=5, title="28 x 28;  112 x 112 at the same t;  at the shifted t  (averaged back to 28 x 28)")
+plots.show({"28 x 28": rescaled[0], "112 x 112, averaged": rescaled[1], "shifted t, averaged": rescaled[2]}, columns=1, width=3, title="The same digit, noisy")
 for name, x, at in zip(("28 x 28", "averaged 4 x 4", "shifted, averaged"), shrunk, (t, t, shifted)):
     left = x - flow.alpha(at) * digit                                               # the noise that is left
     print(f"{name:18} log SNR measured {2 * math.log(flow.alpha(at)) - math.log(left.var()):6.2f}, by (3.18) {flow.log_snr(at) + (2 * math.log(4) if name != '28 x 28' else 0):6.2f}")
@@ -405,7 +405,7 @@ for name, term in terms.items():
 print(f"the data's own:    {(-small_ring.log_prob(test).mean() / 2 / math.log(2) - math.log2(2 / 255)):.3f}")
 
 # %% [markdown]
-# **What the figure shows.** A learned variance shortens the file, against $\tilde\beta$ much and against $\beta$ a little, at the price of one more output per pixel. Nearly all of it is won in the first few steps next to the data, where $\beta$ and $\tilde\beta$ lie far apart. What is left to the truth is the price of 100 steps, in which each posterior is only nearly a Gaussian, and of a short training.
+# **What the figure shows.** A learned variance shortens the file, against $\tilde\beta$ much and against $\beta$ a little, at the price of one more output per pixel. Nearly all of it is won in the first few steps next to the data, where $\beta$ and $\tilde\beta$ lie far apart. What is left to the truth may be the price of 100 steps, in which each posterior is only nearly a Gaussian, or of a short training; we have not told the two apart.
 #
 # ## 3.8 The craft of training
 #
@@ -1112,7 +1112,7 @@ print(f"10,000 training digits as the reference: Fréchet distance of their copi
       f"of 10,000 test digits {metrics.frechet_distance(test_z, train_z):.3f}")
 
 # %% [markdown]
-# A star marks what lies more than 4 standard deviations from the floor. **What the table shows.**
+# A star marks what lies more than 4 standard deviations from the floor; *1000 Gau* is a thousand times the Gaussian kernel distance. **What the table shows.**
 #
 # - *Half the classes missing*: seen by all but precision, rightly, for what is there is good. *Ten images, repeated*: recall 0, and the highest Inception Score of all.
 # - *Slight blur* costs recall only. *Noise* of sd 0.1, hardly visible, costs more Fréchet distance than 5 % of pictures that are nothing but noise: it counts what the features notice.

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import nn
 from course_lib import Schedule
 from course_lib.checks import check, hint
-from course_lib.checks.lesson03 import DEFECTS, SmallRun, moons, patient
+from course_lib.checks.trainings import DEFECTS, SmallRun, moons, patient
 from course_lib.lab import data, metrics, plots
 
 torch.manual_seed(0)

@@ -9,7 +9,8 @@ from torch import nn
 
 from course_lib import Schedule
 from course_lib.checks import Checker
-from course_lib.checks.lesson03 import DEFECTS, MOON, PATIENTS, QUESTIONS, SCHEDULE, WIDTH, SmallRun, examined, moons, patient
+from course_lib.checks.lesson03 import QUESTIONS
+from course_lib.checks.trainings import DEFECTS, MOON, PATIENTS, SCHEDULE, WIDTH, SmallRun, examined, moons, patient
 from course_lib.lab.data import GaussianMixture
 
 SHEET = Path(__file__).parents[1] / "lessons/03_training_diffusion_exercises.py"

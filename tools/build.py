@@ -10,7 +10,6 @@ Every notebook is stamped with hashes of its code and of the course_lib files th
 import argparse
 import copy
 import hashlib
-import json
 import os
 import re
 import sys
