@@ -102,7 +102,7 @@ class Schedule:
         """The schedule of T given variances, as they are (Ho et al. 2020: alpha_bar_t is the product of 1 - beta)."""
         betas = _checked_betas(betas)
         alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, dim=0)])  # (T + 1,) at t = i / T
-        at = lambda t: _interpolate(alpha_bar, t)
+        at = lambda t: interpolate(alpha_bar, t)
         return cls(lambda t: at(t).sqrt(), lambda t: (1 - at(t)).sqrt(), betas, made_by)
 
     @classmethod
@@ -150,7 +150,7 @@ class Schedule:
         return cls(lambda t: 1 - t, lambda t: t, made_by=("flow", {}))
 
 
-def _interpolate(table: Tensor, t: Tensor) -> Tensor:
+def interpolate(table: Tensor, t: Tensor) -> Tensor:
     """table (T + 1,) holds values at t = 0, 1/T, ..., 1; straight lines between them."""
     table = table.to(t.device)
     T = len(table) - 1

@@ -14,17 +14,16 @@ from torch import Tensor
 
 from course_lib import ancestral, cfg, clip, grid, last
 from course_lib.denoiser import Denoiser
-from course_lib.lab import data, machine, metrics, train
+from course_lib.lab import data, machine, metrics, study, train
 
 
 @torch.no_grad()
 def samples(D: Denoiser, y: Tensor, w: float, steps: int, seed: int = 0) -> Tensor:
     """A picture for each label: (N, 1, 28, 28) or (N, 3, 32, 32), on the CPU."""
     on, g, parts = next(D.parameters()).device, torch.Generator().manual_seed(seed), []
-    shape = (1, 28, 28) if D.net.channels == 1 else (3, 32, 32)
     guided = clip(D if w == 1 else cfg(D, w, {"y": D.net.num_classes}))
     for part in y.split(500):
-        x = D.schedule.prior((len(part), *shape), generator=g, device=on)
+        x = D.schedule.prior((len(part), *study.picture_shape(D)), generator=g, device=on)
         parts.append(last(ancestral(guided, D.schedule, x, grid(D.schedule, steps), g, y=part.to(on))).cpu().clamp(-1, 1))
     return torch.cat(parts)
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..schedules import over, randn_like
+from ..schedules import Schedule, interpolate, over, randn_like
 
 
 class Batches:
@@ -29,7 +29,7 @@ class Batches:
     def __getitem__(self, k: int) -> tuple[Tensor, Tensor, Tensor, dict]:
         """x0 (B, ...), t (B,) in (0, 1], eps like x0, and the conditions, some of them dropped."""
         epoch, place = divmod(k, len(self.x0) // self.size)
-        rows = _order(len(self.x0), self.seed, epoch)[place * self.size:(place + 1) * self.size].to(self.x0.device)
+        rows = _order(len(self.x0), self.seed, epoch)[place * self.size:(place + 1) * self.size].to(self.x0.device, non_blocking=True)
         g = torch.Generator().manual_seed(self.seed_of(k))
         slots = torch.arange(self.size) + torch.rand(self.size, generator=g)
         t = (1 - slots / self.size).clamp(min=1e-6)                                     # one in each slice of (0, 1]
@@ -50,8 +50,19 @@ def drop(condition: dict[str, Tensor], null: dict, p: float, generator: torch.Ge
     if not condition or not null or p == 0:
         return condition
     lost = torch.rand(len(next(iter(condition.values()))), generator=generator) < p                                    # (B,)
-    swap = lambda name, value: torch.where(over(lost, value).bool(), torch.as_tensor(null[name], device=value.device, dtype=value.dtype), value)
+    none = lambda name, value: null[name].to(value) if isinstance(null[name], Tensor) else value.new_full((), null[name])   # a GPU need not wait for it
+    swap = lambda name, value: torch.where(over(lost, value).bool(), none(name, value), value)
     return {name: swap(name, value) if name in null else value for name, value in condition.items()}
+
+
+def normal_log_snr(schedule: Schedule, mean: float, std: float) -> Callable[[Tensor], Tensor]:
+    """Times whose log-SNR is normally distributed: from evenly spread numbers (B,) in (0, 1] to times (B,), noisier for larger ones.
+
+    EDM's choice, log sigma ~ N(-1.2, 1.2^2) at alpha = 1, is mean = 2.4, std = 2.4. (Karras et al. 2022, table 1)
+    """
+    share = torch.linspace(1e-5, 1 - 1e-5, 10_001, dtype=torch.float64)
+    table = schedule.t_from_log_snr(mean - std * torch.special.ndtri(share))            # (10001,), rising
+    return lambda u: interpolate(table, u.double()).to(u.dtype)
 
 
 @lru_cache(maxsize=2)

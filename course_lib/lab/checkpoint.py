@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 
@@ -29,9 +29,10 @@ def load_tensors(file: Path) -> tuple[dict[str, Tensor], dict]:
     if not file.exists():
         raise FileNotFoundError(f"there is no checkpoint {file}")
     try:
-        with safe_open(file, "pt") as opened:
-            text, digest = ((opened.metadata() or {})[key] for key in ("course", "digest"))
-            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}     # a copy: the file can be replaced
+        whole = file.read_bytes()                                       # at once: a running training may put a new file in its place
+        tensors = load(whole)
+        size = int.from_bytes(whole[:8], "little")                      # the format: 8 bytes of length, then a header in JSON
+        text, digest = (json.loads(whole[8:8 + size]).get("__metadata__", {})[key] for key in ("course", "digest"))
         header = json.loads(text)
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise OSError(f"{file} is not a whole checkpoint of this course ({error}): fetch or train it again") from error

@@ -45,8 +45,9 @@ class Run:
         self.on = next(D.parameters()).device
         self.dtype = machine.precision(self.on)
         self.accelerator = Accelerator(device_placement=False, mixed_precision="no")    # one process or many; precision is ours
-        objective = Objective(D, weight)
-        self.objective = self.accelerator.prepare(torch.compile(objective) if compiled else objective)
+        if compiled:
+            D.net.compile()                                             # in place; the schedule's few numbers per batch stay outside
+        self.objective = self.accelerator.prepare(Objective(D, weight))
         matrices = inner_matrices(D.net) if muon_lr else []
         others = [p for p in D.parameters() if not any(p is m for m in matrices)]
         self.optimizers = [torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)]

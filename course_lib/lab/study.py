@@ -1,4 +1,4 @@
-"""Quality against cost: one model of digits, every sampler, equal numbers of network evaluations."""
+"""Quality against cost: one model, every sampler, equal numbers of network evaluations."""
 import inspect
 import time
 from collections.abc import Callable, Iterable
@@ -39,9 +39,14 @@ WAYS = {
 }
 
 
+def picture_shape(D: Denoiser) -> tuple[int, int, int]:
+    """The size of the pictures that one of the course's models draws: digits (1, 28, 28), photographs (3, 32, 32)."""
+    return (1, 28, 28) if D.net.channels == 1 else (3, 32, 32)
+
+
 @torch.no_grad()
 def drawn(D: Denoiser, way: Way, evaluations: int, y: Tensor, w: float = 1.0, seed: int = 0, batch: int = 500) -> tuple[Tensor, int, float]:
-    """A digit for each label y (N,): (N, 1, 28, 28) on the CPU, how often the network was asked for each, and the seconds it took."""
+    """A picture for each label y (N,): (N, C, H, W) on the CPU, how often the network was asked for each, and the seconds it took."""
     calls, on, g, parts, start = 0, next(D.parameters()).device, torch.Generator().manual_seed(seed), [], time.perf_counter()
 
     def counted(x: Tensor, t: Tensor, **condition) -> Tensor:
@@ -52,36 +57,40 @@ def drawn(D: Denoiser, way: Way, evaluations: int, y: Tensor, w: float = 1.0, se
     ts = grid(D.schedule, way.steps(evaluations), way.spacing)
     noise = {"generator": g} if "generator" in inspect.signature(way.sampler).parameters else {}
     for part in y.split(batch):
-        x = D.schedule.prior((len(part), 1, 28, 28), ts[0], g, on)
+        x = D.schedule.prior((len(part), *picture_shape(D)), ts[0], g, on)
         with machine.autocast(on):
             parts.append(last(way.sampler(guided, D.schedule, x, ts, **noise, **way.options, y=part.to(on))).float().cpu())
     return torch.cat(parts).clamp(-1, 1), calls // len(parts), time.perf_counter() - start
 
 
-def analyze_sampling_quality(D: Denoiser, evaluations: Iterable[int], ways: dict[str, Way] = WAYS, n: int = 1000, w: float = 1.0, seed: int = 0) -> list[dict]:
-    """Each way at each number of evaluations, on n digits with the same labels and the same noise: a list of rows.
+def analyze_sampling_quality(D: Denoiser, evaluations: Iterable[int], ways: dict[str, Way] = WAYS, n: int = 1000, w: float = 1.0, seed: int = 0, *,
+                             look: Callable[[Tensor], Tensor] | None = None, real: Tensor | None = None, batch: int = 500) -> list[dict]:
+    """Each way at each number of evaluations, on n pictures with the same labels and the same noise: a list of rows.
 
-    A row says what was asked and what it cost (sampler, w, n, evaluations, seconds) and how good it was: Fréchet distance and KID with
-    its error against MNIST's 10,000 test digits, class agreement. Compare at one n, beside `metrics.frechet_floor(n)`.
+    A row says what was asked and what it cost (sampler, w, n, evaluations, seconds), and how good it was: Fréchet distance and KID with
+    its error against MNIST's 10,000 test digits, and class agreement. Other pictures need other eyes: look, from pictures to features
+    (n, d), and `real` (m, d), what it sees in real pictures; then there is no agreement. Compare at one n, beside what real pictures score.
     """
-    y, rows, real = torch.arange(n) % D.net.num_classes, [], metrics.test_features()
+    y, rows = torch.arange(n) % D.net.num_classes, []
+    digits, look = look is None, look or metrics.features
+    real = metrics.test_features() if digits else real
     for count in evaluations:
         for name, way in ways.items():
-            x, asked, seconds = drawn(D, way, count, y, w, seed)
-            z = metrics.features(x)
+            x, asked, seconds = drawn(D, way, count, y, w, seed, batch)
+            z = look(x)
             kid, error = metrics.kid(z, real)
             rows.append({"sampler": name, "w": w, "n": n, "evaluations": asked, "seconds": round(seconds, 3), "frechet_distance": metrics.frechet_distance(z, real),
-                         "kid": kid, "kid_error": error, "agreement": metrics.class_agreement(x, y)})
+                         "kid": kid, "kid_error": error} | ({"agreement": metrics.class_agreement(x, y)} if digits else {}))
     return rows
 
 
 def plot_sampling_analysis(rows: list[dict], floor: float | None = None, column: str = "frechet_distance") -> None:
-    """Quality (a column of the rows) against evaluations, a curve for each sampler; floor: what real digits score."""
+    """Quality (a column of the rows) against evaluations, a curve for each sampler; floor: what real pictures score."""
     for_each = {name: sorted((r["evaluations"], r[column]) for r in rows if r["sampler"] == name) for name in dict.fromkeys(r["sampler"] for r in rows)}
     counts = sorted({r["evaluations"] for r in rows})
     at = lambda points: [dict(points).get(c, float("nan")) for c in counts]
     curves = {name: torch.tensor(at(points)) for name, points in for_each.items()}
     if floor is not None:
-        curves["real digits"] = torch.full((len(counts),), floor)
+        curves["real pictures"] = torch.full((len(counts),), floor)
     plots.curves(torch.tensor(counts), curves, xscale="log", yscale="linear" if column in ("agreement", "kid") else "log",
                  title="Quality against cost", xlabel="network evaluations for each image", ylabel=column.replace("_", " "))

@@ -25,7 +25,7 @@ from ..networks.unet import UNet
 from ..schedules import Schedule
 from . import data as datasets
 from . import machine
-from .batches import Batches, drop  # noqa: F401  (drop is part of this module's interface)
+from .batches import Batches, drop, normal_log_snr  # noqa: F401  (drop is part of this module's interface)
 from .checkpoint import load_tensors, save_tensors
 from .run import Run
 
@@ -203,8 +203,11 @@ def load(name: str | Path, on: torch.device | str | None = None) -> Denoiser:
     return D.to(machine.device() if on is None else on).eval().requires_grad_(False)
 
 
-def from_config(config: dict) -> tuple[Denoiser, dict]:
-    """The untrained denoiser and the data that a configuration describes (configs/*.toml). Raises ValueError for what it does not know."""
+def from_config(config: dict) -> tuple[Denoiser, dict, dict]:
+    """The untrained denoiser, the data and train's options that a configuration describes (configs/*.toml).
+
+    In [train], times = {mean = ..., std = ...} asks for `normal_log_snr`. Raises ValueError for what it does not know.
+    """
     for needed in ("data", "network", "train"):
         if needed not in config:
             raise ValueError(f"it must say `data`, [network] and [train]; there is no {needed}")
@@ -221,8 +224,13 @@ def from_config(config: dict) -> tuple[Denoiser, dict]:
         D = Denoiser(NETWORKS[kind](**network), getattr(Schedule, name)(**schedule), config.get("target", "v"), sigma_data=config.get("sigma_data", 0.5))
     except TypeError as error:
         raise ValueError(f"[network] or [schedule] has a wrong entry: {error}") from None
+    how = dict(config["train"])
+    if "times" in how:
+        if not isinstance(how["times"], dict) or how["times"].keys() != {"mean", "std"}:
+            raise ValueError(f"times in [train] are {{mean = ..., std = ...}}, those of a normally distributed log-SNR; got {how['times']}")
+        how["times"] = normal_log_snr(D.schedule, **how["times"])
     x0, y = DATA[config["data"]]("train")
-    return D, {"x0": x0} | ({"y": y} if network.get("num_classes") else {})
+    return D, {"x0": x0} | ({"y": y} if network.get("num_classes") else {}), how
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -232,11 +240,11 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = parser.parse_args(arguments)
     try:
         config = tomllib.loads(arguments.config.read_text(encoding="utf-8"))
-        D, data = from_config(config)
+        D, data, how = from_config(config)
     except (OSError, ValueError) as error:                              # TOML's own errors are ValueErrors
         parser.error(f"{arguments.config} cannot be trained: {error}")
     name = arguments.config.stem
-    trained = train(D, data, **config["train"], out=name, budget=arguments.budget)
+    trained = train(D, data, **how, out=name, budget=arguments.budget)
     if int(os.environ.get("RANK", 0)) == 0 and trained.done:
         file = runs_folder() / name / f"{name}.safetensors"
         save(trained, file, data=config["data"], config=config, command=f"python -m course_lib.lab.train configs/{name}.toml")
