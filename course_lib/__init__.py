@@ -4,14 +4,15 @@ The one idea: x_t = alpha(t) x0 + sigma(t) eps, with t = 0 data and t = 1 noise.
 (x, t, **condition) -> x0_hat; what changes x0_hat is a wrapper, what changes x_t is a sampler.
 Experiments live in `course_lib.lab` (data, train, metrics, plots, widgets), exercise checks in `course_lib.checks`.
 """
+from .consistency import Consistency
 from .ddpm import DDPM
 from .denoiser import Denoiser
 from .guidance import cfg, clip, threshold
 from .networks.dit import DiT
 from .networks.unet import UNet
-from .samplers import ancestral, ddim, dpmpp, grid, heun, invert, last, slerp, unipc
+from .samplers import ancestral, consistency, ddim, dpmpp, grid, heun, invert, last, slerp, unipc
 from .schedules import Schedule
 from .version import VERSION
 
 __version__ = VERSION
-__all__ = ["Schedule", "Denoiser", "DDPM", "grid", "ddim", "ancestral", "heun", "dpmpp", "unipc", "invert", "slerp", "last", "cfg", "clip", "threshold", "UNet", "DiT"]
+__all__ = ["Schedule", "Denoiser", "Consistency", "DDPM", "grid", "ddim", "ancestral", "heun", "dpmpp", "unipc", "consistency", "invert", "slerp", "last", "cfg", "clip", "threshold", "UNet", "DiT"]

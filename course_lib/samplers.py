@@ -167,6 +167,19 @@ def unipc(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], **cond
 
 
 @torch.no_grad()
+def consistency(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], generator: torch.Generator | None = None, **condition) -> Iterator[Tensor]:
+    """Song et al. 2023, consistency models, algorithm 1: guess the end, go back to the next level with fresh noise, guess again.
+
+    For denoisers whose guess is an end of the path (course_lib.consistency); ts: the levels they were trained at, then 0.
+    """
+    steps = _pairs(ts, x)
+    yield x
+    for t, s in steps:
+        x = schedule.perturb(D(x, t, **condition), s, randn_like(x, generator))
+        yield x
+
+
+@torch.no_grad()
 def invert(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], **condition) -> Iterator[Tensor]:
     """ddim backwards: from data to the noise that ddim would have started from. ts: rising, such as grid(schedule, n).flip(0).
 

@@ -7,8 +7,10 @@ import torch
 from IPython.display import display
 from torch import Tensor
 
+from .. import samplers
 from ..schedules import Schedule
 from . import plots
+from .data import GaussianMixture
 
 
 def explore(draw: Callable, label: str, stills: Sequence[float], start: float, low: float = 0.0, high: float = 1.0,
@@ -67,3 +69,41 @@ def schedule_explorer(x0: Tensor, eps: Tensor, T: int = 1000) -> None:
 
     explore(draw, "beta_T", stills=(0.005, 0.02, 0.05), start=0.02, low=0.002, high=0.06, step=0.002, size=(4.6, 4.6),
             title="Linear schedules beside the cosine schedule")
+
+
+STILLS = (("ddim", 5, 0.0, "time"), ("ddim", 20, 0.0, "time"), ("ddim", 20, 1.0, "time"), ("dpmpp", 5, 0.0, "quadratic"), ("unipc", 8, 0.0, "quadratic"))
+
+
+def sampler_explorer(mixture: GaussianMixture, schedule: Schedule, n: int = 30) -> None:
+    """Choose a sampler, its steps, eta and grid, and see the paths of n noises to 2-D data with the exact denoiser.
+
+    mixture: in the plane. eta counts for ddim alone; heun takes two evaluations a step.
+    """
+    D, noise = mixture.denoiser(schedule), schedule.prior((n, 2), generator=torch.Generator().manual_seed(0)).double()
+    real = mixture.sample(1000)
+
+    def draw(figure, sampler: str, steps: int, eta: float, spacing: str) -> None:
+        options = {"eta": eta, "generator": torch.Generator().manual_seed(1)} if sampler == "ddim" else {}
+        ts = samplers.grid(schedule, steps, spacing)
+        path = torch.stack(list(getattr(samplers, sampler)(D, schedule, noise, ts, **options)))             # (steps + 1, n, 2)
+        axes = figure.subplots()
+        axes.plot(*real.T, ".", ms=1.5, color="0.75")
+        axes.plot(path[..., 0], path[..., 1], lw=0.6, color=plots.BLUE, alpha=0.6)
+        axes.plot(*path[-1].T, "o", ms=3.5, color=plots.ORANGE)
+        axes.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal", xticks=[], yticks=[],
+                 title=f"{sampler}, {steps} steps, {spacing}" + (f", eta {eta:g}" if sampler == "ddim" else ""))
+
+    if os.environ.get("COURSE_STATIC") == "1":
+        figure = plots.new_figure(10.0, 2.4)
+        plots.styled(lambda: [draw(part, *still) for part, still in zip(figure.subfigures(1, len(STILLS)), STILLS)])()
+        return plots.emit(figure, "jpeg", "Paths from noise to data")
+    controls = {"sampler": ipywidgets.Dropdown(options=["ddim", "heun", "dpmpp", "unipc"], description="sampler"),
+                "steps": ipywidgets.IntSlider(value=8, min=2, max=40, description="steps"),
+                "eta": ipywidgets.FloatSlider(value=0.0, min=0.0, max=1.0, step=0.1, description="eta"),
+                "spacing": ipywidgets.Dropdown(options=list(samplers.SPACINGS), description="grid")}
+
+    def update(**values) -> None:
+        figure = plots.new_figure(4.5, 4.5)
+        plots.styled(draw)(figure, **values)
+        plots.emit(figure, "png", "Paths from noise to data")
+    display(*controls.values(), ipywidgets.interactive_output(update, controls))

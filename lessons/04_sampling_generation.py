@@ -31,15 +31,15 @@ plots.scatter(clouds, title="Ancestral sampling, a perfect denoiser", limit=1.8)
 #
 # Lesson 1 stepped from $t$ to $t-1$. Now we want to jump, from any level $t$ to any cleaner level $s < t$. Write $\alpha_t, \sigma_t$ for $\alpha(t), \sigma(t)$. **What lies between two levels?** Noise is added: $x_t = \alpha_{t|s}\,x_s + \sigma_{t|s}\,z$ with a new draw $z$. The factor on the data must become $\alpha_t$ and the variances must add up to $\sigma_t^2$, so
 #
-# $$\alpha_{t|s} = \frac{\alpha_t}{\alpha_s}, \qquad \sigma_{t|s}^2 = \sigma_t^2 - \alpha_{t|s}^2\,\sigma_s^2 \tag{4.?jump}$$
+# $$\alpha_{t|s} = \frac{\alpha_t}{\alpha_s}, \qquad \sigma_{t|s}^2 = \sigma_t^2 - \alpha_{t|s}^2\,\sigma_s^2 \tag{4.1}$$
 #
 # This is $\sqrt{\alpha_t}$ and $\beta_t$ of lesson 1 for a step of any size. So its step back (1.17), (1.18) holds with the new letters: multiply the bell $q(x_t\mid x_s)$, as a function of $x_s$ of mean $x_t/\alpha_{t|s}$ and variance $\sigma_{t|s}^2/\alpha_{t|s}^2$, by $q(x_s\mid x_0)$. The inverse variances add to $\frac{\alpha_{t|s}^2}{\sigma_{t|s}^2} + \frac1{\sigma_s^2} = \frac{\sigma_t^2}{\sigma_{t|s}^2\sigma_s^2}$, and
 #
-# $$q(x_s\mid x_t, x_0) = \mathcal N\Big(\frac{\alpha_{t|s}\sigma_s^2}{\sigma_t^2}\,x_t + \frac{\alpha_s\sigma_{t|s}^2}{\sigma_t^2}\,x_0,\ \tilde\sigma^2 I\Big), \qquad \tilde\sigma = \frac{\sigma_s\,\sigma_{t|s}}{\sigma_t} \tag{4.?posterior}$$
+# $$q(x_s\mid x_t, x_0) = \mathcal N\Big(\frac{\alpha_{t|s}\sigma_s^2}{\sigma_t^2}\,x_t + \frac{\alpha_s\sigma_{t|s}^2}{\sigma_t^2}\,x_0,\ \tilde\sigma^2 I\Big), \qquad \tilde\sigma = \frac{\sigma_s\,\sigma_{t|s}}{\sigma_t} \tag{4.2}$$
 #
 # The sampler puts the guess $\hat x_0$ in place of $x_0$. **And which variance?** $\tilde\sigma^2$ is right for someone who knows $x_0$. The sampler does not: given $x_t$ alone, $x_0$ itself is uncertain, and since $x_0$ enters with the factor above, independently of the posterior's own noise,
 #
-# $$\operatorname{Var}(x_s\mid x_t) = \tilde\sigma^2 + \Big(\frac{\alpha_s\sigma_{t|s}^2}{\sigma_t^2}\Big)^2\operatorname{Var}(x_0\mid x_t) \tag{4.?between}$$
+# $$\operatorname{Var}(x_s\mid x_t) = \tilde\sigma^2 + \Big(\frac{\alpha_s\sigma_{t|s}^2}{\sigma_t^2}\Big)^2\operatorname{Var}(x_0\mid x_t) \tag{4.3}$$
 #
 # If the data is a single point, this is $\tilde\sigma^2$. If the data is $\mathcal N(0, 1)$ and $\alpha^2+\sigma^2 = 1$, then $\operatorname{Var}(x_0\mid x_t) = \sigma_t^2$, the sum is $\frac{\sigma_{t|s}^2}{\sigma_t^2}\big(\sigma_s^2 + \alpha_s^2\sigma_{t|s}^2\big)$, and with $\alpha_s^2\sigma_{t|s}^2 = \alpha_s^2\sigma_t^2 - \alpha_t^2\sigma_s^2 = \sigma_t^2 - \sigma_s^2$ it is $\sigma_{t|s}^2$. So Ho et al.'s two choices, $\tilde\sigma^2$ (lesson 1's $\tilde\beta$) and $\sigma_{t|s}^2$ (its $\beta$; the DDIM paper writes $\hat\sigma$), are right for two kinds of data, and real data lies between.
 
@@ -96,25 +96,25 @@ plots.panels(counts, {f"data of width {w}": {name: torch.stack([final_width(w, n
 #
 # **Must a step add noise at all?** Training never used the *walk*: the loss contains $q(x_t\mid x_0)$ at single levels, and nothing about how $x_t$ and $x_s$ belong together. So any rule for the step will do that keeps the marginals. Suppose we knew $x_0$. Then $\epsilon = (x_t - \alpha_t x_0)/\sigma_t$ is known, too. Keep some of it and replace the rest by a fresh draw $z$ with a standard deviation $v$ of our choice, $0\le v\le\sigma_s$:
 #
-# $$x_s = \alpha_s\,x_0 + \sqrt{\sigma_s^2 - v^2}\;\frac{x_t-\alpha_t x_0}{\sigma_t} + v\,z \tag{4.?family}$$
+# $$x_s = \alpha_s\,x_0 + \sqrt{\sigma_s^2 - v^2}\;\frac{x_t-\alpha_t x_0}{\sigma_t} + v\,z \tag{4.4}$$
 #
 # If $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with Gaussian $\epsilon$, the two parts of noise are independent, and by (1.1) their sum has the variance
 #
-# $$(\sigma_s^2 - v^2) + v^2 = \sigma_s^2, \qquad\text{so}\qquad x_s\mid x_0 \sim \mathcal N(\alpha_s x_0,\ \sigma_s^2 I) \tag{4.?marginal}$$
+# $$(\sigma_s^2 - v^2) + v^2 = \sigma_s^2, \qquad\text{so}\qquad x_s\mid x_0 \sim \mathcal N(\alpha_s x_0,\ \sigma_s^2 I) \tag{4.5}$$
 #
 # whatever $v$ is; and so on, step by step, down to the data. This is Song, Meng and Ermon's family (2021). Most of its members are not *Markov*: the forward walk that belongs to them looks at $x_0$ in every step. One is: if $v = \tilde\sigma$,
 #
-# $$\sqrt{\sigma_s^2-\tilde\sigma^2} = \frac{\sigma_s}{\sigma_t}\sqrt{\sigma_t^2 - \sigma_{t|s}^2} = \frac{\alpha_{t|s}\,\sigma_s^2}{\sigma_t} \tag{4.?one}$$
+# $$\sqrt{\sigma_s^2-\tilde\sigma^2} = \frac{\sigma_s}{\sigma_t}\sqrt{\sigma_t^2 - \sigma_{t|s}^2} = \frac{\alpha_{t|s}\,\sigma_s^2}{\sigma_t} \tag{4.6}$$
 #
-# which divided by $\sigma_t$ is the factor of $x_t$ in (4.?posterior); and the factor on $x_0$ is $\alpha_s - \alpha_t\alpha_{t|s}\sigma_s^2/\sigma_t^2 = \alpha_s\,(\sigma_t^2-\alpha_{t|s}^2\sigma_s^2)/\sigma_t^2$, as there. So write $v = \eta\,\tilde\sigma$: $\eta = 1$ is ancestral sampling, $\eta = 0$ is DDIM, without noise.
+# which divided by $\sigma_t$ is the factor of $x_t$ in (4.2); and the factor on $x_0$ is $\alpha_s - \alpha_t\alpha_{t|s}\sigma_s^2/\sigma_t^2 = \alpha_s\,(\sigma_t^2-\alpha_{t|s}^2\sigma_s^2)/\sigma_t^2$, as there. So write $v = \eta\,\tilde\sigma$: $\eta = 1$ is ancestral sampling, $\eta = 0$ is DDIM, without noise.
 #
-# **Does each $\eta$ need a network of its own?** The bound (1.22) compares, in each step, two Gaussians of variance $v^2$, one with $x_0$ and one with $\hat x_0$ in (4.?family). By (1.3) that is
+# **Does each $\eta$ need a network of its own?** The bound (1.22) compares, in each step, two Gaussians of variance $v^2$, one with $x_0$ and one with $\hat x_0$ in (4.4). By (1.3) that is
 #
-# $$\mathrm{KL} = \frac1{2v^2}\Big(\alpha_s - \frac{\alpha_t}{\sigma_t}\sqrt{\sigma_s^2-v^2}\Big)^2\|x_0-\hat x_0\|^2 \tag{4.?same}$$
+# $$\mathrm{KL} = \frac1{2v^2}\Big(\alpha_s - \frac{\alpha_t}{\sigma_t}\sqrt{\sigma_s^2-v^2}\Big)^2\|x_0-\hat x_0\|^2 \tag{4.7}$$
 #
 # once more a weighted denoising error: the same mean is best for all. So one network serves the whole family. With its guess, and $\hat\epsilon = (x_t-\alpha_t\hat x_0)/\sigma_t$, the step is
 #
-# $$x_s = \alpha_s\,\hat x_0 + \sqrt{\sigma_s^2-\eta^2\tilde\sigma^2}\;\hat\epsilon + \eta\,\tilde\sigma\,z \tag{4.?ddim}$$
+# $$x_s = \alpha_s\,\hat x_0 + \sqrt{\sigma_s^2-\eta^2\tilde\sigma^2}\;\hat\epsilon + \eta\,\tilde\sigma\,z \tag{4.8}$$
 
 # %%
 @torch.no_grad()
@@ -164,25 +164,25 @@ print(f"20,000 draws of the data itself: {floor.mean():.4f} +- {floor.std():.4f}
 #
 # ## 4.4 Without noise, sampling is an ODE
 #
-# At $\eta=0$ nothing is random. **What is this rule, when steps get smaller and smaller?** Divide (4.?ddim) by $\alpha_s$, and write $\bar x = x/\alpha$ and $\bar\sigma = \sigma/\alpha$ (EDM's image and noise level, (1.34)). Since $\bar x_t = \hat x_0 + \bar\sigma_t\hat\epsilon$,
+# At $\eta=0$ nothing is random. **What is this rule, when steps get smaller and smaller?** Divide (4.8) by $\alpha_s$, and write $\bar x = x/\alpha$ and $\bar\sigma = \sigma/\alpha$ (EDM's image and noise level, (1.34)). Since $\bar x_t = \hat x_0 + \bar\sigma_t\hat\epsilon$,
 #
-# $$\bar x_s = \hat x_0 + \bar\sigma_s\,\hat\epsilon = \bar x_t + (\bar\sigma_s-\bar\sigma_t)\,\hat\epsilon \tag{4.?bar}$$
+# $$\bar x_s = \hat x_0 + \bar\sigma_s\,\hat\epsilon = \bar x_t + (\bar\sigma_s-\bar\sigma_t)\,\hat\epsilon \tag{4.9}$$
 #
 # A straight step along a slope: *Euler's method* for the ordinary differential equation
 #
-# $$\frac{d\bar x}{d\bar\sigma} = \hat\epsilon(x_t, t) \tag{4.?slope}$$
+# $$\frac{d\bar x}{d\bar\sigma} = \hat\epsilon(x_t, t) \tag{4.10}$$
 #
 # In the time $t$ (a prime is a derivative by $t$): $x = \alpha\bar x$ gives $x' = \alpha'\bar x + \alpha\,\bar\sigma'\hat\epsilon$, with $\alpha\bar\sigma' = \sigma' - \sigma\alpha'/\alpha$ and $\alpha'\bar x = \alpha'\hat x_0 + \alpha'\sigma\hat\epsilon/\alpha$. Two terms cancel:
 #
-# $$\frac{dx_t}{dt} = \alpha'\,\hat x_0(x_t,t) + \sigma'\,\hat\epsilon(x_t,t) \tag{4.?flow}$$
+# $$\frac{dx_t}{dt} = \alpha'\,\hat x_0(x_t,t) + \sigma'\,\hat\epsilon(x_t,t) \tag{4.11}$$
 #
 # For $\alpha = 1-t$, $\sigma = t$ that is $\hat\epsilon-\hat x_0$: the flow of section 3.3. **Does the ODE have the right marginals for every schedule?** The argument of (3.8) needs no straight lines. Take $x_t = \alpha x_0+\sigma\epsilon$ with the exact conditional means. For a smooth $f$,
 #
-# $$\frac{d}{dt}\,\mathbb E f(x_t) = \mathbb E\big[\nabla f(x_t)\cdot(\alpha' x_0 + \sigma'\epsilon)\big] = \mathbb E\big[\nabla f(x_t)\cdot(\alpha'\hat x_0 + \sigma'\hat\epsilon)\big] \tag{4.?transport}$$
+# $$\frac{d}{dt}\,\mathbb E f(x_t) = \mathbb E\big[\nabla f(x_t)\cdot(\alpha' x_0 + \sigma'\epsilon)\big] = \mathbb E\big[\nabla f(x_t)\cdot(\alpha'\hat x_0 + \sigma'\hat\epsilon)\big] \tag{4.12}$$
 #
-# (first the average over what passes through $x_t$, then over $x_t$), and particles that follow (4.?flow) obey the same rule by the chain rule. So they have the distribution of $x_t$ at every $t$ if they have it at one. With the score, $\hat\epsilon = -\sigma\nabla\log q_t$ by (1.29) and $\hat x_0 = (x-\sigma\hat\epsilon)/\alpha$, it reads
+# (first the average over what passes through $x_t$, then over $x_t$), and particles that follow (4.11) obey the same rule by the chain rule. So they have the distribution of $x_t$ at every $t$ if they have it at one. With the score, $\hat\epsilon = -\sigma\nabla\log q_t$ by (1.29) and $\hat x_0 = (x-\sigma\hat\epsilon)/\alpha$, it reads
 #
-# $$\frac{dx}{dt} = \frac{\alpha'}{\alpha}\,x - \frac{g^2}2\,\nabla\log q_t(x), \qquad g^2 = 2\sigma\sigma' - 2\sigma^2\,\frac{\alpha'}\alpha \tag{4.?pf}$$
+# $$\frac{dx}{dt} = \frac{\alpha'}{\alpha}\,x - \frac{g^2}2\,\nabla\log q_t(x), \qquad g^2 = 2\sigma\sigma' - 2\sigma^2\,\frac{\alpha'}\alpha \tag{4.13}$$
 #
 # This is the **probability-flow ODE** of Song et al. (2021). It turns each noise into one image, always the same. Look at the paths of five noises, with and without noise on the way:
 
@@ -200,21 +200,21 @@ for k in (0, 100, 160, 200):
     print(f"eta = 0, share of the distribution below each path at t = {ts[k]:.1f}: " + ", ".join(f"{p:.3f}" for p in below(walks["eta = 0"][:, k], ts[k])))
 
 # %% [markdown]
-# **What the figure shows.** Without noise the paths are smooth and do not cross; with noise they wander, and where a walk began says little about where it ends. The printed shares check (4.?transport): on a line, particles that cannot cross keep their rank. A path that starts above 54 % of the noise stays above 54 % of $q_t$; in the last steps it is off by at most 0.01, the error of 200 steps.
+# **What the figure shows.** Without noise the paths are smooth and do not cross; with noise they wander, and where a walk began says little about where it ends. The printed shares check (4.12): on a line, particles that cannot cross keep their rank. A path that starts above 54 % of the noise stays above 54 % of $q_t$; in the last steps it is off by at most 0.01, the error of 200 steps.
 #
 # ## 4.5 What noise is good for
 #
 # If noise costs accuracy, why add any? Look at what it does in a small step: by $\sqrt{\sigma_s^2-v^2} = \sigma_s - \frac{v^2}{2\sigma_s} + O(v^4)$, and since $\hat\epsilon = -\sigma\nabla\log q$,
 #
-# $$\sqrt{\sigma_s^2-v^2}\;\hat\epsilon + v\,z = \sigma_s\,\hat\epsilon + \tfrac{v^2}2\,\nabla\log q + v\,z + O(v^4) \tag{4.?push}$$
+# $$\sqrt{\sigma_s^2-v^2}\;\hat\epsilon + v\,z = \sigma_s\,\hat\epsilon + \tfrac{v^2}2\,\nabla\log q + v\,z + O(v^4) \tag{4.14}$$
 #
 # (for $\hat\epsilon$ seen at level $s$). So a step with noise is a step of the ODE, and then a walk that stays at its level: a push towards denser data and fresh noise, $dx = \frac12\nabla\log q\,d\tau + dw$ for a "time" $\tau = v^2$, where $dw$ is noise of variance $d\tau$. This is **Langevin dynamics**. What does it do to a cloud with density $p$? For a smooth $f$, expand $f(x + \frac\tau2\nabla\log q + \sqrt\tau z)$ to first order in $\tau$ and average over $z$: the push gives $\frac\tau2\nabla f\cdot\nabla\log q$, the noise $\frac\tau2\Delta f$. ($\Delta f$ is the sum of second derivatives.) Integrate by parts, $\int p\,\Delta f = -\int\nabla p\cdot\nabla f$, and write $\nabla p = p\,\nabla\log p$:
 #
-# $$\frac{d}{d\tau}\,\mathbb E_p f = \tfrac12\,\mathbb E_p\big[\nabla f\cdot\nabla\log q + \Delta f\big] = \tfrac12\,\mathbb E_p\big[\nabla f\cdot(\nabla\log q - \nabla\log p)\big] \tag{4.?langevin}$$
+# $$\frac{d}{d\tau}\,\mathbb E_p f = \tfrac12\,\mathbb E_p\big[\nabla f\cdot\nabla\log q + \Delta f\big] = \tfrac12\,\mathbb E_p\big[\nabla f\cdot(\nabla\log q - \nabla\log p)\big] \tag{4.15}$$
 #
-# If $p = q$ nothing changes: the marginals are kept, as they must be. And if $p\ne q$, because an earlier step went wrong? By (4.?langevin) the divergence $\mathrm{KL}(p\|q) = \int p\log\frac pq$ changes at the rate $\frac{d}{d\tau}\mathbb E_p f$ with $f = \log\frac pq$ held fixed, plus $\int\frac{\partial p}{\partial\tau} = 0$ from the $p$ in the logarithm. So
+# If $p = q$ nothing changes: the marginals are kept, as they must be. And if $p\ne q$, because an earlier step went wrong? By (4.15) the divergence $\mathrm{KL}(p\|q) = \int p\log\frac pq$ changes at the rate $\frac{d}{d\tau}\mathbb E_p f$ with $f = \log\frac pq$ held fixed, plus $\int\frac{\partial p}{\partial\tau} = 0$ from the $p$ in the logarithm. So
 #
-# $$\frac{d}{d\tau}\,\mathrm{KL}(p\,\|\,q) = -\tfrac12\,\mathbb E_p\,\big\|\nabla\log p-\nabla\log q\big\|^2 \tag{4.?kl}$$
+# $$\frac{d}{d\tau}\,\mathrm{KL}(p\,\|\,q) = -\tfrac12\,\mathbb E_p\,\big\|\nabla\log p-\nabla\log q\big\|^2 \tag{4.16}$$
 #
 # never positive: **noise makes the cloud forget errors that were made before.** The ODE forgets nothing. It moves the points of $p$ and of $q$ by one and the same map, which multiplies both densities by the same factor at corresponding points, so that $\log\frac pq$ travels along and $\mathrm{KL}$ stays as it is.
 #
@@ -283,25 +283,25 @@ print(f"the data: {floor.mean(0)[0]:.1%} +- {floor.std(0)[0]:.1%} ({floor.mean(0
 #
 # From here on, no noise: how well do we solve the ODE? Write it as $x' = g(x,\tau)$ with some time $\tau$, cut a fixed length $L$ into $n$ steps of size $h = L/n$. One Euler step from an exact $x$ leaves out the rest of Taylor's series:
 #
-# $$x(\tau+h) - \big(x(\tau) + h\,x'(\tau)\big) = \tfrac{h^2}2\,x''(\tau) + O(h^3) \tag{4.?taylor}$$
+# $$x(\tau+h) - \big(x(\tau) + h\,x'(\tau)\big) = \tfrac{h^2}2\,x''(\tau) + O(h^3) \tag{4.17}$$
 #
 # **And $n$ steps?** Let a method err by at most $Ch^{p+1}$ in each step, and let an error that is there already grow by at most $1+Kh$. Then $e_{k+1}\le(1+Kh)\,e_k + Ch^{p+1}$, and adding up the geometric series, with $(1+Kh)^n\le e^{KL}$,
 #
-# $$e_n \le Ch^{p+1}\,\frac{(1+Kh)^n-1}{Kh} \le \frac{C\,(e^{KL}-1)}{K}\;h^p \tag{4.?global}$$
+# $$e_n \le Ch^{p+1}\,\frac{(1+Kh)^n-1}{Kh} \le \frac{C\,(e^{KL}-1)}{K}\;h^p \tag{4.18}$$
 #
 # One power of $h$ is lost. The method is *of order $p$*: twice the steps, an error $2^p$ times smaller. Euler, and therefore DDIM, has order 1.
 #
 # **Heun's method** takes an Euler step, looks at the slope where it arrives, and repeats the step with the mean of both slopes. The Euler point is off by $O(h^2)$, so the slope there is $x'(\tau+h)+O(h^2) = x' + h\,x'' + O(h^2)$, and
 #
-# $$x + h\,\frac{x' + (x'+h\,x''+O(h^2))}2 = x + h\,x' + \tfrac{h^2}2\,x'' + O(h^3) \tag{4.?heun}$$
+# $$x + h\,\frac{x' + (x'+h\,x''+O(h^2))}2 = x + h\,x' + \tfrac{h^2}2\,x'' + O(h^3) \tag{4.19}$$
 #
-# agrees with Taylor up to $h^2$: order 2, for two evaluations a step. Karras et al. (2022, algorithm 1) apply it to (4.?slope), with a plain Euler step to $\bar\sigma = 0$. In our letters, by (4.?bar) times $\alpha_s$ (it divides by $\alpha_t$, so it cannot start where $\alpha = 0$):
+# agrees with Taylor up to $h^2$: order 2, for two evaluations a step. Karras et al. (2022, algorithm 1) apply it to (4.10), with a plain Euler step to $\bar\sigma = 0$. In our letters, by (4.9) times $\alpha_s$ (it divides by $\alpha_t$, so it cannot start where $\alpha = 0$):
 
 # %%
 def heun_step(D, schedule, x, t, s, **condition):
     alpha_t, sigma_t, alpha_s, sigma_s = levels(schedule, t, s)
     eps_hat = (x - alpha_t * D(x, t, **condition)) / sigma_t
-    along = lambda eps: alpha_s / alpha_t * x + (sigma_s - alpha_s / alpha_t * sigma_t) * eps     # alpha_s times (4.?bar)
+    along = lambda eps: alpha_s / alpha_t * x + (sigma_s - alpha_s / alpha_t * sigma_t) * eps     # alpha_s times (4.9)
     ahead = along(eps_hat)
     if sigma_s > 0:
         eps_ahead = (ahead - alpha_s * D(ahead, s, **condition)) / sigma_s
@@ -318,21 +318,21 @@ def heun(D, schedule, x, ts, **condition):
 # %% [markdown]
 # ## 4.7 DPM-Solver++: solve exactly what can be solved
 #
-# **Which time should the steps be counted in, and which part of the equation is really unknown?** Take $\lambda = \log(\alpha/\sigma) = -\log\bar\sigma$, half the log-SNR. Then $d\bar\sigma = -\bar\sigma\,d\lambda$, and (4.?slope) says $d\bar x/d\lambda = -\bar\sigma\hat\epsilon = \hat x_0-\bar x$. The $-\bar x$ is linear, so a factor $e^\lambda$ removes it:
+# **Which time should the steps be counted in, and which part of the equation is really unknown?** Take $\lambda = \log(\alpha/\sigma) = -\log\bar\sigma$, half the log-SNR. Then $d\bar\sigma = -\bar\sigma\,d\lambda$, and (4.10) says $d\bar x/d\lambda = -\bar\sigma\hat\epsilon = \hat x_0-\bar x$. The $-\bar x$ is linear, so a factor $e^\lambda$ removes it:
 #
-# $$\frac{d}{d\lambda}\big(e^\lambda\,\bar x\big) = e^\lambda\,\bar x + e^\lambda(\hat x_0 - \bar x) = e^\lambda\,\hat x_0 \tag{4.?lambda}$$
+# $$\frac{d}{d\lambda}\big(e^\lambda\,\bar x\big) = e^\lambda\,\bar x + e^\lambda(\hat x_0 - \bar x) = e^\lambda\,\hat x_0 \tag{4.20}$$
 #
 # Integrate from $\lambda_t$ to $\lambda_s$ and note $e^\lambda\bar x = x/\sigma$:
 #
-# $$x_s = \frac{\sigma_s}{\sigma_t}\,x_t + \sigma_s\int_{\lambda_t}^{\lambda_s}e^\lambda\,\hat x_0(\lambda)\,d\lambda \tag{4.?exact}$$
+# $$x_s = \frac{\sigma_s}{\sigma_t}\,x_t + \sigma_s\int_{\lambda_t}^{\lambda_s}e^\lambda\,\hat x_0(\lambda)\,d\lambda \tag{4.21}$$
 #
 # *Nothing has been approximated.* This is an **exponential integrator**: only the guess must be continued along the path, and it changes slowly. Let $h = \lambda_s-\lambda_t$, $u = \lambda-\lambda_t$, and use $\sigma_se^{\lambda_t+u} = \alpha_s e^{u-h}$. If $\hat x_0$ is a polynomial in $u$, we need the integrals
 #
-# $$I_k = \int_0^h e^{u-h}u^k\,du, \qquad I_0 = 1-e^{-h}, \qquad I_k = h^k - k\,I_{k-1} \tag{4.?moments}$$
+# $$I_k = \int_0^h e^{u-h}u^k\,du, \qquad I_0 = 1-e^{-h}, \qquad I_k = h^k - k\,I_{k-1} \tag{4.22}$$
 #
 # (by parts). *A constant*: $x_s = \frac{\sigma_s}{\sigma_t}x_t + \alpha_s(1-e^{-h})\,\hat x_0$ and, as $\alpha_se^{-h} = \sigma_s\alpha_t/\sigma_t$, this is DDIM again. *A straight line* through this guess and the one before, made at $\lambda_t - h'$, has the slope $(\hat x_0-\hat x_0^{\text{before}})/h'$, which gets the factor $I_1 = h-1+e^{-h} = \frac{h^2}2-\frac{h^3}6+\dots$. Lu et al. (2022) replace it by $\frac h2I_0 = \frac{h^2}2-\frac{h^3}4+\dots$; the difference is $O(h^3)$ a step, which order 2 forgives. So
 #
-# $$x_s = \frac{\sigma_s}{\sigma_t}\,x_t + \alpha_s\,(1-e^{-h})\Big(\hat x_0 + \frac{h}{2h'}\big(\hat x_0-\hat x_0^{\text{before}}\big)\Big) \tag{4.?2m}$$
+# $$x_s = \frac{\sigma_s}{\sigma_t}\,x_t + \alpha_s\,(1-e^{-h})\Big(\hat x_0 + \frac{h}{2h'}\big(\hat x_0-\hat x_0^{\text{before}}\big)\Big) \tag{4.23}$$
 #
 # This is **DPM-Solver++(2M)**. The slope is off by $O(h)$, the step by $O(h^3)$: order 2, for *one* evaluation a step, since the second guess is an old one.
 
@@ -353,15 +353,15 @@ def dpmpp_2m(D, schedule, x, ts, **condition):
 # %% [markdown]
 # **Can we go on?** With $K$ guesses at places $u_1,\dots,u_K$, the integral of the polynomial through them is a weighted sum of the guesses. It must be right for $1, u, \dots, u^{K-1}$, and these conditions fix the weights:
 #
-# $$x_s = \frac{\sigma_s}{\sigma_t}\,x_t + \alpha_s\sum_{j=1}^K w_j\,\hat x_0(u_j), \qquad \sum_j w_j\,u_j^k = I_k \quad (k = 0,\dots,K-1) \tag{4.?weights}$$
+# $$x_s = \frac{\sigma_s}{\sigma_t}\,x_t + \alpha_s\sum_{j=1}^K w_j\,\hat x_0(u_j), \qquad \sum_j w_j\,u_j^k = I_k \quad (k = 0,\dots,K-1) \tag{4.24}$$
 #
 # A polynomial through $K$ points is off by $O(h^K)$, so a step errs by $O(h^{K+1})$ and the method has order $K$. Three old guesses: an Adams-Bashforth method in $\lambda$, of order 3, known as DPM-Solver++(3M).
 #
-# **UniPC** (Zhao et al. 2023) has one more idea. After a step, the network is asked at the place of arrival anyway, for the next step. Use that answer first to *correct* the step just made: take the polynomial through the new guess and the two old ones, which now lie on both sides. The predictor (4.?2m) is off by $O(h^3)$, hence the new guess by $O(h^3)$, as much as the parabola; the corrected step errs by $O(h^4)$. Order 3, still one evaluation a step.
+# **UniPC** (Zhao et al. 2023) has one more idea. After a step, the network is asked at the place of arrival anyway, for the next step. Use that answer first to *correct* the step just made: take the polynomial through the new guess and the two old ones, which now lie on both sides. The predictor (4.23) is off by $O(h^3)$, hence the new guess by $O(h^3)$, as much as the parabola; the corrected step errs by $O(h^4)$. Order 3, still one evaluation a step.
 
 # %%
 def exponential_step(schedule, x, t, s, times, guesses):
-    """x_s by (4.?weights): the polynomial through the guesses made at `times`."""
+    """x_s by (4.24): the polynomial through the guesses made at `times`."""
     lam = lambda r: schedule.log_snr(r) / 2
     h, K = lam(s) - lam(t), len(times)
     I = [-torch.expm1(-h)]
@@ -390,7 +390,7 @@ def unipc(D, schedule, x, ts, **condition):
         h, guess = (schedule.log_snr(s) - schedule.log_snr(t)) / 2, guesses[0]
         if h_before is not None and s > 0:
             guess = guess + h / (2 * h_before) * (guess - guesses[1])
-        ahead = schedule.sigma(s) / schedule.sigma(t) * x - schedule.alpha(s) * torch.expm1(-h) * guess      # the predictor, (4.?2m)
+        ahead = schedule.sigma(s) / schedule.sigma(t) * x - schedule.alpha(s) * torch.expm1(-h) * guess      # the predictor, (4.23)
         if s > 0:
             times, guesses = [s, *times[:2]], [D(ahead, s, **condition), *guesses[:2]]
             ahead = exponential_step(schedule, x, t, s, times, guesses)                                      # the corrector
@@ -430,11 +430,11 @@ for name, e in errors.items():
 #
 # The order says how the error falls, not where it starts. **Which times should few steps take?** That is a choice of its own, for any sampler. Four are common: *even in $t$*; *quadratic*, $t_i\propto(i/n)^2$, more of them near the data; *even in log-SNR*; and Karras et al.'s,
 #
-# $$\bar\sigma_i = \Big(\bar\sigma_{\max}^{1/\rho} + \tfrac i{n-1}\big(\bar\sigma_{\min}^{1/\rho} - \bar\sigma_{\max}^{1/\rho}\big)\Big)^\rho, \qquad i = 0,\dots,n-1, \qquad \rho = 7 \tag{4.?karras}$$
+# $$\bar\sigma_i = \Big(\bar\sigma_{\max}^{1/\rho} + \tfrac i{n-1}\big(\bar\sigma_{\min}^{1/\rho} - \bar\sigma_{\max}^{1/\rho}\big)\Big)^\rho, \qquad i = 0,\dots,n-1, \qquad \rho = 7 \tag{4.25}$$
 #
 # and then 0. For $\rho = 1$ it is even in $\bar\sigma$. For large $\rho$, with $c = \frac{i}{n-1}$ and $a^{1/\rho} = 1+\frac{\log a}\rho+O(\rho^{-2})$,
 #
-# $$\bar\sigma_i = \Big(1 + \frac{(1-c)\log\bar\sigma_{\max} + c\log\bar\sigma_{\min}}\rho+O(\rho^{-2})\Big)^\rho \longrightarrow\ \bar\sigma_{\max}^{1-c}\;\bar\sigma_{\min}^{c} \tag{4.?rho}$$
+# $$\bar\sigma_i = \Big(1 + \frac{(1-c)\log\bar\sigma_{\max} + c\log\bar\sigma_{\min}}\rho+O(\rho^{-2})\Big)^\rho \longrightarrow\ \bar\sigma_{\max}^{1-c}\;\bar\sigma_{\min}^{c} \tag{4.26}$$
 #
 # since $(1+\frac b\rho+O(\rho^{-2}))^\rho\to e^b$: even in log-SNR. So $\rho$ leads from one to the other. As functions for `grid`:
 
@@ -474,11 +474,11 @@ for name, by_grid in table.items():
 #
 # **Can one have the noise of 4.5 and Heun's order?** Karras et al. (algorithm 2) do one after the other. Before each step, *add* noise and so go up to a higher level $\hat\sigma = (1+\gamma)\bar\sigma_t$; from there take a Heun step down to $\bar\sigma_s$. In EDM's variables, variances add:
 #
-# $$\hat x = \bar x_t + \sqrt{\hat\sigma^2-\bar\sigma_t^2}\;z, \qquad \gamma = \min\Big(\frac{S_{\text{churn}}}n,\ \sqrt2-1\Big) \tag{4.?churn}$$
+# $$\hat x = \bar x_t + \sqrt{\hat\sigma^2-\bar\sigma_t^2}\;z, \qquad \gamma = \min\Big(\frac{S_{\text{churn}}}n,\ \sqrt2-1\Big) \tag{4.27}$$
 #
 # The cap keeps the new noise below the noise that is there:
 #
-# $$\hat\sigma^2-\bar\sigma_t^2 = \big((1+\gamma)^2-1\big)\,\bar\sigma_t^2 \le \bar\sigma_t^2 \quad\text{exactly if}\quad \gamma\le\sqrt2-1 \tag{4.?cap}$$
+# $$\hat\sigma^2-\bar\sigma_t^2 = \big((1+\gamma)^2-1\big)\,\bar\sigma_t^2 \le \bar\sigma_t^2 \quad\text{exactly if}\quad \gamma\le\sqrt2-1 \tag{4.28}$$
 #
 # Now $\hat x$ is a sample of level $\hat\sigma$, so **the denoiser must be told $\hat\sigma$**, and the step starts there. Code that adds the noise and then asks at $\bar\sigma_t$ is a classic defect. (Churn is applied only to levels in a range; and EDM multiplies $z$ by $S_{\text{noise}}$, slightly above 1 for learned networks. Ours is exact and takes 1.)
 
@@ -530,7 +530,7 @@ with torch.no_grad():
 # %% [markdown]
 # The lesson of (3.5) once more: at the noisy end an $\epsilon$ network says nothing about the image, and clipping hides it. (The spiral reaches to 1.5; for pictures it is 1.) (ii) Guidance (lesson 5) exaggerates guesses on purpose. Clipping then makes all large pixels *equal*. *Dynamic thresholding* (Saharia et al. 2022) squeezes instead. With $s$ the quantile, say 99.5 %, of $|\hat x_0|$ over the pixels of an image, but at least 1,
 #
-# $$\hat x_0 \ \to\ \frac{\operatorname{clip}(\hat x_0,\,-s,\,s)}{s} \tag{4.?threshold}$$
+# $$\hat x_0 \ \to\ \frac{\operatorname{clip}(\hat x_0,\,-s,\,s)}{s} \tag{4.29}$$
 
 # %%
 def threshold(D, share=0.995):
@@ -560,7 +560,7 @@ for name, x in ({"the data": shapes} | made).items():
 #
 # The ODE gives each image *its* noise. **Can one travel between two noises?** A straight line $(1-c)\,z_1 + c\,z_2$ has variance $(1-c)^2+c^2$, only $\frac12$ in the middle: no longer noise of level 1. On an arc it is right, since by (1.1)
 #
-# $$\operatorname{Var}\big(\cos\theta\,z_1 + \sin\theta\,z_2\big) = \cos^2\theta+\sin^2\theta = 1 \tag{4.?circle}$$
+# $$\operatorname{Var}\big(\cos\theta\,z_1 + \sin\theta\,z_2\big) = \cos^2\theta+\sin^2\theta = 1 \tag{4.30}$$
 #
 # (`slerp` turns by the actual angle between two noises. With 784 pixels that is nearly a right angle, and both are the same.)
 
@@ -580,11 +580,11 @@ torch.testing.assert_close(samplers.slerp(torch.tensor([[1.0, 0.0]]), torch.tens
 # %% [markdown]
 # **What the figure shows.** Halfway on the straight line, more points gather on the inner turns, and the kernel distance is far above that of new data. On the arc it is not. Each single point is on the spiral, so no picture of *one* sample would show the defect.
 #
-# **Inversion.** To find the noise of a *given* image, walk the ODE from $t = 0$ to 1: (4.?bar) with a noisier $s$. With $\hat\epsilon$ seen at $t$,
+# **Inversion.** To find the noise of a *given* image, walk the ODE from $t = 0$ to 1: (4.9) with a noisier $s$. With $\hat\epsilon$ seen at $t$,
 #
-# $$x_s = \frac{\alpha_s}{\alpha_t}\,(x_t-\sigma_t\hat\epsilon) + \sigma_s\hat\epsilon \tag{4.?invert}$$
+# $$x_s = \frac{\alpha_s}{\alpha_t}\,(x_t-\sigma_t\hat\epsilon) + \sigma_s\hat\epsilon \tag{4.31}$$
 #
-# (at $t=0$ there is no noise to see: look at level $s$ there). **Does the way back find the image again?** Up, each step uses the slope at its clean end; down, at its noisy end. They differ by $O(h)$, so a step up and the same step down miss by $O(h^2)$, and by (4.?global) the whole way there and back misses by $O(h)$.
+# (at $t=0$ there is no noise to see: look at level $s$ there). **Does the way back find the image again?** Up, each step uses the slope at its clean end; down, at its noisy end. They differ by $O(h)$, so a step up and the same step down miss by $O(h^2)$, and by (4.18) the whole way there and back misses by $O(h)$.
 
 # %%
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Every tagged formula of lesson 4, part I, checked numerically; `test_every_tag_has_its_test` keeps the list complete."""
+"""Every tagged formula of lesson 4 checked numerically; `test_every_tag_has_its_test` keeps the list complete."""
 import math
 import re
 from pathlib import Path
@@ -20,8 +20,10 @@ each_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 
 
 def test_every_tag_has_its_test():
-    tags = re.findall(r"\\tag\{4\.\?(\w+)\}", (Path(__file__).parent / "theory.py").read_text())
-    assert len(tags) == len(set(tags)) and set(tags) == {name.removeprefix("test_eq_") for name in globals() if name.startswith("test_eq_")}
+    lesson = (Path(__file__).parents[1] / "lessons/04_sampling_generation.py").read_text()
+    tags = re.findall(r"\\tag\{4\.(\d+)\}", lesson)
+    assert tags == [str(k) for k in range(1, len(tags) + 1)], "numbered from 1, in order, none twice"
+    assert set(tags) == {name.removeprefix("test_eq_4_") for name in globals() if name.startswith("test_eq_4_")}
 
 
 def four(schedule, t=T, s=S):
@@ -45,7 +47,7 @@ def close(a, b, **kw):
 
 
 @each_schedule
-def test_eq_jump(schedule):
+def test_eq_4_1(schedule):
     """One jump after another is the whole jump; from data it is (alpha, sigma)."""
     middle = torch.tensor(0.6, dtype=F64)
     (r1, v1), (r2, v2), (r, v) = jump(schedule, middle, S), jump(schedule, T, middle), jump(schedule)
@@ -59,7 +61,7 @@ def test_eq_jump(schedule):
 
 
 @each_schedule
-def test_eq_posterior(schedule):
+def test_eq_4_2(schedule):
     """By Gaussian regression of x_s on x_t, with x0 fixed, from covariances alone."""
     a_t, s_t, a_s, s_s = four(schedule)
     r, v = jump(schedule)
@@ -71,7 +73,7 @@ def test_eq_posterior(schedule):
 
 
 @each_schedule
-def test_eq_between(schedule):
+def test_eq_4_3(schedule):
     """Data N(0, w^2): the variance of x_s given x_t is that of a regression without x0. And the two ends."""
     a_t, s_t, a_s, s_s = four(schedule)
     r, v = jump(schedule)
@@ -86,7 +88,7 @@ def test_eq_between(schedule):
 
 
 @each_schedule
-def test_eq_family(schedule):
+def test_eq_4_4(schedule):
     """200,000 draws at level t, one step with x0 known: the mean and its noise against the library's step, and Monte Carlo."""
     a_t, s_t, a_s, s_s = four(schedule)
     n, x0 = 200_000, 1.3
@@ -100,7 +102,7 @@ def test_eq_family(schedule):
 
 
 @each_schedule
-def test_eq_marginal(schedule):
+def test_eq_4_5(schedule):
     """The covariance of a whole chain of steps with different v: sigma_s^2 at each level, exactly."""
     variance, levels = schedule.sigma(torch.tensor(0.9, dtype=F64)) ** 2, torch.tensor([0.9, 0.6, 0.35, 0.1], dtype=F64)
     for t, s, part in zip(levels, levels[1:], (0.0, 0.8, 0.3)):
@@ -111,7 +113,7 @@ def test_eq_marginal(schedule):
 
 
 @each_schedule
-def test_eq_one(schedule):
+def test_eq_4_6(schedule):
     a_t, s_t, a_s, s_s = four(schedule)
     r, v = jump(schedule)
     tilde2 = s_s**2 * v / s_t**2
@@ -121,7 +123,7 @@ def test_eq_one(schedule):
 
 
 @each_schedule
-def test_eq_same(schedule):
+def test_eq_4_7(schedule):
     """The divergence of the two Gaussians of a step, by averaging log densities on a fine line."""
     a_t, s_t, a_s, s_s = four(schedule)
     v, x_t, x0, guess = 0.6 * s_s, 0.4, 1.0, 0.7
@@ -134,7 +136,7 @@ def test_eq_same(schedule):
 
 @each_schedule
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_eq_ddim(schedule, eta):
+def test_eq_4_8(schedule, eta):
     """Beside the library's step with the same draw; at eta = 1 beside the posterior."""
     a_t, s_t, a_s, s_s = four(schedule)
     r, v = jump(schedule)
@@ -148,7 +150,7 @@ def test_eq_ddim(schedule, eta):
 
 
 @each_schedule
-def test_eq_bar(schedule):
+def test_eq_4_9(schedule):
     a_t, s_t, a_s, s_s = four(schedule)
     x0, eps = exact(schedule, X, T)
     ahead = last(samplers.ddim(MIX.denoiser(schedule), schedule, X, torch.stack([T, S])))
@@ -176,7 +178,7 @@ def rank_slope(schedule, t, d=1e-4):
 
 
 @pytest.mark.parametrize("schedule", SMOOTH)
-def test_eq_slope(schedule):
+def test_eq_4_10(schedule):
     """d(x / alpha) / d(sigma / alpha) from ranks."""
     d = 1e-4
     x, slope, _, eps, _ = rank_slope(schedule, T, d)
@@ -185,20 +187,20 @@ def test_eq_slope(schedule):
 
 
 @pytest.mark.parametrize("schedule", SMOOTH)
-def test_eq_flow(schedule):
+def test_eq_4_11(schedule):
     x, slope, x0, eps, _ = rank_slope(schedule, T)
     close(schedule.d_alpha(T) * x0 + schedule.d_sigma(T) * eps, slope, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("schedule", SMOOTH)
-def test_eq_pf(schedule):
+def test_eq_4_13(schedule):
     x, slope, _, _, score = rank_slope(schedule, T)
     a, b, da, db = schedule.alpha(T), schedule.sigma(T), schedule.d_alpha(T), schedule.d_sigma(T)
     close(da / a * x - (2 * b * db - 2 * b**2 * da / a) / 2 * score, slope, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("schedule", SMOOTH)
-def test_eq_transport(schedule):
+def test_eq_4_12(schedule):
     """f(x) = sin(x): d/dt of its exact mean (from the density on a line), against both averages of slopes, by quadrature."""
     line, d = GaussianMixture([[-1.0], [0.8]], [0.3, 0.5], [1.0, 2.0]), 1e-4
     x = torch.linspace(-12, 12, 24_001, dtype=F64)[:, None]
@@ -215,7 +217,7 @@ def test_eq_transport(schedule):
 
 
 @each_schedule
-def test_eq_push(schedule):
+def test_eq_4_14(schedule):
     """The remainder falls with v^4: sixteen times for half of v."""
     a, b = schedule.alpha(T), schedule.sigma(T)
     _, eps = exact(schedule, X, T)
@@ -229,7 +231,7 @@ def gaussian_langevin(m, v, s2):
     return -m / (2 * s2), 1 - v / s2
 
 
-def test_eq_langevin():
+def test_eq_4_15():
     """One tiny step of the walk itself on a mixture, averaged by quadrature; both right-hand sides."""
     q, p, tau = GaussianMixture([[-1.0], [0.8]], [0.3, 0.5]), GaussianMixture([[0.2], [1.0]], [0.4, 0.6]), 1e-4
     x, z = torch.linspace(-6, 6, 4001, dtype=F64)[:, None], torch.linspace(-8, 8, 801, dtype=F64)
@@ -241,7 +243,7 @@ def test_eq_langevin():
     close(left, 0.5 * (weight[:, None] * slope * (q.score(x) - p.score(x))).sum(), rtol=1e-3, atol=0)
 
 
-def test_eq_kl():
+def test_eq_4_16():
     """Gaussians: the divergence along the exact solution, differentiated by autograd, against the formula."""
     m, v, s2 = torch.tensor([0.7, 0.4], dtype=F64, requires_grad=True), 0.4, 1.5
     mean, var = m[0], m[1]
@@ -253,7 +255,7 @@ def test_eq_kl():
     close(gradient[0] * dm + gradient[1] * dv, -0.5 * (p * (-(x - 0.7) / v + x / s2) ** 2).sum(), rtol=1e-6, atol=0)
 
 
-def test_eq_taylor():
+def test_eq_4_17():
     """x' = -sin x: x'' = sin x cos x. The remainder falls with h^3."""
     x = torch.tensor(1.1, dtype=F64)
     left = []
@@ -266,7 +268,7 @@ def test_eq_taylor():
     assert 7 < left[0] / left[1] < 9
 
 
-def test_eq_global():
+def test_eq_4_18():
     """The recursion run with equality never exceeds either bound, and meets the first."""
     C, K, L = 0.7, 1.3, 2.0
     for p in (1, 2, 3):
@@ -278,7 +280,7 @@ def test_eq_global():
     assert e > 0.9 * C * (math.exp(K * L) - 1) / K * h**3
 
 
-def test_eq_heun():
+def test_eq_4_19():
     """One step of the library's heun on the EDM schedule against the exact flow: the error falls with h^3; its global order is 2."""
     schedule, D = Schedule.edm(5.0, 1.0), MIX.denoiser(Schedule.edm(5.0, 1.0))
     one, many = [], []
@@ -293,7 +295,7 @@ def test_eq_heun():
 
 
 @pytest.mark.parametrize("schedule", SMOOTH)
-def test_eq_lambda(schedule):
+def test_eq_4_20(schedule):
     """By the chain rule from (flow) and the schedule's own derivatives: d(x / sigma) / d lambda."""
     a, b, da, db = schedule.alpha(T), schedule.sigma(T), schedule.d_alpha(T), schedule.d_sigma(T)
     x, slope, x0, _, _ = rank_slope(schedule, T)
@@ -301,7 +303,7 @@ def test_eq_lambda(schedule):
 
 
 @each_schedule
-def test_eq_exact(schedule):
+def test_eq_4_21(schedule):
     """The guess along the exact path, integrated by Simpson's rule, gives the end of the path."""
     lam = torch.linspace(schedule.log_snr(T) / 2, schedule.log_snr(S) / 2, 2001, dtype=F64)
     ts, D = schedule.t_from_log_snr(2 * lam), MIX.denoiser(schedule)
@@ -318,7 +320,7 @@ def integral(f, h, n=100_001):
     return torch.trapezoid((u - h).exp() * f(u), u)
 
 
-def test_eq_moments():
+def test_eq_4_22():
     for h in (0.3, 1.7):
         I = 1 - math.exp(-h)
         close(integral(torch.ones_like, h), I, rtol=1e-8, atol=0)
@@ -328,7 +330,7 @@ def test_eq_moments():
 
 
 @each_schedule
-def test_eq_2m(schedule):
+def test_eq_4_23(schedule):
     """Beside the library; exact for a constant guess; for a straight line wrong by O(h^3), as (h/2) I_0 - I_1 says."""
     ts = torch.tensor([0.8, 0.7, 0.45], dtype=F64)
     D = MIX.denoiser(schedule)
@@ -352,7 +354,7 @@ def weights(u, h):
     return torch.linalg.solve((u[:, None] ** torch.arange(len(u))).T, torch.tensor(I, dtype=F64))
 
 
-def test_eq_weights():
+def test_eq_4_24():
     """Cubics in u are integrated exactly by four guesses on either side of the step; the library's corrector has the three-guess weights."""
     u, h = [0.4, 0.0, -0.3, -0.7], 0.4
     f = lambda u: 1 - 2 * u + 3 * u**2 + 0.5 * u**3
@@ -371,7 +373,7 @@ def test_eq_weights():
     close(end, schedule.sigma(ts[2]) / schedule.sigma(ts[1]) * x + schedule.alpha(ts[2]) * sum(w_j * g for w_j, g in zip(w, guesses[::-1])))
 
 
-def test_eq_karras():
+def test_eq_4_25():
     """The paper's own loop, beside the library's grid, and its ends."""
     n, low, high, rho = 9, 0.002, 80.0, 7
     schedule = Schedule.edm()
@@ -380,7 +382,7 @@ def test_eq_karras():
     assert expected[0] == pytest.approx(80) and expected[-1] == pytest.approx(0.002)
 
 
-def test_eq_rho():
+def test_eq_4_26():
     """The distance to the geometric grid falls like 1 / rho; at rho = 1 the grid is even."""
     c, low, high = 0.3, 0.002, 80.0
     grid = lambda rho: (high ** (1 / rho) + c * (low ** (1 / rho) - high ** (1 / rho))) ** rho
@@ -391,7 +393,7 @@ def test_eq_rho():
 
 
 @each_schedule
-def test_eq_churn(schedule):
+def test_eq_4_27(schedule):
     """Fresh noise on a sample of level t makes one of level sigma-hat: Monte Carlo on x / alpha, and the library's own lift."""
     n, gamma, x0 = 200_000, min(10 / 20, 2**0.5 - 1), 1.3
     r = schedule.sigma(S) / schedule.alpha(S)
@@ -403,7 +405,7 @@ def test_eq_churn(schedule):
     close(theirs / schedule.alpha(up), lifted, rtol=1e-3, atol=1e-4)
 
 
-def test_eq_cap():
+def test_eq_4_28():
     new = lambda gamma: (1 + gamma) ** 2 - 1
     assert new(2**0.5 - 1) == pytest.approx(1) and new(0.41) < 1 < new(0.42)
     for gamma in (0.1, 0.3):
@@ -411,7 +413,7 @@ def test_eq_cap():
         assert hat**2 - r**2 == pytest.approx(new(gamma) * r**2)
 
 
-def test_eq_threshold():
+def test_eq_4_29():
     """By hand on one row with and one without a value beyond 1; the library agrees."""
     wild, tame = torch.linspace(-3, 2, 101, dtype=F64), torch.linspace(-0.5, 0.4, 101, dtype=F64)
     x0 = torch.stack([wild, tame])
@@ -422,7 +424,7 @@ def test_eq_threshold():
     assert s > 1 and out.abs().max() <= 1 + 1e-6
 
 
-def test_eq_circle():
+def test_eq_4_30():
     n, theta = 400_000, 0.4
     z1, z2 = torch.randn(2, n, generator=G(), dtype=F64)
     on_arc, straight = math.cos(theta) * z1 + math.sin(theta) * z2, 0.5 * (z1 + z2)
@@ -432,7 +434,7 @@ def test_eq_circle():
 
 
 @each_schedule
-def test_eq_invert(schedule):
+def test_eq_4_31(schedule):
     """Beside the library; and with the slope held fixed, down and up again is the identity."""
     D = MIX.denoiser(schedule)
     a_s, s_s, a_t, s_t = four(schedule)                                                 # here from the cleaner S up to T
