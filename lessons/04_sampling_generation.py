@@ -1,15 +1,44 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Lesson 4 · Sampling, from a thousand steps to two
+#
+# {{badge}}
+#
+# Training made one network. To draw with it, lesson 1 asked it a thousand times. This lesson asks how few times will do, and what each of the well-known samplers does differently: first on data that we know exactly, where every error is the sampler's; then on the shipped model of digits, all samplers side by side at equal cost; and last with networks that are trained once more so that two evaluations suffice.
+#
+# **After this lesson you can** derive ancestral sampling, DDIM, the probability-flow ODE, Heun's method, DPM-Solver++ and UniPC, and say what each costs; measure a sampler's order; choose a grid; say when noise helps; compare samplers honestly; turn an image into its noise and back; and train a network to jump.
+#
+# **You need** lessons 1 and 3 (from lesson 2 only that a network has weights). **It takes** about 2 minutes to run on two CPU cores, and two or three evenings to read; the ends of parts I and II are good places to stop. The exercises are in `exercises/04_sampling_generation.ipynb`.
+#
+# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; samplers walk down from $t$ to $s < t$; $x_t = \alpha_t\,x_0 + \sigma_t\,\epsilon$ with standard deviations $\alpha_t = \alpha(t), \sigma_t = \sigma(t)$. $w = 1$ is no guidance.
+
+# %% tags=["setup"]
+{{setup}}
+
 # %%
+import csv
 import math
+import warnings
 import torch
 from torch import nn
-from course_lib import Denoiser, Schedule, clip, guidance, last, samplers
-from course_lib.lab import data, metrics, plots
+from course_lib import Consistency, Denoiser, Schedule, clip, guidance, last, samplers
+from course_lib.lab import data, metrics, plots, study, train, widgets
 from course_lib.schedules import randn_like
 
+torch.manual_seed(0)
 cosine = Schedule.cosine()
 angle = torch.linspace(1.0, (3.5 * math.pi) ** 2, 60).sqrt()
 arm = torch.stack([angle.cos(), angle.sin()], dim=1) * angle[:, None] / 7             # (60, 2)
 spiral = data.GaussianMixture(arm - arm.mean(0), stds=0.05)                         # lesson 1's spiral, with a thinner arm
+threads = torch.get_num_threads()
+torch.set_num_threads(1)                                                            # part I works on small tensors, which gain nothing from a second thread
 
 # %% [markdown]
 # # Part I · The theory, on data we know exactly
@@ -615,3 +644,356 @@ plots.curves(counts, back, xscale="log", yscale="log", title="Image to noise to 
 
 # %% [markdown]
 # **What the figure shows.** The error falls in proportion to the steps: the orders tend to 1, as derived. With few steps it is large: 0.25 with 10, for data about 1 wide. An edited image that does not come back is often just this (lesson 5).
+
+# %% [markdown]
+# **Now try them all.** The explorer walks thirty noises to the spiral with the exact denoiser. Change the sampler, the number of steps, $\eta$ (for `ddim`) and the grid. Here five stills, in a running notebook four controls.
+
+# %%
+widgets.sampler_explorer(spiral, cosine)
+
+# %% [markdown]
+# **What the figure shows.** With 5 steps DDIM cuts the corners; with 20 it arrives on the arm, along smooth paths. With $\eta = 1$ the paths wander. DPM-Solver++ with 5 steps and UniPC with 8 come about as close as DDIM with 20.
+#
+# # Part II · One model, every sampler
+#
+# ## 4.12 What is fair
+#
+# Now a learned model: `mnist`, which lesson 3 judged. The samplers stay; the denoiser is a network, and errs. **Which sampler is best, at which cost?** A fair answer needs equal evaluations, equal labels and equal starting noise, a metric beside its floor, and the same number of samples everywhere, since Fréchet distances at different $n$ cannot be compared (3.36). `study.WAYS` names ten ways to sample, each a sampler, its options and its grid. A part of the study, live:
+
+# %%
+torch.set_num_threads(threads)
+D = train.load("mnist", on="cpu")
+ways = {name: study.WAYS[name] for name in ("ancestral", "ddim", "heun", "dpmpp", "unipc")}
+rows = study.analyze_sampling_quality(D, [5, 10, 20], ways, n=100)
+for r in rows:
+    print(f"{r['sampler']:10} {r['evaluations']:3} evaluations: {r['seconds']:5.2f} s for {r['n']} digits, {1000 * r['seconds'] / r['evaluations']:4.0f} ms for each evaluation; agreement {r['agreement']:.0%}")
+
+# %% [markdown]
+# **What the table shows.** Among these samplers an evaluation costs about the same: the network is nearly everything. So evaluations are the axis. (Heun takes an odd number of them. At 5 and 9 it fails; we come to that.) Of quality, a hundred digits say little. So we read the table that `python benchmarks/samplers.py` has filled: the Fréchet distance to the test digits, 4,000 samples in each entry, no guidance, guesses clipped.
+
+# %%
+numbers = {"w": float, "frechet_distance": float, "kid": float, "kid_error": float, "agreement": float, "n": int, "evaluations": int, "asked": int}
+table = [{name: numbers.get(name, str)(value) for name, value in r.items()} for r in csv.DictReader((data.ASSETS / "samplers.csv").open())]
+
+def show(rows, column="frechet_distance", digits=3):
+    counts = sorted({r["asked"] for r in rows})
+    print(f"{'evaluations':21}" + "".join(f"{c:8}" for c in counts))
+    for name in study.WAYS:
+        known = {r["asked"]: r[column] for r in rows if r["sampler"] == name}
+        if known:
+            print(f"{name:21}" + "".join(f"{known[c]:8.{digits}f}" if c in known else " " * 8 for c in counts))
+
+short = [r for r in table if r["w"] == 1 and r["asked"] <= 50]
+floor = metrics.frechet_floor(4000)
+study.plot_sampling_analysis([r for r in short if r["frechet_distance"] < 15], floor)
+show(short)
+print(f"4,000 real training digits: {floor:.3f}")
+
+# %% [markdown]
+# **What the figure shows.** Three things.
+#
+# - *Few evaluations.* UniPC is best up to 8: 0.19 with 4 evaluations, 0.16 with 6, where DDIM needs 10 for 0.18. The third order of section 4.6 pays on a learned model, too.
+# - *Many.* The solvers of the ODE (`ddim`, `dpmpp`, `unipc`, `heun`) all come to rest at about 0.2. There the ODE is solved; what is left is the network's own error, and more steps do not help. Samplers with noise go on falling and pass them: $\eta = 0.5$ from 10 evaluations on, `ancestral` from 15. This is section 4.5, on a real model: noise forgets errors.
+# - *The grid.* Heun with few steps draws nothing, since half of Karras' grid lies above $\bar\sigma = 5$, where a digit has long drowned. In log-SNR the first of 4 steps goes to waste as well. Even in $t$ is best here, and quadratic is worse, though on the exact mixture of section 4.8 it won.
+#
+# So eight evaluations are about as good as the ODE gets, and with noise thirty or fifty are better still. (A solver can even be better *because* it has not arrived: UniPC at 6 lies below its own limit. Its error and the network's happen to differ in sign. That is luck, not a method.)
+#
+# ## 4.13 The table of the DDIM paper, on digits
+#
+# Song, Meng and Ermon's table 1 has become famous: on CIFAR-10, less noise is better at every number of steps up to 100; sigma-hat is by far the worst with few steps, and the best with a thousand. **Does that hold for our digits?** Below, 50 evaluations and fewer with 4,000 samples, more with 1,000; so compare columns only within each part. KID, which does not depend on the number of samples, is given for the second.
+
+# %%
+noisy_ones = ("ddim", "ddim, eta 0.5", "ancestral", "ancestral, sigma-hat", "ddim, quadratic")
+show([r for r in short if r["sampler"] in noisy_ones])
+many = [r for r in table if r["w"] == 1 and r["asked"] > 50]
+print(f"\n1,000 samples (1,000 real training digits: {metrics.frechet_floor(1000):.3f})")
+show(many)
+for r in sorted(many, key=lambda r: (r["asked"], r["sampler"])):
+    print(f"  {r['asked']:5} {r['sampler']:21} KID {1000 * r['kid']:6.2f} +- {1000 * r['kid_error']:.2f} thousandths, agreement {r['agreement']:.1%}")
+
+# %% [markdown]
+# **What the tables show.** Sigma-hat is the worst by far with few steps on digits, too, and with 100 as good as the posterior: the shape that the paper found. The rest does *not* repeat. On CIFAR-10 $\eta = 0$ was best at every number of steps up to 100. Here it is best with 4 and 6; from 8 on $\eta=0.5$ is better, from 15 on also $\eta = 1$. And quadratic steps, which the paper chose for CIFAR-10, are worse than even ones here. The data, the network and the metric's features are all different; a table of samplers is a statement about a model. (At 1,000 samples the noisy samplers score *below* real training digits. The test digits come from other writers than most of the training digits, and $n$ is small; do not read it as "better than real".)
+#
+# ## 4.14 Guidance changes the ranking
+#
+# Guidance (lesson 5) makes the denoiser follow its label more than the data does: a guess with the label, minus a guess without, exaggerated. It doubles the evaluations, so the table counts steps. **Is the best sampler without guidance the best with it?**
+
+# %%
+guided = [r for r in table if r["w"] == 2 and r["asked"] <= 15]
+show(guided)
+print("agreement with the label, in per cent:")
+show([r | {"agreement": 100 * r["agreement"]} for r in guided if r["sampler"] in ("ancestral", "ddim", "unipc")], "agreement", 1)
+
+# %% [markdown]
+# **What the table shows.** At $w = 2$ nearly every digit is what was asked for, and all distances are several times larger: guided samples are too typical, and a Fréchet distance sees that the variety is gone. The order has changed. Now `ancestral`, best without guidance at many steps, is worse than `ddim` at every count, and `unipc` is best throughout. Noise forgets errors only if the denoiser is right about what is probable; a guided one, on purpose, is not. So choose the sampler with the guidance that you will use.
+#
+# ## 4.15 Digits and their noise
+#
+# Section 4.11 turned points into noise and back. **Does it work for digits, with a network that errs?** First, eight steps along the arc between the noises of two digits, the label held:
+
+# %%
+net = clip(D)
+with torch.no_grad():
+    a, b = cosine.prior((2, 4, 1, 28, 28), generator=torch.Generator().manual_seed(9))
+    y = torch.tensor([3, 5, 7, 8])
+    arcs = torch.cat([samplers.slerp(a, b, k / 7) for k in range(8)])                   # (32, 1, 28, 28), eight places, four labels
+    made = last(samplers.dpmpp(net, cosine, arcs, samplers.grid(cosine, 12), y=y.repeat(8)))
+plots.show(made.view(8, 4, 1, 28, 28).transpose(0, 1).flatten(0, 1), columns=8, width=6, title="From one noise to another, one label a row")
+
+# %%
+digits, labels = (part[:50] for part in data.mnist("test"))
+counts, back = (5, 10, 20, 40), {}
+for name, spacing in {"even in t": "time", "even in log-SNR": "log_snr"}.items():
+    errors = []
+    for n in counts:
+        ts = samplers.grid(cosine, n, spacing)
+        z = last(samplers.invert(D, cosine, digits, ts.flip(0), y=labels))
+        again = last(samplers.ddim(D, cosine, z, ts, y=labels))
+        errors.append((again - digits).square().mean().sqrt().item())
+    back[name] = torch.tensor(errors)
+    print(f"{name:16} root mean square error of a pixel: " + ", ".join(f"{n} steps {e:.3f}" for n, e in zip(counts, errors)) + f"; the noise found has standard deviation {z.std():.2f}")
+plots.curves(torch.tensor(counts), back, xscale="log", yscale="log", title="50 test digits to noise and back", xlabel="steps each way", ylabel="root mean square error")
+plots.show({"test digits": digits[:10], "their noise": z[:10], "and back": again[:10]}, columns=10, width=6)
+
+# %% [markdown]
+# **What the figures show.** Between two noises of one label lie digits of that label, all of them legible. The inverted digits come back, with 40 steps even in $t$ to within 0.03 of a range of 2. But look at the noise in the middle: it is no noise. Its standard deviation is half of what it should be, and the digit shows through. A digit's background is exactly $-1$ in every image; the ODE maps data of no width to noise of no width, and the few first steps, where $\sigma$ is smaller than anything the network has been trained to see, decide how much. It works as an address, since it leads back. As a draw of noise it is worthless: change the label on the way back, and the old digit stays visible (exercise 4.8).
+#
+# ## 4.16 Any data, any schedule
+#
+# A sampler knows neither digits nor the cosine schedule. `cifar10` is a network of 3.5 million parameters that was trained on a GPU in three minutes (`python -m course_lib.lab.train configs/cifar10.toml`), on EDM's schedule, $\alpha = 1$ and $\sigma$ from 80 to 0, with EDM's preconditioning (3.14). **What can the same call draw in twelve evaluations?**
+
+# %%
+photographs, classes = train.load("cifar10", on="cpu"), torch.arange(20) % 10
+x, calls, seconds = study.drawn(photographs, study.Way(samplers.dpmpp), 12, classes, seed=3)
+plots.show(x, columns=10, width=7, title=f"{photographs.schedule}, DPM-Solver++, {calls} evaluations")
+print("airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck")
+
+# %% [markdown]
+# **What the figure shows.** Small photographs, most of them of the class that was asked for. Nothing in `samplers.py` was changed for them: a schedule is two functions of $t$, and all of this part's formulas were written for any such pair.
+#
+# # Part III · A few steps
+#
+# ## 4.17 Consistency: learn where the path ends
+#
+# No solver of an ODE can do with one or two evaluations: the denoiser's guess at high noise is an average over many images. **What would one have to ask of a network instead?** The *end* of the path on which $x_t$ lies. Call it $f(x_t, t)$. Two conditions define it, the second for any two points of one path:
+#
+# $$f(x_0, 0) = x_0, \qquad f(x_t, t) = f(x_r, r) \tag{4.32}$$
+#
+# (Song et al. 2023: *consistency models*). The first costs nothing. At $t = 0$, $\alpha = 1$ and $\sigma = 0$, and the line that turns a network's output into a guess (section 3.2) becomes
+#
+# $$D(x, 0) = \frac{b\,x - 0\cdot\mathrm{out}}{1\cdot b - 0\cdot a} = x \tag{4.33}$$
+#
+# for every target with $b\neq0$, whatever the network says. So a trained denoiser is a good beginning: right at $t=0$, and only its guesses at noisy levels must move, from averages to ends. For the second, cut the path at a few levels. From $x_t$, a *guide* (the trained denoiser) takes one DDIM step $\Phi$ to the next level $r$, and the student's two guesses should agree:
+#
+# $$L = \mathbb E\,\frac{1}{\sigma_t^2}\,\big\|D_\theta(x_t, t) - \operatorname{stop}\big[D_\theta(\Phi(x_t), r)\big]\big\|^2 \tag{4.34}$$
+#
+# *stop* means that no gradient flows through the cleaner guess: it is the target. The level next to the data learns from $D(x, 0) = x$, the one above from it, and so on up. (The weight is that of $v$; the code takes a *pseudo-Huber* loss, $\sqrt{e+c^2}-c$ of each example's error $e$, so that a few large errors do not rule.)
+#
+# **Can one do without the guide?** Take the same $x_0$ and $\epsilon$ at both levels. Given $x_t$, the noise is $\epsilon = (x_t-\alpha_tx_0)/\sigma_t$, so $x_r = \alpha_rx_0 + \frac{\sigma_r}{\sigma_t}(x_t - \alpha_tx_0)$ is linear in the unknown $x_0$. Its mean and variance, given $x_t$, are
+#
+# $$\mathbb E[x_r\mid x_t] = \Phi(x_t), \qquad \operatorname{Var}(x_r\mid x_t) = \Big(\alpha_r - \frac{\sigma_r}{\sigma_t}\alpha_t\Big)^2\operatorname{Var}(x_0\mid x_t) \tag{4.35}$$
+#
+# the mean *is* a DDIM step of the exact denoiser. But the network learns the mean of $f(x_r)$, not $f$ of the mean, and they differ, in one dimension and for small variances, by
+#
+# $$\mathbb E[f(x_r)\mid x_t] - f(\Phi) \approx \tfrac12 f''(\Phi)\operatorname{Var}(x_r\mid x_t) \tag{4.36}$$
+#
+# which falls with the square of the gap $t - r$. So *consistency training*, without a guide, needs many levels, close together (Geng et al. 2024, ECT, begin with wide gaps and narrow them as training goes on); *consistency distillation*, with one, can do with few. The library's `Consistency` is a denoiser with another loss, so that it trains in the same loop as everything else:
+
+# %%
+def consistency_loss(D, guide, x0, t, r, eps, c=0.01):
+    """(4.34), pseudo-Huber.   x0, eps: (B, ...), t, r: (B,) -> (B,)"""
+    x = D.schedule.perturb(x0, t, eps)
+    ours = D(x, t)
+    with torch.no_grad():
+        wanted = D(samplers.step(D.schedule, x, guide(x, t), t, r), r)
+    e = (ours - wanted).square().flatten(1).mean(1) / D.schedule.sigma(t).to(x) ** 2
+    return (e + c**2).sqrt() - c
+
+# %%
+torch.set_num_threads(1)
+arc = torch.linspace(0, math.pi, 20)
+moon = torch.stack([arc.cos() - 0.5, arc.sin() - 0.25], dim=1)
+moons = data.GaussianMixture(torch.cat([moon, -moon]), 0.08)
+exact, points = moons.denoiser(cosine), moons.sample(20_000)
+torch.manual_seed(0)
+student = Consistency(Tiny(), cosine, exact, levels=16, c=0.03)
+x0, t, eps = points[:50], student.times(torch.rand(50)), torch.randn(50, 2)
+torch.testing.assert_close(student.loss(x0, t, eps), consistency_loss(student, exact, x0, t, t - 1 / 16, eps, 0.03))
+
+def fit(net, loss_of, updates, rate=4e-3):
+    """Minimise loss_of(x0) for random data x0 (512, 2)."""
+    optimizer = torch.optim.AdamW(net.parameters(), lr=rate)
+    for k in range(updates):
+        optimizer.param_groups[0]["lr"] = rate * (1 - k / updates)
+        loss = loss_of(points[torch.randint(len(points), (512,))])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+fit(student, lambda x0: student.loss(x0, student.times(torch.rand(512))).mean(), 2000, rate=1e-2)
+
+# %% [markdown]
+# **One guess, or a few.** The student's guess from pure noise is already a sample. To improve it, go back to a lower level with *fresh* noise and guess again:
+#
+# $$x_s = \alpha_s\,D(x_t, t) + \sigma_s\,z \tag{4.37}$$
+#
+# This is (4.4) with $v = \sigma_s$: all of the noise is new.
+
+# %%
+@torch.no_grad()
+def consistency(D, schedule, x, ts, generator=None, **condition):
+    yield x
+    for t, s in zip(ts[:-1], ts[1:]):
+        x = schedule.perturb(D(x, t, **condition), s, randn_like(x, generator))
+        yield x
+
+again = lambda n, f=consistency: last(f(student, cosine, noise, samplers.grid(cosine, n), torch.Generator().manual_seed(1)))
+torch.testing.assert_close(again(2), again(2, samplers.consistency))
+fresh = moons.sample(2000, seed=9)
+apart = lambda x: 1000 * metrics.gaussian_kernel_distance(x, fresh, width=0.3)
+with torch.no_grad():
+    clouds = {"denoiser, 1": exact(noise, torch.tensor(1.0)), "ddim, 4": last(samplers.ddim(exact, cosine, noise, samplers.grid(cosine, 4))),
+              "student, 1": again(1), "student, 2": again(2), "data": moons.sample(2000, seed=3)}
+plots.scatter({f"{name}\n{apart(x):.1f}": x for name, x in clouds.items()}, title="Evaluations, and 1000 kernel distance", limit=1.8)
+
+# %% [markdown]
+# **What the figure shows.** One guess of the exact denoiser is the middle of the data. One guess of the student is nearer to the data than four DDIM steps with the exact denoiser, two are nearer still. Many strays lie between the moons: there the true $f$ jumps from one moon to the other, and a small network cannot jump.
+#
+# **And on digits?** `python tools/distil.py --ship` made the small shipped model consistent on four levels: 735 steps of 128, against the 5,000 that trained it. The card of the result says what came of it.
+
+# %%
+torch.set_num_threads(threads)
+teacher, pupil = train.load("mnist_small", on="cpu"), train.load("mnist_consistency", on="cpu")
+card = pupil.about["metrics"]
+print(f"Fréchet distance of {card['samples'][0]['n']:,} digits; real training digits {card['frechet_floor']:.3f}")
+for r in card["samples"]:
+    print(f"{r['model']:8} {r['sampler']:12} {r['evaluations']:3} evaluations: {r['frechet_distance']:6.2f}, agreement {r['agreement']:.1%}")
+start, y = cosine.prior((20, 1, 28, 28), generator=torch.Generator().manual_seed(5)), torch.arange(20) % 10
+draw = lambda D, f, n: last(f(clip(D), cosine, start, samplers.grid(cosine, n), y=y))
+plots.show({"teacher, ddim, 1": draw(teacher, samplers.ddim, 1)[:10], "teacher, ddim, 2": draw(teacher, samplers.ddim, 2)[:10], "teacher, ddim, 18": draw(teacher, samplers.ddim, 18)[:10],
+            "student, 1": draw(pupil, samplers.consistency, 1)[:10], "student, 2": draw(pupil, samplers.consistency, 2)[:10], "student, 4": draw(pupil, samplers.consistency, 4)[:10]},
+           columns=10, width=6)
+
+# %% [markdown]
+# **What the table and the figure show.** One evaluation of the teacher is a blurred average; one of the student is a digit. With two evaluations the student scores about what the teacher scores with DDIM in eighteen, with four it is better than that. Two things should not be overlooked. The teacher itself gains by fresh noise: sampled like the student with four evaluations it is better than its own DDIM, and agrees with the label more often than the student. And the student has lost a little of that agreement. The training took about a quarter of the teacher's work: 735 steps in place of 5,000, each with two more passes forward.
+#
+# Without a guide (`python tools/distil.py --pairs`), the same 735 steps on the same four levels give Fréchet distances of 44.2, 2.86 and 0.52 with 1, 2 and 4 evaluations: hardly a jump, as (4.36) predicts for such gaps. What it has learned is close to an average still, and with four evaluations that does no harm.
+#
+# ## 4.18 Progressive distillation: halve, and halve again
+#
+# **A gentler way**: teach a student to do in *one* DDIM step what its teacher does in two (Salimans & Ho 2022); then the student becomes the teacher. Two teacher steps lead from $x_t$ over $m$ to $x_s$. One step of the student (4.8), $\eta = 0$, with the guess $\tilde x$ leads to $\alpha_s\tilde x + \frac{\sigma_s}{\sigma_t}(x_t - \alpha_t\tilde x)$. That is $x_s$ exactly if
+#
+# $$\tilde x = \frac{x_s - \frac{\sigma_s}{\sigma_t}\,x_t}{\alpha_s - \frac{\sigma_s}{\sigma_t}\,\alpha_t} \tag{4.38}$$
+#
+# so this is what the student is asked for in place of $x_0$. Each halving costs a training, and its errors are handed on. Here is one, on the spiral: from the exact denoiser's eight steps to four.
+
+# %%
+torch.set_num_threads(1)
+exact, points = spiral.denoiser(cosine), spiral.sample(20_000)
+
+def two_steps_in_one(x, t, gap=1 / 8):
+    """The guess (4.38) from t to t - 2 gap, where two steps of the exact denoiser lead.   x: (B, 2), t: (B,)"""
+    m, s = t - gap, (t - 2 * gap).clamp(min=0)
+    x_m = samplers.step(cosine, x, exact(x, t), t, m)
+    x_s = samplers.step(cosine, x_m, exact(x_m, m), m, s)
+    ratio = cosine.sigma(s) / cosine.sigma(t)
+    return ((x_s - ratio[:, None] * x) / (cosine.alpha(s) - ratio * cosine.alpha(t))[:, None]).float()
+
+torch.manual_seed(0)
+half = Denoiser(Tiny(), cosine, "v")
+
+def halving_loss(x0):
+    t = (4 * torch.rand(512)).ceil().clamp(min=1).double() / 4                          # the student's four levels
+    x = cosine.perturb(x0, t, torch.randn_like(x0))
+    return ((half(x, t) - two_steps_in_one(x, t)) / cosine.sigma(t)[:, None]).square().mean()
+
+fit(half, halving_loss, 2000, rate=1e-2)
+fresh = spiral.sample(2000, seed=9)
+ends = {name: last(samplers.ddim(f, cosine, noise, samplers.grid(cosine, n))) for name, f, n in (("teacher, 8 steps", exact, 8), ("teacher, 4 steps", exact, 4), ("student, 4 steps", half, 4))}
+plots.scatter({name: x.detach() for name, x in ends.items()} | {"data": fresh}, title="One halving", limit=1.8)
+for name, x in ends.items():
+    print(f"{name}: {(x - ends['teacher, 8 steps']).square().sum(1).mean().sqrt():.3f} from the teacher's eight steps, 1000 kernel distance to the data {apart(x):5.2f}")
+
+# %% [markdown]
+# **What the figure shows.** The student's four steps end where the teacher's eight end, and the teacher's own four do not. What eight steps get wrong, four now get wrong, too. With $k$ halvings $2^k$ steps become one. The difference to consistency: here each level learns from a fixed teacher, not from the student itself, and the target is known exactly.
+#
+# ## 4.19 Flow maps: learn the average velocity
+#
+# **And without any teacher, from scratch?** Take the flow of section 3.3: $\alpha = 1-t$, $\sigma = t$, a path moves with the velocity $v(x_t, t) = \mathbb E[\epsilon - x_0\mid x_t]$. Let a network learn not $v$ but its average along the path, from $r$ to $t$:
+#
+# $$u(x_t; r, t) = \frac{1}{t-r}\int_r^t v(x_\tau, \tau)\,d\tau, \qquad\text{so that}\qquad x_r = x_t - (t-r)\,u(x_t; r, t) \tag{4.39}$$
+#
+# With $r = 0$ and $t = 1$ one evaluation is a sample. But a loss cannot contain the integral: we have no paths. So multiply by $t-r$ and differentiate by $t$, along the path and with $r$ fixed: the left side gives $u + (t-r)\frac{du}{dt}$, the right side $v(x_t, t)$. Along a path $x$ changes at the rate $v$, hence
+#
+# $$u = v - (t-r)\,\frac{du}{dt}, \qquad \frac{du}{dt} = (v\cdot\nabla_x)\,u + \frac{\partial u}{\partial t} \tag{4.40}$$
+#
+# This is *MeanFlow* (Geng et al. 2025). The right side needs $v$ at one point only, and there $\epsilon - x_0$ does, since it is right on average and enters linearly. The derivative along $(v, 0, 1)$ in $(x, r, t)$ is one forward-mode pass, `torch.func.jvp`. At $r = t$ what remains is plain flow matching, so a part of each batch has $r = t$.
+
+# %%
+class MeanVelocity(nn.Module):
+    """u(x; r, t): x (B, 2), r, t (B,) -> (B, 2). Slow waves only: fast ones would spoil the derivative by t."""
+
+    def __init__(self, hidden=64):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(16, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 2))
+
+    def forward(self, x, r, t):
+        times = torch.stack([t, t - r], dim=1)                                            # (B, 2)
+        waves = (times[:, :, None] * torch.pi * torch.tensor([0.5, 1.0, 2.0])).flatten(1)   # (B, 6)
+        return self.net(torch.cat([x, times, waves.sin(), waves.cos()], dim=1))
+
+def mean_flow_loss(u, x0):
+    t, r = torch.rand(2, len(x0)).sort(0, descending=True).values
+    r = torch.where(torch.rand(len(x0)) < 0.5, t, r)
+    v = torch.randn_like(x0) - x0                                                         # eps - x0
+    now, du = torch.func.jvp(u, (x0 + t[:, None] * v, r, t), (v, torch.zeros_like(r), torch.ones_like(t)))
+    e = (now - (v - (t - r)[:, None] * du).detach()).square().sum(1)
+    return (e / (e.detach() + 0.01).sqrt()).mean()                                        # weighted down where it is large, as the paper does
+
+# %%
+with warnings.catch_warnings(action="ignore"):                                             # torch warns about a part of its own
+    torch.manual_seed(0)
+    u = MeanVelocity()
+    points, fresh = moons.sample(20_000), moons.sample(2000, seed=9)
+    fit(u, lambda x0: mean_flow_loss(u, x0), 1200, rate=1e-2)
+z, one, zero = torch.randn(2000, 2, generator=torch.Generator().manual_seed(5)), torch.ones(2000), torch.zeros(2000)
+with torch.no_grad():
+    middle = z - 0.5 * u(z, one / 2, one)
+    clouds = {"one Euler step": z - u(z, one, one), "u, one step": z - u(z, zero, one), "u, two steps": middle - 0.5 * u(middle, zero, one / 2), "data": moons.sample(2000, seed=3)}
+energy = lambda x: metrics.mmd(x.double(), fresh.double(), lambda a, b: -torch.cdist(a, b))
+plots.scatter(clouds, title="From scratch, without a teacher", limit=1.8)
+for name, x in clouds.items():
+    print(f"{name:15} energy distance to the data {energy(x):8.4f}, 1000 kernel distance {apart(x):7.2f}")
+
+# %% [markdown]
+# **What the figure shows.** A step along the velocity at $t=1$ gathers everything in the middle. A step along the average velocity, also one evaluation, spreads it over both moons, without any teacher; the energy distance falls a hundredfold. The strays between the moons are those of section 4.17, and for the same reason. (The energy distance hardly sees them, since it looks at large scales; the kernel distance, of width 0.3, does.)
+#
+# Its relatives differ in how they get the average. A *shortcut model* (Frans et al. 2025) uses that two steps of length $d$ are one of length $2d$,
+#
+# $$u(x_t;\,t-2d,\,t) = \tfrac12\big[u(x_t;\,t-d,\,t) + u(x_{t-d};\,t-2d,\,t-d)\big] \tag{4.41}$$
+#
+# which needs no derivative: the network is its own teacher for the doubled step. And the continuous-time consistency model (sCM; Lu & Song 2025) is the case $r = 0$: let the gap in (4.34) go to zero, and the same forward-mode derivative appears.
+#
+# ## What we built
+#
+# Every sampler of the library, derived, written out and measured: ancestral sampling with two variances, DDIM with any $\eta$, Heun with churn, DPM-Solver++(2M) and its third-order sibling, UniPC, inversion; four grids; a study at equal cost; and three ways to train a network that needs one or two evaluations.
+#
+# **Three things to remember.** (1) The network's evaluations are the cost; all else is free. (2) Without noise sampling is an ODE, and its solvers have orders; with noise, errors of a learned model are partly forgotten. Which is better is decided by measuring. (3) Below about five evaluations no solver helps; there the network must learn to jump.
+#
+# | formula | source |
+# | --- | --- |
+# | (4.1) to (4.3) | Ho et al. 2020, section 3.2; Bao et al. 2022, *Analytic-DPM* |
+# | (4.4) to (4.8) | Song, Meng & Ermon 2021, *DDIM*, eq. 7, 12 and 16 |
+# | (4.9) to (4.13) | Song et al. 2021, *Score-Based Generative Modeling through SDEs*, eq. 13; Karras et al. 2022, eq. 1 and 4 |
+# | (4.14) to (4.16) | Langevin dynamics: Welling & Teh 2011; that noise corrects errors: Karras et al. 2022, section 4 |
+# | (4.17) to (4.19) | Hairer, Nørsett & Wanner, *Solving Ordinary Differential Equations I*; Karras et al. 2022, algorithm 1 |
+# | (4.20) to (4.24) | Lu et al. 2022, *DPM-Solver* and *DPM-Solver++*, algorithm 2; Zhao et al. 2023, *UniPC* |
+# | (4.25) to (4.28) | Karras et al. 2022, eq. 5 and algorithm 2 |
+# | (4.29) | Saharia et al. 2022, *Imagen*, section 2.3 |
+# | (4.30), (4.31) | Shoemake 1985, *slerp*; Song, Meng & Ermon 2021, section 4.3 |
+# | (4.32) to (4.37) | Song et al. 2023, *Consistency Models*; Geng et al. 2024, *Consistency Models Made Easy* (ECT) |
+# | (4.38) | Salimans & Ho 2022, *Progressive Distillation*, algorithm 2 |
+# | (4.39), (4.40) | Geng et al. 2025, *Mean Flows for One-step Generative Modeling* |
+# | (4.41) | Frans et al. 2025, *One Step Diffusion via Shortcut Models*; sCM: Lu & Song 2025 |
+#
+# **Next:** lesson 5 tells the model what to draw.

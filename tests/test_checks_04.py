@@ -7,7 +7,8 @@ import torch
 
 from course_lib import Schedule, samplers
 from course_lib.checks import Checker
-from course_lib.checks.lesson04 import COSINE, GOOD_ENOUGH, QUESTIONS, grid_error, measured
+from course_lib.checks.lesson02 import one_thread
+from course_lib.checks.lesson04 import BUMPS, COSINE, GOOD_ENOUGH, QUESTIONS, grid_error, measured
 from course_lib.samplers import grid, invert, last
 from course_lib.schedules import over
 
@@ -17,6 +18,8 @@ SHEET = Path(__file__).parents[1] / "lessons/04_sampling_generation_exercises.py
 @pytest.fixture(autouse=True)
 def lenient(monkeypatch):
     monkeypatch.delenv("COURSE_STRICT", raising=False)
+    with one_thread():
+        yield
 
 
 # ---- 4.1
@@ -742,7 +745,6 @@ def test_the_references_are_the_librarys():
 def test_the_goal_of_the_grid_can_be_reached_and_is_no_gift():
     """4.7: of a coarse table of two numbers, some grids are good enough with room to spare; no shipped spacing is."""
     x = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    from course_lib.checks.lesson04 import BUMPS
     truth = last(samplers.unipc(BUMPS.denoiser(COSINE), COSINE, x, grid(COSINE, 100, "log_snr")))
     table = [grid_error(power(p, start)(), x, truth) for p in (1.5, 2, 2.5) for start in (1, 0.95, 0.9)]
     assert min(table) < 0.9 * GOOD_ENOUGH and all(grid_error(grid(COSINE, 8, spacing), x, truth) > 1.1 * GOOD_ENOUGH for spacing in samplers.SPACINGS)
@@ -752,7 +754,7 @@ def test_the_sheet_answers_its_own_questions(monkeypatch):
     """The answer cells of the solved sheet, without its figures."""
     import jupytext
     monkeypatch.setenv("COURSE_STRICT", "1")
-    names = {"check": Checker(), "math": math, "torch": torch, "samplers": samplers, "last": last, "Schedule": Schedule}
+    names = {"check": Checker(), "torch": torch, "samplers": samplers, "last": last}
     for cell in jupytext.read(SHEET).cells:
         if any(tag.startswith(("answer:", "check:")) for tag in cell.metadata.get("tags", [])):
             exec(compile(cell.source, "sheet", "exec"), names)

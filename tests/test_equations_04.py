@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from course_lib import Schedule, last, samplers
+from course_lib import Consistency, Denoiser, Schedule, last, samplers
 from course_lib.guidance import threshold
 from course_lib.lab.data import GaussianMixture
 
@@ -448,3 +448,155 @@ def test_eq_4_31(schedule):
         ts = torch.linspace(0.9, 0.1, n + 1, dtype=F64)
         errors.append((last(samplers.ddim(D, schedule, last(samplers.invert(D, schedule, X, ts.flip(0))), ts)) - X).square().mean().sqrt())
     assert 1.7 < errors[0] / errors[1] < 2.3, "there and back misses by O(h)"
+
+
+# ---- part III: a few steps
+
+W = 0.6                                                                                # data N(0, W^2): its ODE in closed form
+
+
+def width_at(schedule, t):
+    """The standard deviation of x_t; an ODE's path keeps x_t / width."""
+    return ((schedule.alpha(t) * W) ** 2 + schedule.sigma(t) ** 2).sqrt()
+
+
+def of_gaussian(schedule):
+    """The exact denoiser, and the exact end of the path through (x, t)."""
+    guess = lambda x, t: (schedule.alpha(t) * W**2 / width_at(schedule, t) ** 2).view(-1, *[1] * (x.ndim - 1)) * x
+    end = lambda x, t: W / width_at(schedule, t) * x
+    return guess, end
+
+
+@each_schedule
+def test_eq_4_32(schedule):
+    """The end of the path, from a fine ODE solution, is one and the same from both of its points, and the point itself at t = 0."""
+    guess, end = of_gaussian(schedule)
+    x = torch.tensor([[0.4], [-1.1]], dtype=F64)
+    ts = torch.linspace(T.item(), S.item(), 4001, dtype=F64)
+    x_s = last(samplers.ddim(guess, schedule, x, ts))
+    close(end(x, T), end(x_s, S), rtol=2e-3, atol=0)
+    assert (end(x_s, T) - end(x, T)).abs().min() > 0.01, "at the wrong time it is another end"
+    close(end(x, torch.tensor(0.0, dtype=F64)), x)
+
+
+def test_eq_4_33():
+    """At t = 0 every target but x0 gives x back, whatever the network says."""
+    x, out = torch.randn(2, 5, 3, generator=G())
+    for schedule in SCHEDULES:
+        for target in ("v", "eps", "flow", "edm"):
+            close(Denoiser(lambda x, t: out, schedule, target)(x, 0.0), x)
+    assert not torch.allclose(Denoiser(lambda x, t: out, SCHEDULES[0], "x0")(x, 0.0), x)
+
+
+def test_eq_4_34():
+    """The library's loss is the formula; the true ends make it (nearly) nothing, a denoiser does not."""
+    cosine, c = SCHEDULES[0], 1e-6
+    guess, end = of_gaussian(cosine)
+
+    def loss_of(f, levels):
+        D = Consistency(torch.nn.Identity(), cosine, guess, levels=levels, c=c)
+        D.forward = lambda x, t: f(x, torch.as_tensor(t).view(-1, 1))
+        x0 = W * torch.randn(4000, 1, generator=G(), dtype=F64)
+        t = D.times(torch.rand(4000, generator=G(1), dtype=F64))
+        eps = torch.randn(4000, 1, generator=G(2), dtype=F64)
+        r = t - 1 / levels
+        x = cosine.perturb(x0, t, eps)
+        cleaner = samplers.step(cosine, x, guess(x, t), t, r.clamp(min=0))
+        by_hand = (D.forward(x, t) - D.forward(cleaner, r.clamp(min=0))).abs()[:, 0] / cosine.sigma(t)
+        close(D.loss(x0, t, eps) + c, (by_hand**2 + c**2).sqrt())
+        return by_hand.mean().item()
+    right, fine = loss_of(end, 16), loss_of(end, 64)
+    assert fine < right / 2 and loss_of(lambda x, t: guess(x, t[:, 0]), 64) > 5 * fine
+
+
+@each_schedule
+def test_eq_4_35(schedule):
+    """x_r from the same x0 and eps, given x_t, by weighting 400,000 draws: its mean is a ddim step, its variance the formula's."""
+    a_t, s_t, a_s, s_s = four(schedule)
+    x0 = MIX.sample(400_000, seed=3).double()[:, :1]
+    x_t = torch.tensor([[0.25]], dtype=F64)
+    share = (-((x_t - a_t * x0) / s_t).square() / 2).exp()
+    share = share / share.sum()
+    x_r = a_s * x0 + s_s / s_t * (x_t - a_t * x0)
+    mean, var = (share * x_r).sum(), (share * (x_r - (share * x_r).sum()) ** 2).sum()
+    x0_mean, x0_var = (share * x0).sum(), (share * (x0 - (share * x0).sum()) ** 2).sum()
+    close(mean, a_s * x0_mean + s_s * (x_t[0, 0] - a_t * x0_mean) / s_t)
+    close(var, (a_s - s_s / s_t * a_t) ** 2 * x0_var)
+    line = GaussianMixture(MIX.means[:, :1], MIX.stds, MIX.weights)
+    close(mean, samplers.step(schedule, x_t, line.denoiser(schedule)(x_t, T), T, S)[0, 0], rtol=0.02, atol=0.005)
+
+
+def test_eq_4_36():
+    """f curved, the noise narrow: the difference of means tends to half f'' times the variance; it falls with the square of the gap."""
+    f, bend, nodes = torch.sin, lambda x: -torch.sin(x), torch.randn(2_000_000, generator=G(), dtype=F64)
+    nodes = (nodes - nodes.mean()) / nodes.std()
+    for std in (0.05, 0.1):
+        difference = f(0.8 + std * nodes).mean() - f(torch.tensor(0.8, dtype=F64))
+        close(difference, 0.5 * bend(torch.tensor(0.8, dtype=F64)) * std**2, rtol=0.03, atol=0)
+    flow = SCHEDULES[1]
+    factor = lambda gap: (flow.alpha(T - gap) - flow.sigma(T - gap) / flow.sigma(T) * flow.alpha(T)) ** 2
+    assert 3.5 < factor(0.02) / factor(0.01) < 4.5
+
+
+@each_schedule
+def test_eq_4_37(schedule):
+    """If guesses are draws of the data, independent of the fresh noise, x_s has the right width; it is (4.4) with v = sigma_s."""
+    n = 200_000
+    x0, z = W * torch.randn(n, 1, generator=G(), dtype=F64), torch.randn(n, 1, generator=G(1), dtype=F64)
+    x_s = schedule.alpha(S) * x0 + schedule.sigma(S) * z
+    assert abs(x_s.std() / width_at(schedule, S) - 1) < 5 / (2 * n) ** 0.5
+    states = list(samplers.consistency(lambda x, t: 0 * x + 0.3, schedule, X, torch.tensor([0.7, 0.45, 0.0], dtype=F64), G(4)))
+    close(states[1], schedule.alpha(S) * 0.3 + schedule.sigma(S) * torch.randn(X.shape, generator=G(4), dtype=F64))
+    close(states[2], torch.full_like(X, 0.3))
+
+
+@each_schedule
+def test_eq_4_38(schedule):
+    """One ddim step with this guess lands where two steps of a teacher land."""
+    middle = (T + S) / 2
+    for s in (S, torch.tensor(0.0, dtype=F64)):
+        guess = MIX.denoiser(schedule)
+        x_m = samplers.step(schedule, X, guess(X, T), T, middle)
+        x_s = samplers.step(schedule, x_m, guess(x_m, middle), middle, s)
+        ratio = schedule.sigma(s) / schedule.sigma(T)
+        target = (x_s - ratio * X) / (schedule.alpha(s) - ratio * schedule.alpha(T))
+        close(samplers.step(schedule, X, target, T, s), x_s)
+
+
+def mean_velocity(x, r, t):
+    """u of the data N(0, W^2) under the flow schedule, from its paths x_r = x_t width_r / width_t."""
+    flow = SCHEDULES[1]
+    return x * (1 - width_at(flow, r) / width_at(flow, t)) / (t - r)
+
+
+def velocity(x, t):
+    """v = E[eps - x0 | x_t] for the data N(0, W^2)."""
+    return x * (t - (1 - t) * W**2) / width_at(SCHEDULES[1], t) ** 2
+
+
+def test_eq_4_39():
+    """The average velocity by integration along the path; and the step that it makes."""
+    x, r, t = torch.tensor(0.9, dtype=F64), torch.tensor(0.2, dtype=F64), torch.tensor(0.8, dtype=F64)
+    flow, taus = SCHEDULES[1], torch.linspace(0.2, 0.8, 20_001, dtype=F64)
+    along = velocity(x * width_at(flow, taus) / width_at(flow, t), taus)
+    close(torch.trapezoid(along, taus) / (t - r), mean_velocity(x, r, t), rtol=1e-6, atol=0)
+    close(x - (t - r) * mean_velocity(x, r, t), x * width_at(flow, r) / width_at(flow, t))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_eq_4_40():
+    """The identity, with du / dt by forward differentiation along (v, 0, 1); the plain derivative by t alone would not do."""
+    x, r, t = torch.tensor(0.9, dtype=F64), torch.tensor(0.2, dtype=F64), torch.tensor(0.8, dtype=F64)
+    v, zero, one = velocity(x, t), torch.zeros_like(t), torch.ones_like(t)
+    u, du = torch.func.jvp(mean_velocity, (x, r, t), (v, zero, one))
+    close(u, v - (t - r) * du)
+    _, partial = torch.func.jvp(mean_velocity, (x, r, t), (zero, zero, one))
+    assert (u - (v - (t - r) * partial)).abs() > 0.05
+
+
+def test_eq_4_41():
+    """Two steps of length d are one of length 2 d, at the average of their velocities."""
+    x, t, d = torch.tensor(0.9, dtype=F64), torch.tensor(0.8, dtype=F64), 0.25
+    first = mean_velocity(x, t - d, t)
+    second = mean_velocity(x - d * first, t - 2 * d, t - d)
+    close((first + second) / 2, mean_velocity(x, t - 2 * d, t))

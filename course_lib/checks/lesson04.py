@@ -136,15 +136,11 @@ def judge_ddim(f: Callable) -> None:
             }
         inputs, right, mistakes = apart(case)
         got = asked(f, *inputs)
-        if torch.is_tensor(got) and got.shape != x_shape(inputs) and len(shape) < 4:
+        if torch.is_tensor(got) and got.shape != shape and len(shape) < 4:
             raise Wrong(f"right for images, but x of shape {shape} became {tuple(got.shape)}: reshape coefficients to the number of dimensions of x")
         not_finite(got, f"{name}: some values are nan: below a root stands something negative; with s < t, sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2 is positive")
         compare(got, right, mistakes, rtol=1e-3, atol=1e-4, otherwise=f"{name}: not (4.8): print alpha_s x0_hat, the factor of eps_hat and the factor of z one by one; the squares of the last two add up to sigma_s^2")
     ends(f)
-
-
-def x_shape(inputs: tuple) -> torch.Size:
-    return inputs[1].shape
 
 
 def ends(f: Callable) -> None:
@@ -188,7 +184,7 @@ def judge_repaired(f: Callable) -> None:
         eta, way = between(0.5, 0.8).item(), lambda eta=0.0, **switches: walked(eps_net, alpha_bar, x, steps, eta, seed, **switches)
         with torch.random.fork_rng(devices=[]):
             got, questions = repaired_run(f, eps_net, alpha_bar, x, steps, 0.0, seed)
-        refuse((torch.is_tensor(got) and got.isnan().any(), "nan at eta = 0: a root of something negative is taken, and 0 * nan is nan. Below the root of the noise term stands toward**2, an image; a variance belongs there"))
+        refuse((torch.is_tensor(got) and got.isnan().any(), "nan at eta = 0: a root of something negative is taken, and 0 * nan is nan. Does toward**2, an image, stand below the root of the noise term? A variance belongs there"))
         judge_places(questions, T, steps)
         compare(got, way(), {
             f"the last step ends at alpha_bar[0], the level of index 0, and leaves noise of width {(1 - alpha_bar[0]).sqrt():.2f} in the data; the data's own alpha_bar is 1": way(end="first"),
@@ -198,7 +194,7 @@ def judge_repaired(f: Callable) -> None:
         }, rtol=1e-3, atol=1e-4, otherwise="not DDIM's end at eta = 0: compare one step with (4.8), alpha = alpha_bar.sqrt()")
         with torch.random.fork_rng(devices=[]):
             (got, _), (again, _) = (repaired_run(f, eps_net, alpha_bar, x, steps, eta, seed) for _ in range(2))
-        refuse((torch.is_tensor(got) and got.isnan().any(), "right at eta = 0, but nan at eta > 0: below the root of the noise term stands toward**2, an image; a variance belongs there"))
+        refuse((torch.is_tensor(got) and got.isnan().any(), "right at eta = 0, but nan at eta > 0: does toward**2, an image, stand below the root of the noise term? A variance belongs there"))
         refuse((torch.is_tensor(got) and got.shape == x.shape and not torch.equal(got, again), "two runs with the same generator differ: draw z with generator=generator"))
         image = lambda a, b, v, toward: eta * (1 - b - toward**2).clamp(min=0).sqrt()
         compare(got, way(eta), {
@@ -365,12 +361,12 @@ def measured() -> tuple[tuple[str, float, Tensor, Tensor, float], ...]:
     even = lambda n: COSINE.t_from_log_snr(torch.linspace(-7, 5, n + 1, dtype=F64))
     truth, unit, ns = last(samplers.unipc(D, COSINE, x, even(450))), 2**-17, torch.tensor([8, 12, 18, 27, 40, 60, 90, 135, 200, 300], dtype=F64)
     rms = lambda x: x.square().sum(1).mean().sqrt()
-    rounded, result = lambda x: (x / unit).round() * unit, []
+    result = []
     for name, f, p in (("ddim", samplers.ddim, 1), ("dpmpp", samplers.dpmpp, 2), ("unipc", samplers.unipc, 3)):
         counts = ns if p == 3 else ns[:-2]
         ends = [last(f(D, COSINE, x, even(int(n)))) for n in counts]
-        error = [rms(rounded(end) - rounded(truth) if p == 3 else end - truth) for end in ends]
-        result.append((name, p, counts, torch.stack(error), unit * (2 * 2 / 12) ** 0.5 if p == 3 else 1e-13))
+        error = [rms((end / unit).round() * unit - truth if p == 3 else end - truth) for end in ends]
+        result.append((name, p, counts, torch.stack(error), unit / 6**0.5 if p == 3 else 1e-13))
     return tuple(result)
 
 
@@ -600,7 +596,6 @@ def two_steps(D: Callable, schedule: Schedule, x: Tensor, t: Tensor, m: Tensor, 
         "sigma_s / sigma_t is upside down": solve(r=1 / ratio.clamp(min=1e-9)),
         "the ratio is squared; sigmas are standard deviations, no squares here": solve(r=ratio**2),
         "alpha_t and alpha_s have changed places below the line": (x_s - ratio * x) / (a_t - ratio * a_s),
-        "the ratio is one of alphas; of sigmas is wanted": solve(r=a_s / a_t.clamp(min=1e-9) * 0.999),
     }
 
 

@@ -84,13 +84,19 @@ def analyze_sampling_quality(D: Denoiser, evaluations: Iterable[int], ways: dict
     return rows
 
 
+@plots.styled
 def plot_sampling_analysis(rows: list[dict], floor: float | None = None, column: str = "frechet_distance") -> None:
     """Quality (a column of the rows) against evaluations, a curve for each sampler; floor: what real pictures score."""
-    for_each = {name: sorted((r["evaluations"], r[column]) for r in rows if r["sampler"] == name) for name in dict.fromkeys(r["sampler"] for r in rows)}
-    counts = sorted({r["evaluations"] for r in rows})
-    at = lambda points: [dict(points).get(c, float("nan")) for c in counts]
-    curves = {name: torch.tensor(at(points)) for name, points in for_each.items()}
+    figure = plots.new_figure(8.5, 3.8)
+    axes = figure.subplots()
+    for k, name in enumerate(dict.fromkeys(r["sampler"] for r in rows)):
+        points = sorted((r["evaluations"], r[column]) for r in rows if r["sampler"] == name)
+        axes.plot(*zip(*points), "osv^<>DxP*"[k % 10], ls=("-", "--", ":")[k // len(plots.COLOURS) % 3], ms=4, label=name)
     if floor is not None:
-        curves["real pictures"] = torch.full((len(counts),), floor)
-    plots.curves(torch.tensor(counts), curves, xscale="log", yscale="linear" if column in ("agreement", "kid") else "log",
-                 title="Quality against cost", xlabel="network evaluations for each image", ylabel=column.replace("_", " "))
+        axes.axhline(floor, color="black", lw=1, label="real pictures")
+    counts = sorted({r["evaluations"] for r in rows if r["evaluations"] == r.get("asked", r["evaluations"])})
+    axes.set(xscale="log", yscale="linear" if column in ("agreement", "kid") else "log", title="Quality against cost", xlabel="network evaluations for each image",
+             ylabel=column.replace("_", " "), xticks=counts, xticklabels=counts)
+    axes.minorticks_off()
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    plots.emit(figure)

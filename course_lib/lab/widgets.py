@@ -91,10 +91,10 @@ def sampler_explorer(mixture: GaussianMixture, schedule: Schedule, n: int = 30) 
         axes.plot(path[..., 0], path[..., 1], lw=0.6, color=plots.BLUE, alpha=0.6)
         axes.plot(*path[-1].T, "o", ms=3.5, color=plots.ORANGE)
         axes.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal", xticks=[], yticks=[],
-                 title=f"{sampler}, {steps} steps, {spacing}" + (f", eta {eta:g}" if sampler == "ddim" else ""))
+                 title=f"{sampler}, {steps} steps\n{spacing}" + (f", eta {eta:g}" if sampler == "ddim" else ""))
 
     if os.environ.get("COURSE_STATIC") == "1":
-        figure = plots.new_figure(10.0, 2.4)
+        figure = plots.new_figure(10.0, 2.6)
         plots.styled(lambda: [draw(part, *still) for part, still in zip(figure.subfigures(1, len(STILLS)), STILLS)])()
         return plots.emit(figure, "jpeg", "Paths from noise to data")
     controls = {"sampler": ipywidgets.Dropdown(options=["ddim", "heun", "dpmpp", "unipc"], description="sampler"),
