@@ -200,6 +200,18 @@ def test_explorer_live_and_still(displayed, monkeypatch):
     assert slider.value == 0.3 and slider.max == 1.0
 
 
+def test_sampler_explorer_live_and_still(displayed, monkeypatch):
+    mixture = data.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], 0.1)
+    monkeypatch.setenv("COURSE_STATIC", "1")
+    widgets.sampler_explorer(mixture, Schedule.cosine(), n=3)
+    assert len(displayed) == 1 and opened(displayed[0]).size[0] == 1000
+    monkeypatch.delenv("COURSE_STATIC")
+    widgets.sampler_explorer(mixture, Schedule.cosine(), n=3)
+    by_name = {control.description: control for control in displayed[-5:-1] if hasattr(control, "description")}
+    assert set(by_name) == {"sampler", "steps", "eta", "grid"} and by_name["steps"].max == 40
+    assert set(by_name["sampler"].options) == {"ddim", "heun", "dpmpp", "unipc"}
+
+
 # ---- the machine
 
 def test_device_and_precision(monkeypatch):

@@ -299,3 +299,21 @@ def test_shipped_configurations_can_be_built():
         if "network" in config:
             D = train.NETWORKS[config["network"].pop("type")](**config["network"])
             assert sum(p.numel() for p in D.parameters()) > 1e4 and json.dumps(config["train"])
+
+
+def test_times_with_a_normal_log_snr():
+    """Their log-SNR has the mean and spread that were asked for, on any schedule; larger numbers are noisier."""
+    u = (torch.arange(20_000) + 0.5) / 20_000
+    for schedule in (Schedule.edm(), Schedule.cosine(), Schedule.flow()):
+        t = train.normal_log_snr(schedule, 1.0, 2.0)(u)
+        log_snr = schedule.log_snr(t)
+        assert (t[1:] >= t[:-1]).all() and abs(log_snr.mean() - 1.0) < 0.02 and abs(log_snr.std() - 2.0) < 0.05
+
+
+def test_times_in_a_configuration():
+    config = {"data": "mnist", "network": {"type": "UNet", "channels": 1}, "train": {"steps": 1, "times": {"mean": 2.4, "std": 2.4}}}
+    _, _, how = train.from_config(config)
+    assert callable(how["times"]) and config["train"]["times"] == {"mean": 2.4, "std": 2.4}
+    for wrong in ("edm", {"mean": 1}, {"mean": 1, "spread": 2}):
+        with pytest.raises(ValueError, match="times in .train. are"):
+            train.from_config(config | {"train": {"steps": 1, "times": wrong}})

@@ -148,6 +148,20 @@ def lpips(x: Tensor, y: Tensor) -> Tensor:
     return torch.cat([net(a.expand(-1, 3, -1, -1), b.expand(-1, 3, -1, -1)) for a, b in zip(x.split(100), y.split(100))])
 
 
+@torch.no_grad()
+def alexnet(x: Tensor) -> Tensor:
+    """What AlexNet's last convolution sees in colour pictures, averaged over places: x (N, 3, H, W) in [-1, 1] -> (N, 256), float64 on the CPU.
+
+    LPIPS's shipped backbone, for a Fréchet distance of photographs without a network and without a GPU. Not the published FID, which is Inception's.
+    Pictures below 64 pixels are enlarged to 64 first.
+    """
+    if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+        raise ValueError(f"AlexNet looks at colour pictures (N, 3, H, W) in [-1, 1]; got {tuple(x.shape)} {x.dtype}: repeat a single channel three times")
+    net = lpips_network(x.device)
+    large = lambda part: part if min(x.shape[2:]) >= 64 else F.interpolate(part, size=(64, 64), mode="bilinear")
+    return torch.cat([net.body((large(part) - net.shift) / net.scale).mean((2, 3)).cpu().double() for part in x.split(100)])
+
+
 # ---- doors to large networks
 
 INCEPTION = ("https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",

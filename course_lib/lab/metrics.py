@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .data import mnist
-from .features import (DigitClassifier, class_agreement, classifier, dinov2, features, inception, lpips, predict,  # noqa: F401
+from .features import (DigitClassifier, alexnet, class_agreement, classifier, dinov2, features, inception, lpips, predict,  # noqa: F401
                        probabilities, test_features)
 
 
