@@ -17,7 +17,7 @@
 #
 # **You need** lessons 1 and 3 (from lesson 2 only that a network has weights). **It takes** about 2 minutes to run on two CPU cores, and two or three evenings to read; the ends of parts I and II are good places to stop. The exercises are in `exercises/04_sampling_generation.ipynb`.
 #
-# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; samplers walk down from $t$ to $s < t$; $x_t = \alpha_t\,x_0 + \sigma_t\,\epsilon$ with standard deviations $\alpha_t = \alpha(t), \sigma_t = \sigma(t)$. $w = 1$ is no guidance.
+# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; samplers walk down from $t$ to $s < t$; $x_t = \alpha_t\,x_0 + \sigma_t\,\epsilon$, where $\sigma_t = \sigma(t)$ is a standard deviation and $\alpha_t = \alpha(t)$ a factor, not their squares. $w = 1$ is no guidance (in section 4.2 $w$ is a width).
 
 # %% tags=["setup"]
 {{setup}}
@@ -66,7 +66,7 @@ plots.scatter(clouds, title="Ancestral sampling, a perfect denoiser", limit=1.8)
 #
 # $$q(x_s\mid x_t, x_0) = \mathcal N\Big(\frac{\alpha_{t|s}\sigma_s^2}{\sigma_t^2}\,x_t + \frac{\alpha_s\sigma_{t|s}^2}{\sigma_t^2}\,x_0,\ \tilde\sigma^2 I\Big), \qquad \tilde\sigma = \frac{\sigma_s\,\sigma_{t|s}}{\sigma_t} \tag{4.2}$$
 #
-# The sampler puts the guess $\hat x_0$ in place of $x_0$. **And which variance?** $\tilde\sigma^2$ is right for someone who knows $x_0$. The sampler does not: given $x_t$ alone, $x_0$ itself is uncertain, and since $x_0$ enters with the factor above, independently of the posterior's own noise,
+# The sampler puts the guess $\hat x_0$ in place of $x_0$. **And which variance?** $\tilde\sigma^2$ is right for someone who knows $x_0$. The sampler does not: given $x_t$ alone, $x_0$ itself is uncertain, and since $x_0$ enters with the second factor of (4.2), independently of the posterior's own noise,
 #
 # $$\operatorname{Var}(x_s\mid x_t) = \tilde\sigma^2 + \Big(\frac{\alpha_s\sigma_{t|s}^2}{\sigma_t^2}\Big)^2\operatorname{Var}(x_0\mid x_t) \tag{4.3}$$
 #
@@ -141,7 +141,7 @@ plots.panels(counts, {f"data of width {w}": {name: torch.stack([final_width(w, n
 #
 # $$\mathrm{KL} = \frac1{2v^2}\Big(\alpha_s - \frac{\alpha_t}{\sigma_t}\sqrt{\sigma_s^2-v^2}\Big)^2\|x_0-\hat x_0\|^2 \tag{4.7}$$
 #
-# once more a weighted denoising error: the same mean is best for all. So one network serves the whole family. With its guess, and $\hat\epsilon = (x_t-\alpha_t\hat x_0)/\sigma_t$, the step is
+# once more a weighted denoising error: the same mean is best for every $v>0$, and by continuity for $v=0$, where the step is that mean itself. So one network serves the whole family. With its guess, and $\hat\epsilon = (x_t-\alpha_t\hat x_0)/\sigma_t$, the step is
 #
 # $$x_s = \alpha_s\,\hat x_0 + \sqrt{\sigma_s^2-\eta^2\tilde\sigma^2}\;\hat\epsilon + \eta\,\tilde\sigma\,z \tag{4.8}$$
 
@@ -189,7 +189,7 @@ floor = torch.tensor([distance(three.sample(n, seed=k)) for k in range(10)])
 print(f"20,000 draws of the data itself: {floor.mean():.4f} +- {floor.std():.4f}")
 
 # %% [markdown]
-# **What the table shows.** Within the family the error grows with $\eta$ at 5, 10 and 20 steps; at 50 chance is too large to tell. What matters far more is the number of steps. Sigma-hat, which is outside the family, is best with 5 steps here. (On CIFAR-10 it was worst, see above; the order of the $\eta$ was this one.)
+# **What the table shows.** Within the family the error grows with $\eta$ at 5, 10 and 20 steps; at 50 chance is too large to tell. What matters far more is the number of steps. Sigma-hat, which is outside the family, is clearly best with 5 steps here. (On CIFAR-10 it was worst, see above; the order of the $\eta$ was this one.)
 #
 # ## 4.4 Without noise, sampling is an ODE
 #
@@ -237,11 +237,11 @@ for k in (0, 100, 160, 200):
 #
 # $$\sqrt{\sigma_s^2-v^2}\;\hat\epsilon + v\,z = \sigma_s\,\hat\epsilon + \tfrac{v^2}2\,\nabla\log q + v\,z + O(v^4) \tag{4.14}$$
 #
-# (for $\hat\epsilon$ seen at level $s$). So a step with noise is a step of the ODE, and then a walk that stays at its level: a push towards denser data and fresh noise, $dx = \frac12\nabla\log q\,d\tau + dw$ for a "time" $\tau = v^2$, where $dw$ is noise of variance $d\tau$. This is **Langevin dynamics**. What does it do to a cloud with density $p$? For a smooth $f$, expand $f(x + \frac\tau2\nabla\log q + \sqrt\tau z)$ to first order in $\tau$ and average over $z$: the push gives $\frac\tau2\nabla f\cdot\nabla\log q$, the noise $\frac\tau2\Delta f$. ($\Delta f$ is the sum of second derivatives.) Integrate by parts, $\int p\,\Delta f = -\int\nabla p\cdot\nabla f$, and write $\nabla p = p\,\nabla\log p$:
+# (for $\hat\epsilon$ seen at level $s$; the step sees it at $t$, which in a small step changes nothing to this order). So a step with noise is a step of the ODE, and then a walk that stays at its level: a push towards denser data and fresh noise, $dx = \frac12\nabla\log q\,d\tau + dw$ for a "time" $\tau = v^2$, where $dw$ is noise of variance $d\tau$. This is **Langevin dynamics**. What does it do to a cloud with density $p$? For a smooth $f$, expand $f(x + \frac\tau2\nabla\log q + \sqrt\tau z)$ to first order in $\tau$ and average over $z$: the push gives $\frac\tau2\nabla f\cdot\nabla\log q$, the noise $\frac\tau2\Delta f$. ($\Delta f$ is the sum of second derivatives.) Integrate by parts, $\int p\,\Delta f = -\int\nabla p\cdot\nabla f$, and write $\nabla p = p\,\nabla\log p$:
 #
 # $$\frac{d}{d\tau}\,\mathbb E_p f = \tfrac12\,\mathbb E_p\big[\nabla f\cdot\nabla\log q + \Delta f\big] = \tfrac12\,\mathbb E_p\big[\nabla f\cdot(\nabla\log q - \nabla\log p)\big] \tag{4.15}$$
 #
-# If $p = q$ nothing changes: the marginals are kept, as they must be. And if $p\ne q$, because an earlier step went wrong? By (4.15) the divergence $\mathrm{KL}(p\|q) = \int p\log\frac pq$ changes at the rate $\frac{d}{d\tau}\mathbb E_p f$ with $f = \log\frac pq$ held fixed, plus $\int\frac{\partial p}{\partial\tau} = 0$ from the $p$ in the logarithm. So
+# If $p = q$ nothing changes: the marginals are kept, as they must be. And if $p\ne q$, because an earlier step went wrong? By (4.15) the divergence $\mathrm{KL}(p\|q) = \int p\log\frac pq$ changes at the rate $\frac{d}{d\tau}\mathbb E_p f$ with $f = \log\frac pq$ held fixed. (That the $p$ in the logarithm changes, too, adds $\int p\,\frac{\partial\log p}{\partial\tau} = \int\frac{\partial p}{\partial\tau} = \frac{d}{d\tau}\,1 = 0$.) So
 #
 # $$\frac{d}{d\tau}\,\mathrm{KL}(p\,\|\,q) = -\tfrac12\,\mathbb E_p\,\big\|\nabla\log p-\nabla\log q\big\|^2 \tag{4.16}$$
 #
@@ -386,7 +386,7 @@ def dpmpp_2m(D, schedule, x, ts, **condition):
 #
 # A polynomial through $K$ points is off by $O(h^K)$, so a step errs by $O(h^{K+1})$ and the method has order $K$. Three old guesses: an Adams-Bashforth method in $\lambda$, of order 3, known as DPM-Solver++(3M).
 #
-# **UniPC** (Zhao et al. 2023) has one more idea. After a step, the network is asked at the place of arrival anyway, for the next step. Use that answer first to *correct* the step just made: take the polynomial through the new guess and the two old ones, which now lie on both sides. The predictor (4.23) is off by $O(h^3)$, hence the new guess by $O(h^3)$, as much as the parabola; the corrected step errs by $O(h^4)$. Order 3, still one evaluation a step.
+# **UniPC** (Zhao et al. 2023) has one more idea. After a step, the network is asked at the place of arrival anyway, for the next step. Use that answer first to *correct* the step just made: take the polynomial through the new guess and the two old ones, which now lie on both sides. The predictor (4.23) is off by $O(h^3)$, hence the guess made there by $O(h^3)$. A parabola through three guesses is off by $O(h^3)$ as well. The integral over the step multiplies both by $h$, so the corrected step errs by $O(h^4)$. Order 3, still one evaluation a step.
 
 # %%
 def exponential_step(schedule, x, t, s, times, guesses):
@@ -497,7 +497,7 @@ for name, by_grid in table.items():
     print(f"{name:9} error at 10 evaluations (heun: 11): " + ", ".join(f"{grid} {e[2]:.3f}" for grid, e in by_grid.items()))
 
 # %% [markdown]
-# **What the figures show.** Even in $t$ and quadratic fall from 80 to 6 and 3 in one step; Karras' grid goes lowest. The grid matters as much as the sampler. With 10 evaluations DPM-Solver++(2M) errs by 0.01 on the quadratic grid and by 0.24 on Karras'. No grid is best for all: DDIM does best even in $t$ or quadratic, Heun even in $t$, the two exponential ones quadratic, which for Heun is the worst. And the result is for these bumps, whose narrowest is 0.15 wide; Karras' grid goes down to $\bar\sigma = 0.002$, log-SNR's to 0.007 here. So try grids on your own model, and compare samplers only on the best grid of each.
+# **What the figures show.** Even in $t$ and quadratic fall from 80 to 6 and 3 in one step; Karras' grid goes lowest. The grid matters as much as the sampler. With 10 evaluations DPM-Solver++(2M) errs by 0.01 on the quadratic grid and by 0.24 on Karras'. No grid is best for all: DDIM does best even in $t$ or quadratic, Heun even in $t$, the two exponential ones quadratic, which for Heun is the worst. And the result is for these bumps, whose narrowest is 0.15 wide; Karras' grid goes down to $\bar\sigma = 0.002$, log-SNR's to 0.006 here. So try grids on your own model, and compare samplers only on the best grid of each.
 #
 # ## 4.9 Churn, done right
 #
@@ -613,7 +613,7 @@ torch.testing.assert_close(samplers.slerp(torch.tensor([[1.0, 0.0]]), torch.tens
 #
 # $$x_s = \frac{\alpha_s}{\alpha_t}\,(x_t-\sigma_t\hat\epsilon) + \sigma_s\hat\epsilon \tag{4.31}$$
 #
-# (at $t=0$ there is no noise to see: look at level $s$ there). **Does the way back find the image again?** Up, each step uses the slope at its clean end; down, at its noisy end. They differ by $O(h)$, so a step up and the same step down miss by $O(h^2)$, and by (4.18) the whole way there and back misses by $O(h)$.
+# (at $t=0$ there is no noise to see: there, shrink $x$ to level $s$, $\alpha_sx/\alpha_t$, and look at it as if at $s$). **Does the way back find the image again?** Up, each step uses the slope at its clean end; down, at its noisy end. They differ by $O(h)$, so a step up and the same step down miss by $O(h^2)$, and by (4.18) the whole way there and back misses by $O(h)$.
 
 # %%
 @torch.no_grad()
@@ -643,7 +643,7 @@ for name, spacing in back.items():
 plots.curves(counts, back, xscale="log", yscale="log", title="Image to noise to image", xlabel="steps each way", ylabel="root mean square error")
 
 # %% [markdown]
-# **What the figure shows.** The error falls in proportion to the steps: the orders tend to 1, as derived. With few steps it is large: 0.25 with 10, for data about 1 wide. An edited image that does not come back is often just this (lesson 5).
+# **What the figure shows.** The error falls in inverse proportion to the number of steps: the orders tend to 1, as derived. With few steps it is large: 0.25 with 10 even in $t$ (in log-SNR 0.69), for data about 1 wide. An edited image that does not come back is often just this (lesson 5).
 
 # %% [markdown]
 # **Now try them all.** The explorer walks thirty noises to the spiral with the exact denoiser. Change the sampler, the number of steps, $\eta$ (for `ddim`) and the grid. Here five stills, in a running notebook four controls.
@@ -658,7 +658,7 @@ widgets.sampler_explorer(spiral, cosine)
 #
 # ## 4.12 What is fair
 #
-# Now a learned model: `mnist`, which lesson 3 judged. The samplers stay; the denoiser is a network, and errs. **Which sampler is best, at which cost?** A fair answer needs equal evaluations, equal labels and equal starting noise, a metric beside its floor, and the same number of samples everywhere, since Fréchet distances at different $n$ cannot be compared (3.36). `study.WAYS` names ten ways to sample, each a sampler, its options and its grid. A part of the study, live:
+# Now a learned model: `mnist`, which lesson 3 judged. The samplers stay; the denoiser is a network, and errs. **Which sampler is best, at which cost?** A fair answer needs equal evaluations, equal labels and noise from the same seed, a metric beside its floor, and the same number of samples everywhere, since Fréchet distances at different $n$ cannot be compared (3.36). `study.WAYS` names eleven ways to sample, each a sampler, its options and its grid. A part of the study, live:
 
 # %%
 torch.set_num_threads(threads)
@@ -669,7 +669,7 @@ for r in rows:
     print(f"{r['sampler']:10} {r['evaluations']:3} evaluations: {r['seconds']:5.2f} s for {r['n']} digits, {1000 * r['seconds'] / r['evaluations']:4.0f} ms for each evaluation; agreement {r['agreement']:.0%}")
 
 # %% [markdown]
-# **What the table shows.** Among these samplers an evaluation costs about the same: the network is nearly everything. So evaluations are the axis. (Heun takes an odd number of them. At 5 and 9 it fails; we come to that.) Of quality, a hundred digits say little. So we read the table that `python benchmarks/samplers.py` has filled: the Fréchet distance to the test digits, 4,000 samples in each entry, no guidance, guesses clipped.
+# **What the table shows.** Among these samplers an evaluation costs about the same: the network is nearly everything. So evaluations are the axis. (Heun takes an odd number of them. At 5 it fails; we come to that.) Of quality, a hundred digits say little. So we read the table that `python benchmarks/samplers.py` has filled: the Fréchet distance to the test digits, 4,000 samples in each entry, no guidance, guesses clipped.
 
 # %%
 numbers = {"w": float, "frechet_distance": float, "kid": float, "kid_error": float, "agreement": float, "n": int, "evaluations": int, "asked": int}
@@ -684,19 +684,19 @@ def show(rows, column="frechet_distance", digits=3):
             print(f"{name:21}" + "".join(f"{known[c]:8.{digits}f}" if c in known else " " * 8 for c in counts))
 
 short = [r for r in table if r["w"] == 1 and r["asked"] <= 50]
-floor = metrics.frechet_floor(4000)
+floor = metrics.frechet_floor(4000, balanced=True)
 study.plot_sampling_analysis([r for r in short if r["frechet_distance"] < 15], floor)
 show(short)
-print(f"4,000 real training digits: {floor:.3f}")
+print(f"4,000 real training digits, 400 of each label: {floor:.3f} (labels drawn at random: {metrics.frechet_floor(4000):.3f})")
 
 # %% [markdown]
-# **What the figure shows.** Three things.
+# **What the figure shows.** (The floor first. Our samples have equally many of each label, the test digits have not; so must the real digits that we compare with. It makes the floor higher, and narrower.)
 #
-# - *Few evaluations.* UniPC is best up to 8: 0.19 with 4 evaluations, 0.16 with 6, where DDIM needs 10 for 0.18. The third order of section 4.6 pays on a learned model, too.
-# - *Many.* The solvers of the ODE (`ddim`, `dpmpp`, `unipc`, `heun`) all come to rest at about 0.2. There the ODE is solved; what is left is the network's own error, and more steps do not help. Samplers with noise go on falling and pass them: $\eta = 0.5$ from 10 evaluations on, `ancestral` from 15. This is section 4.5, on a real model: noise forgets errors.
-# - *The grid.* Heun with few steps draws nothing, since half of Karras' grid lies above $\bar\sigma = 5$, where a digit has long drowned. In log-SNR the first of 4 steps goes to waste as well. Even in $t$ is best here, and quadratic is worse, though on the exact mixture of section 4.8 it won.
+# - *Few evaluations.* UniPC is best up to 8: 0.19 with 4 evaluations, 0.16 with 6, where DDIM needs 10 for 0.18. But UniPC's own limit is 0.20, so a part of its error happens to score well. Do not read this as accuracy.
+# - *Many.* `dpmpp` and `unipc` come to rest at 0.20, `ddim` a little below. There the ODE is solved; what is left is the network's own error, and more steps do not help. Samplers with noise go on falling and pass them: $\eta = 0.5$ from 10 evaluations on, `ancestral` from 15; with 30 and 50 `ancestral` is *at* the floor. That is what (4.16) would lead us to expect of noise; measured is only the score. Sigma-hat comes later, as its large steps make too much noise.
+# - *The grid.* Even in log-SNR is bad with 4 steps and as good as even in $t$ from 8 on. Quadratic steps, tried with DDIM only, are worse. And Heun: on Karras' grid, whose first levels are 80 and (of four) 10, it draws nothing before 10 evaluations; even in $t$ and begun at $t = 0.95$ it draws from the start. A sampler is as good as its grid. Compare samplers on the best grid of each, as section 4.8 said.
 #
-# So eight evaluations are about as good as the ODE gets, and with noise thirty or fifty are better still. (A solver can even be better *because* it has not arrived: UniPC at 6 lies below its own limit. Its error and the network's happen to differ in sign. That is luck, not a method.)
+# So eight evaluations do what this ODE can do, and with noise twenty or thirty reach real digits.
 #
 # ## 4.13 The table of the DDIM paper, on digits
 #
@@ -706,17 +706,17 @@ print(f"4,000 real training digits: {floor:.3f}")
 noisy_ones = ("ddim", "ddim, eta 0.5", "ancestral", "ancestral, sigma-hat", "ddim, quadratic")
 show([r for r in short if r["sampler"] in noisy_ones])
 many = [r for r in table if r["w"] == 1 and r["asked"] > 50]
-print(f"\n1,000 samples (1,000 real training digits: {metrics.frechet_floor(1000):.3f})")
+print(f"\n1,000 samples (1,000 real training digits, 100 of each label: {metrics.frechet_floor(1000, balanced=True):.3f})")
 show(many)
 for r in sorted(many, key=lambda r: (r["asked"], r["sampler"])):
     print(f"  {r['asked']:5} {r['sampler']:21} KID {1000 * r['kid']:6.2f} +- {1000 * r['kid_error']:.2f} thousandths, agreement {r['agreement']:.1%}")
 
 # %% [markdown]
-# **What the tables show.** Sigma-hat is the worst by far with few steps on digits, too, and with 100 as good as the posterior: the shape that the paper found. The rest does *not* repeat. On CIFAR-10 $\eta = 0$ was best at every number of steps up to 100. Here it is best with 4 and 6; from 8 on $\eta=0.5$ is better, from 15 on also $\eta = 1$. And quadratic steps, which the paper chose for CIFAR-10, are worse than even ones here. The data, the network and the metric's features are all different; a table of samplers is a statement about a model. (At 1,000 samples the noisy samplers score *below* real training digits. The test digits come from other writers than most of the training digits, and $n$ is small; do not read it as "better than real".)
+# **What the tables show.** Sigma-hat is by far the worst with few steps on digits, too; with 100 it is about as good as the posterior, and so it is with 1,000 (in the paper 10.0 and 5.8 with 100, 3.2 and 4.7 with 1,000). The rest does *not* repeat. On CIFAR-10 $\eta = 0$ was best at every number of steps up to 100. Here it is best with 4 and 6; from 8 on $\eta=0.5$ is better, from 15 on also $\eta = 1$. And quadratic steps, which the paper chose for CIFAR-10, are worse than even ones. The data, the network and the metric's features are all different; a table of samplers is a statement about a model. (The KID of the noisy samplers is negative: like the floor, since the labels are balanced and the estimate is unbiased for independent draws alone. There is nothing better than real about them.)
 #
 # ## 4.14 Guidance changes the ranking
 #
-# Guidance (lesson 5) makes the denoiser follow its label more than the data does: a guess with the label, minus a guess without, exaggerated. It doubles the evaluations, so the table counts steps. **Is the best sampler without guidance the best with it?**
+# Guidance (lesson 5) makes the denoiser follow its label more than the data does: a guess with the label, minus a guess without, exaggerated. It doubles the cost: here each evaluation of the guided denoiser is two of the network. **Is the best sampler without guidance the best with it?**
 
 # %%
 guided = [r for r in table if r["w"] == 2 and r["asked"] <= 15]
@@ -725,7 +725,7 @@ print("agreement with the label, in per cent:")
 show([r | {"agreement": 100 * r["agreement"]} for r in guided if r["sampler"] in ("ancestral", "ddim", "unipc")], "agreement", 1)
 
 # %% [markdown]
-# **What the table shows.** At $w = 2$ nearly every digit is what was asked for, and all distances are several times larger: guided samples are too typical, and a Fréchet distance sees that the variety is gone. The order has changed. Now `ancestral`, best without guidance at many steps, is worse than `ddim` at every count, and `unipc` is best throughout. Noise forgets errors only if the denoiser is right about what is probable; a guided one, on purpose, is not. So choose the sampler with the guidance that you will use.
+# **What the table shows.** At $w = 2$ nearly every digit is what was asked for, and the distances of the samplers that worked without guidance are three to six times larger: guided samples are too typical, and a Fréchet distance sees that variety is gone. The order has changed. `ancestral`, best without guidance when steps are many, is worse than `ddim` at every count; `unipc` is best up to 10; at 15 `heun`, the last without guidance, is first. (A possible reason why noise no longer helps: it pulls towards what the *guided* denoiser calls probable, and that is too narrow. We have not tested it.) So choose the sampler with the guidance that you will use.
 #
 # ## 4.15 Digits and their noise
 #
@@ -756,7 +756,7 @@ plots.curves(torch.tensor(counts), back, xscale="log", yscale="log", title="50 t
 plots.show({"test digits": digits[:10], "their noise": z[:10], "and back": again[:10]}, columns=10, width=6)
 
 # %% [markdown]
-# **What the figures show.** Between two noises of one label lie digits of that label, all of them legible. The inverted digits come back, with 40 steps even in $t$ to within 0.03 of a range of 2. But look at the noise in the middle: it is no noise. Its standard deviation is half of what it should be, and the digit shows through. A digit's background is exactly $-1$ in every image; the ODE maps data of no width to noise of no width, and the few first steps, where $\sigma$ is smaller than anything the network has been trained to see, decide how much. It works as an address, since it leads back. As a draw of noise it is worthless: change the label on the way back, and the old digit stays visible (exercise 4.8).
+# **What the figures show.** Between two noises of one label lie digits of that label, all of them legible. The inverted digits come back, with 40 steps even in $t$ to within 0.03 of a range of 2. But look at the noise in the middle: it is no noise. Its standard deviation is half of what it should be, and the digit shows through. For a pixel that is $-1$ in every image, the ODE brings *every* noise to $-1$; so the way back cannot know which it was, and the first step, which sees no noise, says none. What little appears there is the network's error. The noise found works as an address, since it leads back. As a draw of noise it is worthless. (Exercise 4.8 edits data that has a width everywhere, where inversion does what one hopes.)
 #
 # ## 4.16 Any data, any schedule
 #
@@ -769,7 +769,7 @@ plots.show(x, columns=10, width=7, title=f"{photographs.schedule}, DPM-Solver++,
 print("airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck")
 
 # %% [markdown]
-# **What the figure shows.** Small photographs, most of them of the class that was asked for. Nothing in `samplers.py` was changed for them: a schedule is two functions of $t$, and all of this part's formulas were written for any such pair.
+# **What the figure shows.** Small photographs; about half are easy to recognise as what was asked for. Nothing in `samplers.py` was changed for them: a schedule is two functions of $t$, and part I's formulas were written for any such pair.
 #
 # # Part III · A few steps
 #
@@ -779,7 +779,7 @@ print("airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck")
 #
 # $$f(x_0, 0) = x_0, \qquad f(x_t, t) = f(x_r, r) \tag{4.32}$$
 #
-# (Song et al. 2023: *consistency models*). The first costs nothing. At $t = 0$, $\alpha = 1$ and $\sigma = 0$, and the line that turns a network's output into a guess (section 3.2) becomes
+# (Song et al. 2023: *consistency models*). The first costs nothing. At $t = 0$, $\alpha = 1$ and $\sigma = 0$, and from $x=\alpha x_0+\sigma\epsilon$ and $\text{out}=a x_0+b\,\epsilon$ (section 3.2) follows $b\,x-\sigma\,\text{out}=(\alpha b-\sigma a)\,x_0$; so at $t=0$
 #
 # $$D(x, 0) = \frac{b\,x - 0\cdot\mathrm{out}}{1\cdot b - 0\cdot a} = x \tag{4.33}$$
 #
@@ -787,7 +787,7 @@ print("airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck")
 #
 # $$L = \mathbb E\,\frac{1}{\sigma_t^2}\,\big\|D_\theta(x_t, t) - \operatorname{stop}\big[D_\theta(\Phi(x_t), r)\big]\big\|^2 \tag{4.34}$$
 #
-# *stop* means that no gradient flows through the cleaner guess: it is the target. The level next to the data learns from $D(x, 0) = x$, the one above from it, and so on up. (The weight is that of $v$; the code takes a *pseudo-Huber* loss, $\sqrt{e+c^2}-c$ of each example's error $e$, so that a few large errors do not rule.)
+# *stop* means that no gradient flows through the cleaner guess: it is the target. The level next to the data learns from $D(x, 0) = x$, the one above from it, and so on up. So the best that a student on $n$ levels can learn is to do in one evaluation what its guide's DDIM does in $n$ steps; only for many levels is that the end of the ODE. (The weight is that of $v$, if $\alpha^2+\sigma^2=1$; the code takes a *pseudo-Huber* loss, $\sqrt{e+c^2}-c$ of each example's error $e$, so that a few large errors do not rule.)
 #
 # **Can one do without the guide?** Take the same $x_0$ and $\epsilon$ at both levels. Given $x_t$, the noise is $\epsilon = (x_t-\alpha_tx_0)/\sigma_t$, so $x_r = \alpha_rx_0 + \frac{\sigma_r}{\sigma_t}(x_t - \alpha_tx_0)$ is linear in the unknown $x_0$. Its mean and variance, given $x_t$, are
 #
@@ -797,7 +797,7 @@ print("airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck")
 #
 # $$\mathbb E[f(x_r)\mid x_t] - f(\Phi) \approx \tfrac12 f''(\Phi)\operatorname{Var}(x_r\mid x_t) \tag{4.36}$$
 #
-# which falls with the square of the gap $t - r$. So *consistency training*, without a guide, needs many levels, close together (Geng et al. 2024, ECT, begin with wide gaps and narrow them as training goes on); *consistency distillation*, with one, can do with few. The library's `Consistency` is a denoiser with another loss, so that it trains in the same loop as everything else:
+# which falls with the square of the gap $t - r$, and over $n$ levels adds up to something like $1/n$. The guide's DDIM step errs by the square of the gap, too; the difference is what the square is multiplied by, here $\operatorname{Var}(x_0\mid x_t)$, which at high noise is the spread of all the data. So *consistency training*, without a guide, needs more levels, closer together (Geng et al. 2024, ECT, begin with wide gaps and narrow them as training goes on), than *consistency distillation* with one. The library's `Consistency` is a denoiser with another loss, so that it trains in the same loop as everything else:
 
 # %%
 def consistency_loss(D, guide, x0, t, r, eps, c=0.01):
@@ -853,21 +853,21 @@ fresh = moons.sample(2000, seed=9)
 apart = lambda x: 1000 * metrics.gaussian_kernel_distance(x, fresh, width=0.3)
 with torch.no_grad():
     clouds = {"denoiser, 1": exact(noise, torch.tensor(1.0)), "ddim, 4": last(samplers.ddim(exact, cosine, noise, samplers.grid(cosine, 4))),
-              "student, 1": again(1), "student, 2": again(2), "data": moons.sample(2000, seed=3)}
+              "ddim, 16": last(samplers.ddim(exact, cosine, noise, samplers.grid(cosine, 16))), "student, 1": again(1), "student, 2": again(2), "data": moons.sample(2000, seed=3)}
 plots.scatter({f"{name}\n{apart(x):.1f}": x for name, x in clouds.items()}, title="Evaluations, and 1000 kernel distance", limit=1.8)
 
 # %% [markdown]
-# **What the figure shows.** One guess of the exact denoiser is the middle of the data. One guess of the student is nearer to the data than four DDIM steps with the exact denoiser, two are nearer still. Many strays lie between the moons: there the true $f$ jumps from one moon to the other, and a small network cannot jump.
+# **What the figure shows.** One guess of the exact denoiser is the middle of the data. One guess of the student scores better than four DDIM steps with the exact denoiser, two are better still. But many points lie between the moons, where the sixteen DDIM steps that it was taught leave few. This small network has learned the map only roughly, even near the data, and more evaluations would not cure that.
 #
-# **And on digits?** `python tools/distil.py --ship` made the small shipped model consistent on four levels: 735 steps of 128, against the 5,000 that trained it. The card of the result says what came of it.
+# **And on digits?** `python tools/distil.py --ship` made the small shipped model consistent on four levels, once with the model itself as the guide (the *student*, which is shipped) and once without a guide: 735 steps of 128 each, against the 5,000 that trained it. The card says what came of it.
 
 # %%
 torch.set_num_threads(threads)
 teacher, pupil = train.load("mnist_small", on="cpu"), train.load("mnist_consistency", on="cpu")
 card = pupil.about["metrics"]
-print(f"Fréchet distance of {card['samples'][0]['n']:,} digits; real training digits {card['frechet_floor']:.3f}")
+print(f"Fréchet distance of {card['samples'][0]['n']:,} digits; real training digits {card['frechet_floor']:.3f}; trained in {card['seconds']} s, the teacher in {card['teacher_seconds_in_the_same_run']} s")
 for r in card["samples"]:
-    print(f"{r['model']:8} {r['sampler']:12} {r['evaluations']:3} evaluations: {r['frechet_distance']:6.2f}, agreement {r['agreement']:.1%}")
+    print(f"{r['model']:15} {r['sampler']:12} {r['evaluations']:3} evaluations: {r['frechet_distance']:6.2f}, agreement {r['agreement']:.1%}")
 start, y = cosine.prior((20, 1, 28, 28), generator=torch.Generator().manual_seed(5)), torch.arange(20) % 10
 draw = lambda D, f, n: last(f(clip(D), cosine, start, samplers.grid(cosine, n), y=y))
 plots.show({"teacher, ddim, 1": draw(teacher, samplers.ddim, 1)[:10], "teacher, ddim, 2": draw(teacher, samplers.ddim, 2)[:10], "teacher, ddim, 18": draw(teacher, samplers.ddim, 18)[:10],
@@ -875,9 +875,9 @@ plots.show({"teacher, ddim, 1": draw(teacher, samplers.ddim, 1)[:10], "teacher, 
            columns=10, width=6)
 
 # %% [markdown]
-# **What the table and the figure show.** One evaluation of the teacher is a blurred average; one of the student is a digit. With two evaluations the student scores about what the teacher scores with DDIM in eighteen, with four it is better than that. Two things should not be overlooked. The teacher itself gains by fresh noise: sampled like the student with four evaluations it is better than its own DDIM, and agrees with the label more often than the student. And the student has lost a little of that agreement. The training took about a quarter of the teacher's work: 735 steps in place of 5,000, each with two more passes forward.
+# **What the table and the figure show.** One evaluation of the teacher is a blurred average; one of the student is nearly a digit (its 8 and 9 are smudged). With two evaluations the student scores what its teacher scores with DDIM in four, which is what it was taught; with eighteen the teacher is hardly better. One evaluation of the student beats two of the teacher. Fresh noise helps the teacher, too: with four evaluations it scores better with (4.37) than with DDIM, and agrees with its label more often than anything else here. The training was about a quarter of the teacher's work, if a pass backward counts as two forward.
 #
-# Without a guide (`python tools/distil.py --pairs`), the same 735 steps on the same four levels give Fréchet distances of 44.2, 2.86 and 0.52 with 1, 2 and 4 evaluations: hardly a jump, as (4.36) predicts for such gaps. What it has learned is close to an average still, and with four evaluations that does no harm.
+# Without a guide, one evaluation is hardly a jump: at gaps of a quarter the target is still an average. With four evaluations and fresh noise it gives the best score of all. An average is just what a sampler with noise wants.
 #
 # ## 4.18 Progressive distillation: halve, and halve again
 #
@@ -927,11 +927,11 @@ for name, x in ends.items():
 #
 # $$u = v - (t-r)\,\frac{du}{dt}, \qquad \frac{du}{dt} = (v\cdot\nabla_x)\,u + \frac{\partial u}{\partial t} \tag{4.40}$$
 #
-# This is *MeanFlow* (Geng et al. 2025). The right side needs $v$ at one point only, and there $\epsilon - x_0$ does, since it is right on average and enters linearly. The derivative along $(v, 0, 1)$ in $(x, r, t)$ is one forward-mode pass, `torch.func.jvp`. At $r = t$ what remains is plain flow matching, so a part of each batch has $r = t$.
+# This is *MeanFlow* (Geng et al. 2025). The right side needs $v$ at one point only, and there $\epsilon - x_0$ does, since it is right on average and enters linearly. The derivative along $(v, 0, 1)$ in $(x, r, t)$ is one pass in forward mode, `torch.func.jvp`: it carries the derivative in one direction along with the values, at about twice the cost. At $r = t$ what remains is plain flow matching, so a part of each batch has $r = t$.
 
 # %%
 class MeanVelocity(nn.Module):
-    """u(x; r, t): x (B, 2), r, t (B,) -> (B, 2). Slow waves only: fast ones would spoil the derivative by t."""
+    """u(x; r, t): x (B, 2), r, t (B,) -> (B, 2). Slow waves of time only."""
 
     def __init__(self, hidden=64):
         super().__init__()
@@ -948,7 +948,7 @@ def mean_flow_loss(u, x0):
     v = torch.randn_like(x0) - x0                                                         # eps - x0
     now, du = torch.func.jvp(u, (x0 + t[:, None] * v, r, t), (v, torch.zeros_like(r), torch.ones_like(t)))
     e = (now - (v - (t - r)[:, None] * du).detach()).square().sum(1)
-    return (e / (e.detach() + 0.01).sqrt()).mean()                                        # weighted down where it is large, as the paper does
+    return (e / (e.detach() + 0.01).sqrt()).mean()                                        # large errors weigh less, as in the paper
 
 # %%
 with warnings.catch_warnings(action="ignore"):                                             # torch warns about a part of its own
@@ -966,7 +966,7 @@ for name, x in clouds.items():
     print(f"{name:15} energy distance to the data {energy(x):8.4f}, 1000 kernel distance {apart(x):7.2f}")
 
 # %% [markdown]
-# **What the figure shows.** A step along the velocity at $t=1$ gathers everything in the middle. A step along the average velocity, also one evaluation, spreads it over both moons, without any teacher; the energy distance falls a hundredfold. The strays between the moons are those of section 4.17, and for the same reason. (The energy distance hardly sees them, since it looks at large scales; the kernel distance, of width 0.3, does.)
+# **What the figure shows.** A step along the velocity at $t=1$ gathers everything in the middle. A step along the average velocity, also one evaluation, spreads it over both moons, without any teacher; the energy distance falls a hundredfold. Strays remain between the moons, and a second step does not remove them: the small network knows $u$ only roughly. (The energy distance, which is (3.39) with the kernel $-\|x-y\|$, hardly sees them; the Gaussian kernel, 0.3 wide, does. And strictly, a loss that weighs large errors less no longer asks for the mean, section 3.1.)
 #
 # Its relatives differ in how they get the average. A *shortcut model* (Frans et al. 2025) uses that two steps of length $d$ are one of length $2d$,
 #
@@ -978,7 +978,7 @@ for name, x in clouds.items():
 #
 # Every sampler of the library, derived, written out and measured: ancestral sampling with two variances, DDIM with any $\eta$, Heun with churn, DPM-Solver++(2M) and its third-order sibling, UniPC, inversion; four grids; a study at equal cost; and three ways to train a network that needs one or two evaluations.
 #
-# **Three things to remember.** (1) The network's evaluations are the cost; all else is free. (2) Without noise sampling is an ODE, and its solvers have orders; with noise, errors of a learned model are partly forgotten. Which is better is decided by measuring. (3) Below about five evaluations no solver helps; there the network must learn to jump.
+# **Three things to remember.** (1) The network's evaluations are the cost; all else is free. (2) Without noise sampling is an ODE, and its solvers have orders; with noise, errors of a learned model are partly forgotten. Which is better is decided by measuring. (3) With one or two evaluations no solver helps; there the network must learn to jump.
 #
 # | formula | source |
 # | --- | --- |
@@ -991,7 +991,7 @@ for name, x in clouds.items():
 # | (4.25) to (4.28) | Karras et al. 2022, eq. 5 and algorithm 2 |
 # | (4.29) | Saharia et al. 2022, *Imagen*, section 2.3 |
 # | (4.30), (4.31) | Shoemake 1985, *slerp*; Song, Meng & Ermon 2021, section 4.3 |
-# | (4.32) to (4.37) | Song et al. 2023, *Consistency Models*; Geng et al. 2024, *Consistency Models Made Easy* (ECT) |
+# | (4.32) to (4.37) | Song et al. 2023, *Consistency Models*; Song & Dhariwal 2024, *Improved Techniques for Training Consistency Models*; Geng et al. 2024, *Consistency Models Made Easy* (ECT) |
 # | (4.38) | Salimans & Ho 2022, *Progressive Distillation*, algorithm 2 |
 # | (4.39), (4.40) | Geng et al. 2025, *Mean Flows for One-step Generative Modeling* |
 # | (4.41) | Frans et al. 2025, *One Step Diffusion via Shortcut Models*; sCM: Lu & Song 2025 |

@@ -267,7 +267,7 @@ def judge_noise(f: Callable) -> None:
         inputs, right, mistakes = apart(case, rtol=1e-3, atol=1e-5)
         got = asked(f, *inputs)
         not_finite(got, f"{name}: nan or inf: what stands below a root, or below a line, is not positive")
-        compare(got, right, mistakes, rtol=1e-3, atol=1e-6, otherwise=f"{name}: not Var(x_s | x_t). Try w = 0, where only the posterior's variance is left, and w = 1 with alpha^2 + sigma^2 = 1, where it is sigma_{{t|s}}^2")
+        compare(got, right, mistakes, rtol=1e-3, atol=1e-6, otherwise=f"{name}: not Var(x_s | x_t). Try w = 0, where only the posterior's variance is left, and alpha_t = 0, where x_t says nothing and it is the whole variance of x_s")
     w, t, s = between(0.3, 0.8, 2), torch.tensor([1.0, 0.6], dtype=F64), torch.tensor([0.4, 0.0], dtype=F64)
     got, ends = asked(f, SCHEDULES["flow"], t, s, w), torch.stack([(0.6 * w[0]) ** 2 + 0.16, (w[1] * 0.6) ** 2 / ((0.4 * w[1]) ** 2 + 0.36)])
     not_finite(got, "right in between, but nan or inf at t = 1 (alpha = 0) or at s = 0 (sigma = 0): divide by neither")
@@ -613,7 +613,7 @@ QUESTIONS = [
     Question("4.4", 3, judge_noise, "between the two variances of Ho et al. lies the right one, if the width of the data is known",
              ("Of (4.3) only Var(x0 | x_t) is missing. x_t = alpha_t x0 + sigma_t eps, both Gaussian: inverse variances add.", "Var(x0 | x_t) = w^2 sigma_t^2 / (alpha_t^2 w^2 + sigma_t^2). Put it in; it can be simplified so that no line has a zero below it.",
               "with V = alpha^2 w^2 + sigma^2 at each level: V_s * (sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2) / V_t")),
-    Question("4.5", 3, judge_heun, "two slopes and their mean; and without a division by alpha, so that it starts anywhere",
+    Question("4.5", 3, judge_heun, "two slopes and their mean, and no division by alpha: it starts wherever the schedule's slopes are finite",
              ("The slope of (4.11) as a function of x and t: schedule.d_alpha and schedule.d_sigma are the derivatives.", "u = slope(x, t); ahead = x + (s - t) * u; and the mean of u and slope(ahead, s) for the step from x. s - t is negative.",
               "if s == 0: return D(x, t). Otherwise x + (s - t) * (u + slope(x + (s - t) * u, s)) / 2")),
     Question("4.6", 3, judge_order, "a straight piece between the law's beginning and the rounding",

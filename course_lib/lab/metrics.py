@@ -151,10 +151,15 @@ def floor(metric: Callable[[Tensor, Tensor], float], real: Tensor, n: int, draws
     return torch.tensor(values).mean().item(), torch.tensor(values).std().item()
 
 
-def frechet_floor(n: int, seed: int = 0) -> float:
-    """What n *real* training digits score against the test digits: no honest model should be expected to score less."""
-    x = mnist("train")[0]
-    return frechet_distance(features(x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:n]]), test_features())
+def frechet_floor(n: int, seed: int = 0, balanced: bool = False) -> float:
+    """What n *real* training digits score against the test digits: no honest model should be expected to score less.
+
+    balanced: n / 10 of each label, for models that were asked for equally many of each; else drawn at random.
+    """
+    x, y = mnist("train")
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    rows = torch.cat([order[y[order] == label][:n // 10] for label in range(10)]) if balanced else order[:n]
+    return frechet_distance(features(x[rows]), test_features())
 
 
 def checked_features(z: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from . import machine, metrics, plots
 class Way:
     """A sampler with its options and its grid."""
     sampler: Callable
-    spacing: str = "time"
+    spacing: str | Callable = "time"
     options: dict = field(default_factory=dict)
 
     def steps(self, evaluations: int) -> int:
@@ -32,6 +32,7 @@ WAYS = {
     "ddim, quadratic":      Way(ddim, "quadratic"),
     "ddim, eta 0.5":        Way(ddim, options={"eta": 0.5}),
     "heun":                 Way(heun, "karras"),
+    "heun, even from 0.95": Way(heun, lambda schedule, start, n: grid(schedule, n, "time", 0.95)[:-1]),
     "dpmpp":                Way(dpmpp),
     "dpmpp, log-SNR":       Way(dpmpp, "log_snr"),
     "unipc":                Way(unipc),
@@ -69,7 +70,8 @@ def analyze_sampling_quality(D: Denoiser, evaluations: Iterable[int], ways: dict
 
     A row says what was asked and what it cost (sampler, w, n, evaluations, seconds), and how good it was: Fréchet distance and KID with
     its error against MNIST's 10,000 test digits, and class agreement. Other pictures need other eyes: look, from pictures to features
-    (n, d), and `real` (m, d), what it sees in real pictures; then there is no agreement. Compare at one n, beside what real pictures score.
+    (n, d), and `real` (m, d), what it sees in real pictures; then there is no agreement. Compare at one n, beside what real
+    pictures score, as many of each label (`metrics.frechet_floor(n, balanced=True)`).
     """
     y, rows = torch.arange(n) % D.net.num_classes, []
     digits, look = look is None, look or metrics.features
