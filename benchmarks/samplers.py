@@ -7,7 +7,8 @@
     python benchmarks/samplers.py --model cifar10      photographs, seen by Inception (pip install torch-fidelity): n = 5,000, for a GPU
 
 Rows go to course_lib/assets/samplers.csv (samplers_cifar10.csv) as they are finished; a row that is there (same sampler, w, n,
-evaluations asked for) is not repeated. `seconds` are those of the machine that the row names.
+evaluations asked for) is not repeated. `seconds` are those of the machine that the row names, in
+the shipped table with other work beside it; lesson 4 measures seconds on yours.
 """
 import argparse
 import csv
