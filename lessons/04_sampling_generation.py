@@ -725,7 +725,7 @@ print("agreement with the label, in per cent:")
 show([r | {"agreement": 100 * r["agreement"]} for r in guided if r["sampler"] in ("ancestral", "ddim", "unipc")], "agreement", 1)
 
 # %% [markdown]
-# **What the table shows.** At $w = 2$ nearly every digit is what was asked for, and the distances of the samplers that worked without guidance are three to six times larger: guided samples are too typical, and a Fréchet distance sees that variety is gone. The order has changed. `ancestral`, best without guidance when steps are many, is worse than `ddim` at every count; `unipc` is best up to 10; at 15 `heun`, the last without guidance, is first. (A possible reason why noise no longer helps: it pulls towards what the *guided* denoiser calls probable, and that is too narrow. We have not tested it.) So choose the sampler with the guidance that you will use.
+# **What the table shows.** At $w = 2$ nearly every digit is what was asked for, and the distances of the samplers that worked without guidance are mostly four to seven times larger: guided samples are too typical, and a Fréchet distance sees that variety is gone. The order has changed. `ancestral`, best without guidance when steps are many, is worse than `ddim` at every count; `unipc` is best up to 10; at 15 `heun`, nearly the last without guidance, is first. (A possible reason why noise no longer helps: it pulls towards what the *guided* denoiser calls probable, and that is too narrow. We have not tested it.) So choose the sampler with the guidance that you will use.
 #
 # ## 4.15 Digits and their noise
 #
@@ -966,7 +966,7 @@ for name, x in clouds.items():
     print(f"{name:15} energy distance to the data {energy(x):8.4f}, 1000 kernel distance {apart(x):7.2f}")
 
 # %% [markdown]
-# **What the figure shows.** A step along the velocity at $t=1$ gathers everything in the middle. A step along the average velocity, also one evaluation, spreads it over both moons, without any teacher; the energy distance falls a hundredfold. Strays remain between the moons, and a second step does not remove them: the small network knows $u$ only roughly. (The energy distance, which is (3.39) with the kernel $-\|x-y\|$, hardly sees them; the Gaussian kernel, 0.3 wide, does. And strictly, a loss that weighs large errors less no longer asks for the mean, section 3.1.)
+# **What the figure shows.** A step along the velocity at $t=1$ gathers everything in the middle. A step along the average velocity, also one evaluation, spreads it over the place of the moons, without any teacher; the energy distance falls a hundredfold. Many points remain between the moons, and a second step does not remove them: the small network knows $u$ only roughly. (The energy distance, which is (3.39) with the kernel $-\|x-y\|$, hardly sees them; the Gaussian kernel, 0.3 wide, does. And strictly, a loss that weighs large errors less no longer asks for the mean, section 3.1.)
 #
 # Its relatives differ in how they get the average. A *shortcut model* (Frans et al. 2025) uses that two steps of length $d$ are one of length $2d$,
 #
