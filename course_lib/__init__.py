@@ -7,12 +7,15 @@ Experiments live in `course_lib.lab` (data, train, metrics, plots, widgets), exe
 from .consistency import Consistency
 from .ddpm import DDPM
 from .denoiser import Denoiser
-from .guidance import cfg, clip, threshold
+from .editing import create_mask, edit, inpaint, repaint, sdedit
+from .guidance import cfg, classifier_guidance, clip, compose, threshold
 from .networks.dit import DiT
+from .networks.text import ConditionalUNet
 from .networks.unet import UNet
 from .samplers import ancestral, consistency, ddim, dpmpp, grid, heun, invert, last, slerp, unipc
 from .schedules import Schedule
 from .version import VERSION
 
 __version__ = VERSION
-__all__ = ["Schedule", "Denoiser", "Consistency", "DDPM", "grid", "ddim", "ancestral", "heun", "dpmpp", "unipc", "consistency", "invert", "slerp", "last", "cfg", "clip", "threshold", "UNet", "DiT"]
+__all__ = ["Schedule", "Denoiser", "Consistency", "DDPM", "grid", "ddim", "ancestral", "heun", "dpmpp", "unipc", "consistency", "invert", "slerp", "last", "cfg", "clip", "threshold",
+           "classifier_guidance", "compose", "create_mask", "inpaint", "repaint", "sdedit", "edit", "UNet", "DiT", "ConditionalUNet"]

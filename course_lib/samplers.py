@@ -77,7 +77,7 @@ def ddim(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], eta: fl
 
     x: (B, ...) at level ts[0]; ts: falling, in [0, 1]; condition: tensors that D takes. Yields len(ts) states.
     """
-    steps = _pairs(ts, x, eta)
+    steps = checked_steps(ts, x, eta)
     yield x
     for t, s in steps:
         x = step(schedule, x, D(x, t, **condition), t, s, eta, generator)
@@ -91,7 +91,7 @@ def ancestral(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], ge
 
     sigma_hat = True is the paper's other variance, beta_t in place of the posterior's beta_tilde_t.
     """
-    steps = _pairs(ts, x)
+    steps = checked_steps(ts, x)
     yield x
     for t, s in steps:
         x = step(schedule, x, D(x, t, **condition), t, s, 1.0, generator, sigma_hat)
@@ -107,7 +107,7 @@ def heun(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], churn: 
     leads, and the same step with the mean of both slopes. churn, noisy, s_noise are S_churn, (S_tmin, S_tmax) and S_noise: before a
     step with r in `noisy`, fresh noise lifts x to the higher level at which the denoiser then looks.
     """
-    steps = list(_pairs(ts, x))
+    steps = list(checked_steps(ts, x))
     if schedule.alpha(steps[0][0]) == 0:
         raise ValueError(f"heun divides by alpha, which is 0 at t = {steps[0][0]:.4g} of {schedule}: start below, as grid(schedule, n, 'karras') does")
     yield x
@@ -131,7 +131,7 @@ def dpmpp(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], **cond
     In lambda = log(alpha / sigma) the way from t to s is known but for an integral over the guesses; the last two guesses are
     continued along it by a straight line. The first step, and the step to s = 0, are ddim's.
     """
-    steps, known = _pairs(ts, x), collections.deque(maxlen=2)           # (lambda, guess), newest first
+    steps, known = checked_steps(ts, x), collections.deque(maxlen=2)           # (lambda, guess), newest first
     yield x
     for t, s in steps:
         guess = D(x, t, **condition)
@@ -150,7 +150,7 @@ def unipc(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], **cond
     Each step goes ahead like dpmpp of order 2. The guess made there, which the next step needs anyway, corrects this step: the guesses
     on both sides of it are joined by a parabola, over which the integral is exact.
     """
-    steps, known, guess = _pairs(ts, x), collections.deque(maxlen=2), None
+    steps, known, guess = checked_steps(ts, x), collections.deque(maxlen=2), None
     yield x
     for t, s in steps:
         guess = D(x, t, **condition) if guess is None else guess
@@ -172,7 +172,7 @@ def consistency(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], 
 
     For denoisers whose guess is an end of the path (course_lib.consistency); ts: the levels they were trained at, then 0.
     """
-    steps = _pairs(ts, x)
+    steps = checked_steps(ts, x)
     yield x
     for t, s in steps:
         x = schedule.perturb(D(x, t, **condition), s, randn_like(x, generator))
@@ -188,7 +188,7 @@ def invert(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], **con
     ts = as_float64(ts)
     if ts.ndim != 1 or not (ts[1:] > ts[:-1]).all():
         raise ValueError("invert walks from data to noise: ts must be rising, such as grid(schedule, n).flip(0)")
-    steps = [(s, t) for t, s in _pairs(ts.flip(0), x)][::-1]
+    steps = [(s, t) for t, s in checked_steps(ts.flip(0), x)][::-1]
     yield x
     for t, s in steps:
         look = t if schedule.sigma(t) > 0 else s
@@ -265,7 +265,7 @@ def _curved(nodes: list[tuple[Tensor, Tensor]], h: Tensor) -> Tensor | float:
     return over(of_line, D0) * (d1 - over(v, D0) * bend) + over(of_square, D0) * bend
 
 
-def _pairs(ts: Iterable[float], x: Tensor, eta: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
+def checked_steps(ts: Iterable[float], x: Tensor, eta: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
     """The steps (t, s) of a falling grid, after a look at what the caller passed."""
     ts = as_float64(ts)
     if ts.ndim != 1 or len(ts) < 2 or not (ts[1:] < ts[:-1]).all() or ts[0] > 1 or ts[-1] < 0:

@@ -1,9 +1,7 @@
-"""Data sets: MNIST (shipped with the course) and two-dimensional toys whose exact densities are known or drawn."""
-import hashlib
+"""Data sets: MNIST and Nouns (shipped with the course), CIFAR-10, and two-dimensional toys whose exact densities are known or drawn."""
 import math
 import os
 import zipfile
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..schedules import as_float64
+from .assets import ASSETS, check_digest
+from .nouns import nouns  # noqa: F401  (part of this module's interface)
 
-ASSETS = Path(__file__).parents[1] / "assets"
 MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"
 
 
@@ -54,20 +53,6 @@ def cifar10(split: str = "train", folder: Path | None = None) -> tuple[Tensor, T
             raise OSError(f"CIFAR-10 could not be fetched into {folder} ({error}): put a cifar10.npz there, or set COURSE_DATA to a folder that has one") from None
         x, y = photographs.data, photographs.targets
     return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1), torch.as_tensor(y).long()      # (N, 32, 32, 3) bytes before
-
-
-def check_digest(file: Path, sha256: str) -> None:
-    """Refuse a shipped file that is missing, truncated or altered, and say how to get it back."""
-    remedy = "reinstall course_lib, or run `git checkout -- course_lib/assets` in the repository"
-    if not Path(file).exists():
-        raise FileNotFoundError(f"{file} is missing: {remedy}")
-    if _digest(file, Path(file).stat().st_mtime_ns) != sha256:
-        raise OSError(f"{file} is damaged (its SHA-256 differs: perhaps a truncated download): {remedy}")
-
-
-@lru_cache
-def _digest(file: Path, modified: int) -> str:
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 # Two-dimensional toys: (N, 2) float32, centred, about one unit wide, so that N(0, I) is a sensible prior for them.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from . import nouns
 from .data import mnist
 from .features import (DigitClassifier, alexnet, class_agreement, classifier, dinov2, features, inception, lpips, predict,  # noqa: F401
                        probabilities, test_features)
@@ -160,6 +161,52 @@ def frechet_floor(n: int, seed: int = 0, balanced: bool = False) -> float:
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     rows = torch.cat([order[y[order] == label][:n // 10] for label in range(10)]) if balanced else order[:n]
     return frechet_distance(features(x[rows]), test_features())
+
+
+def part_matches(x: Tensor, parts: Tensor) -> Tensor:
+    """Whether each part of each noun is the one that was asked for: x (N, 3, 32, 32) in [-1, 1], parts (N, 5) -> (N, 5) bool.
+
+    For one part at a time every candidate is drawn, the other parts as asked for; the nearest to the picture must look like what
+    was asked (where an accessory hides the body, all bodies do). Real pictures score 1; chance is `part_chance(parts)`.
+    """
+    x, parts = checked_nouns(x, parts), nouns.checked_parts(parts)
+    palette, matches = nouns.art().palette, torch.empty(len(x), len(nouns.PARTS), dtype=torch.bool)
+    start = torch.arange(1024) * palette.shape[1]                                       # where each pixel's row of the table begins
+    for picture, row, match in zip(x, parts, matches):
+        far = (picture.flatten(1)[..., None] - palette[:, None]).square().sum(0)        # (1024, colours): how far each pixel is from each colour
+        for column in range(len(row)):
+            drawn = _candidates(row, column)                                            # (K, 1024)
+            nearest = far.take(start + drawn).sum(1).argmin()
+            match[column] = torch.equal(drawn[nearest], drawn[row[column]])
+    return matches
+
+
+def part_chance(parts: Tensor) -> Tensor:
+    """What guessing scores, for each part: the mean share of the candidates that look like what was asked for.   (N, 5) -> (5,)"""
+    parts = nouns.checked_parts(parts)
+    share = torch.empty(parts.shape)
+    for row, chance in zip(parts, share):
+        for column in range(len(row)):
+            drawn = _candidates(row, column)
+            chance[column] = (drawn == drawn[row[column]]).all(1).float().mean()
+    return share.mean(0)
+
+
+def _candidates(row: Tensor, column: int) -> Tensor:
+    """One combination (5,) with every possibility for one of its parts, as palette indices: (K, 1024)."""
+    count = len(nouns.art().layers[nouns.PARTS[column]])
+    rows = row.repeat(count, 1)
+    rows[:, column] = torch.arange(count)
+    return nouns.indices(rows).flatten(1)
+
+
+def checked_nouns(x: Tensor, parts: Tensor) -> Tensor:
+    """Pictures on the CPU, cut to [-1, 1], or one clear sentence."""
+    if x.ndim != 4 or x.shape[1:] != (3, 32, 32) or len(x) != len(parts) or not x.is_floating_point():
+        raise ValueError(f"nouns are pictures (N, 3, 32, 32) in [-1, 1], with as many rows of parts; got {x.dtype} {tuple(x.shape)} and {len(parts)} rows")
+    if not x.isfinite().all():
+        raise ValueError("the pictures have values that are not finite (nan or inf)")
+    return x.detach().cpu().float().clamp(-1, 1)
 
 
 def checked_features(z: Tensor) -> Tensor:

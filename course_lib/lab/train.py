@@ -21,16 +21,18 @@ from tqdm import tqdm
 
 from ..denoiser import Denoiser, identity
 from ..networks.dit import DiT
+from ..networks.text import ConditionalUNet, forgetful
 from ..networks.unet import UNet
 from ..schedules import Schedule
 from . import data as datasets
 from . import machine
 from .batches import Batches, drop, normal_log_snr  # noqa: F401  (drop is part of this module's interface)
 from .checkpoint import load_tensors, save_tensors
+from .nouns import vocabulary
 from .run import Run
 
-NETWORKS = {"UNet": UNet, "DiT": DiT}
-DATA = {"mnist": datasets.mnist, "cifar10": datasets.cifar10}
+NETWORKS = {"UNet": UNet, "DiT": DiT, "ConditionalUNet": ConditionalUNet}
+DATA = ("mnist", "cifar10", "nouns")
 SCHEDULES = ("linear", "cosine", "sigmoid", "zero_terminal_snr", "edm", "flow")
 
 
@@ -47,7 +49,7 @@ def train(D: Denoiser, data: Tensor | tuple[Tensor, Tensor] | dict[str, Tensor],
     muon_lr:  the same for Muon, which moves the other linear and convolution weights of a network that has a `stem` and an
               `out` layer (run.inner_matrices); 0 leaves everything to AdamW
     p_drop:   the share of examples trained without their conditions, so that guidance has something to guide from
-    null:     what "without" means, such as {"y": 10}; None: the network's own null label, if it has labels
+    null:     what "without" means, such as {"y": 10}; None: the network's own `null`
     out:      a folder under runs/ (or $COURSE_RUNS). Stop at any time: calling again goes on from there, and a finished run
               is loaded, not repeated. None: nothing is written.
     weight:   of each example's loss, as a function of its log-SNR (B,) -> (B,); None: all alike
@@ -70,7 +72,7 @@ def train(D: Denoiser, data: Tensor | tuple[Tensor, Tensor] | dict[str, Tensor],
     if (steps is None) == (seconds is None) or (seconds if steps is None else steps) <= 0 or batch < 1:
         raise ValueError(f"say how long to train, either steps=... or seconds=..., above 0; got steps={steps}, seconds={seconds}, batch={batch}")
     data = checked_data(data, getattr(D.net, "num_classes", None))
-    null = null if null is not None else {"y": D.net.num_classes} if getattr(D.net, "num_classes", None) is not None else {}
+    null = null if null is not None else getattr(D.net, "null", {})
     on, rank, world = _place(on)
     run = Run(D.to(on), Batches(data, batch, p_drop, null, seed, on, times, flip, rank, world), lr, muon_lr, steps, seconds,
               weight=weight, clip=clip, accumulate=accumulate, warm_up=warm_up, compiled=compiled)
@@ -206,7 +208,8 @@ def load(name: str | Path, on: torch.device | str | None = None) -> Denoiser:
 def from_config(config: dict) -> tuple[Denoiser, dict, dict]:
     """The untrained denoiser, the data and train's options that a configuration describes (configs/*.toml).
 
-    In [train], times = {mean = ..., std = ...} asks for `normal_log_snr`. Raises ValueError for what it does not know.
+    In [train], times = {mean = ..., std = ...} asks for `normal_log_snr`. With data = "nouns", `examples` says how many are drawn, and a
+    ConditionalUNet gets their vocabulary. Raises ValueError for what it does not know.
     """
     for needed in ("data", "network", "train"):
         if needed not in config:
@@ -220,6 +223,8 @@ def from_config(config: dict) -> tuple[Denoiser, dict, dict]:
     if unknown := config["train"].keys() - options:
         raise ValueError(f"[train] takes {', '.join(sorted(options))}; got {', '.join(sorted(unknown))}")
     torch.manual_seed(config["train"].get("seed", 0))
+    if kind == "ConditionalUNet":
+        network = {"words": vocabulary()} | network
     try:
         D = Denoiser(NETWORKS[kind](**network), getattr(Schedule, name)(**schedule), config.get("target", "v"), sigma_data=config.get("sigma_data", 0.5))
     except TypeError as error:
@@ -229,8 +234,17 @@ def from_config(config: dict) -> tuple[Denoiser, dict, dict]:
         if not isinstance(how["times"], dict) or how["times"].keys() != {"mean", "std"}:
             raise ValueError(f"times in [train] are {{mean = ..., std = ...}}, those of a normally distributed log-SNR; got {how['times']}")
         how["times"] = normal_log_snr(D.schedule, **how["times"])
-    x0, y = DATA[config["data"]]("train")
-    return D, {"x0": x0} | ({"y": y} if network.get("num_classes") else {}), how
+    return D, _data(config, D), how
+
+
+def _data(config: dict, D: Denoiser) -> dict[str, Tensor]:
+    """The pictures that a configuration asks for, and the conditions that its network takes."""
+    if config["data"] == "nouns":
+        x0, captions, _ = datasets.nouns(config.get("examples", 60_000))
+        tokens = forgetful(D.net.tokenizer(captions)) if isinstance(D.net, ConditionalUNet) else None
+        return {"x0": x0} | ({} if tokens is None else {"tokens": tokens})
+    x0, y = (datasets.mnist if config["data"] == "mnist" else datasets.cifar10)("train")
+    return {"x0": x0} | ({"y": y} if D.net.num_classes else {})
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -247,7 +261,7 @@ def main(arguments: list[str] | None = None) -> None:
     trained = train(D, data, **how, out=name, budget=arguments.budget)
     if int(os.environ.get("RANK", 0)) == 0 and trained.done:
         file = runs_folder() / name / f"{name}.safetensors"
-        save(trained, file, data=config["data"], config=config, command=f"python -m course_lib.lab.train configs/{name}.toml")
+        save(trained, file, data=config["data"], config=config, steps=trained.history[-1][0], command=f"python -m course_lib.lab.train configs/{name}.toml")
         print(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
 
 

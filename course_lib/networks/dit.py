@@ -47,6 +47,7 @@ class DiT(nn.Module):
             raise ValueError(f"patches of {patch} must divide the size {size}, and dim must be a multiple of 4; got dim = {dim}")
         self.config = dict(channels=channels, size=size, patch=patch, dim=dim, depth=depth, heads=heads, num_classes=num_classes)
         self.channels, self.size, self.patch, self.num_classes = channels, size, patch, num_classes
+        self.null = {} if num_classes is None else {"y": num_classes}      # the conditions that say nothing
         self.time = nn.Sequential(TimeEmbedding(64), nn.Linear(64, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.label = None if num_classes is None else nn.Embedding(num_classes + 1, dim)
         self.stem = nn.Linear(channels * patch**2, dim)

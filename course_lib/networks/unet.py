@@ -144,6 +144,7 @@ class UNet(nn.Module):
                            extra_channels=extra_channels, attend=list(attend), patch=patch, heads=heads, emb_dim=emb_dim, dropout=dropout)
         self.channels, self.extra_channels, self.num_classes, self.context_dim, self.patch = channels, extra_channels, num_classes, context_dim, patch
         self.multiple = patch * 2 ** (len(widths) - 1)
+        self.null = {} if num_classes is None else {"y": num_classes}      # the conditions that say nothing
 
         def stage(a: int, b: int, attends: bool) -> Stage:
             cross = CrossAttentionBlock(b, context_dim, heads) if attends and context_dim else None
@@ -183,7 +184,7 @@ class UNet(nn.Module):
         context: (B, L, context_dim) or None for none, context_mask: (B, L) bool; extra: (B, extra_channels, H, W)
         """
         self._check(x, t, y, context, context_mask, extra)
-        emb = F.silu(self._embed(x, t, y))                              # (B, emb_dim)
+        emb = F.silu(self._embed(x, t, y, context, context_mask))      # (B, emb_dim)
         if self.context_dim:
             context, context_mask = self._with_null(context, context_mask, len(x))
         x = x if extra is None else torch.cat([x, extra], dim=1)
@@ -205,7 +206,8 @@ class UNet(nn.Module):
         """A bridge: what the way down knew is laid beside what comes up."""
         return torch.cat([h, bridge], dim=1)
 
-    def _embed(self, x: Tensor, t: Tensor, y: Tensor | int | None) -> Tensor:
+    def _embed(self, x: Tensor, t: Tensor, y: Tensor | int | None, context: Tensor | None, mask: Tensor | None) -> Tensor:
+        """What every block is told: the time and the label (a network that reads adds its caption)."""
         emb = self.time(t)
         if self.label is None:
             return emb

@@ -1,0 +1,203 @@
+"""Nouns, their captions, their splits and their metric; and the networks that read."""
+import re
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from course_lib import Denoiser, Schedule
+from course_lib.lab import data, metrics, nouns, train
+from course_lib.lab.assets import ASSETS
+from course_lib.networks.text import UNKNOWN, ConditionalUNet, TextEncoder, Tokenizer, forgetful
+
+WORDS = ["a", "blue", "glasses", "head", "red", "shark"]
+
+
+def tiny(**options) -> ConditionalUNet:
+    torch.manual_seed(0)
+    return ConditionalUNet(3, WORDS, length=8, text_dim=16, widths=(16,), heads=2, **options).eval()
+
+
+# ---- pictures
+
+def test_the_same_seed_the_same_nouns_and_fewer_are_the_first_of_many():
+    a, b, few = data.nouns(50, seed=3), data.nouns(50, seed=3), data.nouns(7, seed=3)
+    assert torch.equal(a.x, b.x) and a.captions == b.captions and torch.equal(few.x, a.x[:7]) and few.captions == a.captions[:7]
+    assert not torch.equal(a.parts, data.nouns(50, seed=4).parts)
+    assert a.x.shape == (50, 3, 32, 32) and a.x.dtype == torch.float32 and a.x.min() >= -1 and a.x.max() <= 1
+
+
+def test_a_picture_is_its_layers_on_top_of_each_other():
+    """Pixel by pixel, in plain Python, from the top layer down."""
+    row, art = nouns.draw_parts(1, seed=2)[0], nouns.art()
+    x = nouns.render(row[None])[0]
+    for i, j in [(0, 0), (12, 12), (14, 20), (25, 14), (30, 16), (8, 10), (27, 18)]:
+        top = next(index for part, k in reversed(list(zip(nouns.PARTS, row))) if (index := art.layers[part][k, i, j].item()))
+        assert torch.equal(x[:, i, j], art.palette[:, top])
+
+
+def test_the_sheet_of_parts_is_that_of_the_artists():
+    """Counts, and some colours that were read off the original file by hand."""
+    art = nouns.art()
+    assert [len(art.layers[part]) for part in nouns.PARTS] == [2, 30, 143, 254, 23] == [len(art.names[part]) for part in nouns.PARTS]
+    assert all(len(set(names)) == len(names) for names in art.names.values())
+    grey = nouns.render(torch.tensor([[0, 0, 0, 0, 0]]))[0, :, 0, 0]
+    torch.testing.assert_close(grey, torch.tensor([0xD5, 0xD7, 0xE1]) / 127.5 - 1)
+    body = art.layers["body"][nouns.number("body", "red")]
+    assert (body > 0).sum() == 147 and torch.allclose(art.palette[:, body[body > 0][0].long()], torch.tensor([210, 34, 9]) / 127.5 - 1)
+
+
+def test_splits_keep_what_they_promise():
+    old, new, pairs = (nouns.draw_parts(n, seed, split) for n, seed, split in ((60_000, 0, "train"), (3000, 1, "test"), (3000, 2, "pairs")))
+    meets = lambda parts, a, b: {tuple(p) for p in parts[:, [a, b]].tolist()}
+    combinations = {tuple(p) for p in old.tolist()}
+    assert not combinations & {tuple(p) for p in new.tolist()} and not combinations & {tuple(p) for p in pairs.tolist()}
+    assert not meets(old, 3, 4) & meets(pairs, 3, 4) and not meets(old, 1, 2) & meets(pairs, 1, 2)
+    assert not meets(new, 3, 4) & meets(pairs, 3, 4) and len(meets(new, 3, 4) & meets(old, 3, 4)) > 0.99 * len(meets(new, 3, 4))
+    assert all(len(old[:, k].unique()) == len(nouns.art().layers[part]) for k, part in enumerate(nouns.PARTS)), "every part is trained"
+
+
+@pytest.mark.parametrize("call, says", [
+    (lambda: data.nouns(5, split="valid"), "split must be one of train, test, pairs"),
+    (lambda: data.nouns(0), "n counts pictures"),
+    (lambda: nouns.render(torch.zeros(2, 4, dtype=torch.long)), "parts are whole numbers"),
+    (lambda: nouns.render(torch.tensor([[0, 30, 0, 0, 0]])), "30 of body"),
+    (lambda: nouns.number("head", "big shark"), "there is big lens, shark"),
+    (lambda: metrics.part_matches(torch.zeros(2, 1, 28, 28), torch.zeros(2, 5, dtype=torch.long)), "nouns are pictures"),
+    (lambda: metrics.part_matches(torch.full((1, 3, 32, 32), float("nan")), torch.zeros(1, 5, dtype=torch.long)), "not finite"),
+])
+def test_bad_input_gets_one_sentence(call, says):
+    with pytest.raises(ValueError, match=says):
+        call()
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    half = tmp_path / "nouns.npz"
+    half.write_bytes((ASSETS / "nouns.npz").read_bytes()[:5000])
+    with pytest.raises(OSError, match="damaged"):
+        nouns.art.__wrapped__(half)
+    with pytest.raises(FileNotFoundError, match="reinstall"):
+        nouns.art.__wrapped__(tmp_path / "none.npz")
+
+
+# ---- captions
+
+def test_captions_say_what_is_there_and_nothing_else():
+    """Each name, in its own phrase, can be read back; a synonym of the background counts."""
+    made = data.nouns(400, seed=5, omit=0.0)
+    for caption, named in zip(made.captions, nouns.words(made.parts)):
+        assert all(re.search(rf"\b{re.escape(name)}\b", caption) for part, name in named.items() if part != "background"), (caption, named)
+        assert any(f"{word} background" in caption or f"{word} backdrop" in caption for word in nouns.SYNONYMS[named["background"]])
+    assert len({re.sub("|".join(sorted((n for w in nouns.words(made.parts) for n in w.values()), key=len, reverse=True)), "_", c) for c in made.captions}) > 200, "the wording varies"
+
+
+def test_a_part_is_left_unsaid_as_often_as_asked():
+    made = data.nouns(3000, seed=6, omit=0.2)
+    silent = np.mean(["background" not in c and "backdrop" not in c for c in made.captions])
+    assert abs(silent - 0.2) < 5 * (0.16 / 3000) ** 0.5
+    assert all(c for c in nouns.captions(made.parts[:50], omit=0.99))
+
+
+def test_articles():
+    assert [nouns.article(name) for name in ("axe", "shark", "blood stains", "ufo", "unicorn", "chess", "rgb circles", "wet money")] == ["an ", "a ", "", "a ", "a ", "a ", "", ""]
+
+
+def test_every_word_of_every_caption_is_in_the_vocabulary():
+    tokenizer, made = Tokenizer(nouns.vocabulary()), data.nouns(3000, seed=7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tokens = tokenizer(made.captions + nouns.plain_captions(made.parts))
+    assert (tokens != UNKNOWN).all() and tokens.shape == (6000, 32)
+
+
+# ---- the metric
+
+def test_real_nouns_match_and_shuffled_ones_are_chance():
+    made = data.nouns(300, seed=8, split="test")
+    assert metrics.part_matches(made.x, made.parts).all()
+    shuffled, chance = metrics.part_matches(made.x, made.parts.roll(1, 0)).float().mean(0), metrics.part_chance(made.parts)
+    assert ((shuffled - chance).abs() < 5 * (chance * (1 - chance) / 300).sqrt() + 0.01).all(), (shuffled, chance)
+
+
+def test_one_wrong_part_is_one_mismatch_and_a_hidden_body_is_none():
+    parts = nouns.draw_parts(40, seed=9, split="test")
+    for column, part in enumerate(nouns.PARTS):
+        other = parts.clone()
+        other[:, column] = (other[:, column] + 1) % len(nouns.art().layers[part])
+        matches = metrics.part_matches(nouns.render(other), parts)
+        same = (nouns.render(other) == nouns.render(parts)).flatten(1).all(1)
+        assert torch.equal(matches[:, column], same) and matches[:, [k for k in range(5) if k != column]].float().mean() > 0.9
+    hidden = parts.clone()
+    hidden[:, 2] = nouns.number("accessory", "rgb checkered shirt")
+    assert metrics.part_chance(hidden)[1] == 1 and abs(metrics.part_chance(hidden)[3] - 1 / 254) < 0.01
+
+
+# ---- words and networks
+
+def test_the_tokenizer_reads_names_warns_of_strangers_and_refuses_what_is_too_long():
+    tokenizer = Tokenizer(WORDS, length=6)
+    assert tokenizer("A shark-head, RED").tolist() == [[2, 7, 5, 6, 0, 0]] and tokenizer.text(tokenizer(["a red head", ""])) == ["a red head", ""]
+    with pytest.warns(UserWarning, match="zebra, tuba"):
+        assert tokenizer("a zebra tuba")[0, :3].tolist() == [2, 1, 1]
+    assert tokenizer.unknown("a zebra head") == ["zebra"]
+    with pytest.raises(ValueError, match="this one has 7: shorten it before 'glasses'"):
+        tokenizer("a red a red a red glasses")
+
+
+def test_the_encoder_ignores_padding_and_notices_order():
+    torch.manual_seed(0)
+    encoder = TextEncoder(8, length=6, dim=16).eval()
+    short, long = torch.tensor([[2, 6, 5]]), torch.tensor([[2, 6, 5, 0, 0, 0]])
+    torch.testing.assert_close(encoder(short)[0], encoder(long)[0][:, :3])
+    assert encoder(torch.zeros(2, 6, dtype=torch.long))[0].isfinite().all()
+    swapped = encoder(torch.tensor([[5, 6, 2]]))[0]
+    assert (swapped.flip(1) - encoder(short)[0]).abs().max() > 1e-2
+
+
+def test_a_network_reads_and_the_empty_caption_is_none():
+    net = tiny()
+    for p in net.parameters():                                          # blocks begin as the identity, and would not listen
+        p.data += 0.1 * torch.randn_like(p)
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([0.3, 0.8])
+    out = lambda tokens: net(x, t, tokens)
+    words = net.tokenizer(["a red shark", "a blue head"])
+    torch.testing.assert_close(out(None), out(0))
+    assert torch.equal(out(0), out(torch.zeros_like(words))) and (out(words) - out(0)).abs().max() > 1e-2
+    torch.testing.assert_close(out(words)[:1], net(x[:1], t[:1], words[:1]))
+    torch.testing.assert_close(out(words[:1]), out(words[:1].expand(2, -1)))
+    mixed = torch.where(torch.tensor([[True], [False]]), words, 0)
+    torch.testing.assert_close(out(mixed)[1], out(0)[1], msg="an example whose caption was dropped is one without a caption")
+
+
+@pytest.mark.parametrize("tokens, says", [(torch.zeros(3, 8), "tokens are whole numbers"), (torch.full((2, 8), 99), "take this network's own tokenizer"),
+                                          (torch.zeros(2, 9, dtype=torch.long), "tokens are whole numbers"), ("a red head", "got str")])
+def test_bad_tokens_get_one_sentence(tokens, says):
+    with pytest.raises(ValueError, match=says):
+        tiny()(torch.randn(2, 3, 8, 8), torch.rand(2), tokens)
+
+
+def test_forgetful_forgets_words_and_leaves_padding():
+    tokens = torch.tensor([[2, 3, 4, 0]]).repeat(5000, 1)
+    lost = forgetful(tokens, 0.1)
+    assert (lost[:, 3] == 0).all() and abs((lost[:, :3] == UNKNOWN).float().mean() - 0.1) < 0.015 and ((lost == tokens) | (lost == UNKNOWN)).all()
+
+
+def test_training_drops_captions_saves_and_loads_with_its_words(runs):
+    made = data.nouns(64, seed=1)
+    torch.manual_seed(0)
+    net = ConditionalUNet(3, nouns.vocabulary(), text_dim=16, widths=(16,), heads=2)
+    D = train.train(Denoiser(net, Schedule.cosine()), {"x0": made.x, "tokens": net.tokenizer(made.captions)}, steps=2, batch=16, out="tiny")
+    train.save(D, runs / "tiny.safetensors", data="nouns")
+    again = train.load(runs / "tiny.safetensors")
+    x, tokens = torch.randn(2, 3, 32, 32), again.net.tokenizer(["a shark head", "red glasses"])
+    torch.testing.assert_close(again(x, 0.5, tokens=tokens), D.cpu()(x, 0.5, tokens=tokens), atol=2e-2, rtol=0)
+    assert again.net.null == {"tokens": 0} and again.net.tokenizer.words == net.tokenizer.words
+
+
+def test_a_configuration_for_nouns():
+    config = {"data": "nouns", "examples": 40, "network": {"type": "ConditionalUNet", "channels": 3, "widths": [16], "text_dim": 16, "heads": 2},
+              "train": {"steps": 1, "times": {"mean": -2.5, "std": 2.5}}}
+    D, made, how = train.from_config(config)
+    assert made["x0"].shape == (40, 3, 32, 32) and made["tokens"].shape == (40, 32) and callable(how["times"])
+    assert (made["tokens"] == UNKNOWN).float().sum() < 0.05 * (made["tokens"] != 0).sum()
