@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..networks.unet import ResnetBlock, TimeEmbedding, group_norm
 from .checkpoint import load_tensors
 from .data import ASSETS, mnist
 
@@ -86,6 +87,47 @@ def checked_digits(x: Tensor) -> Tensor:
     if x.abs().max() > 2:
         raise ValueError(f"images must lie in [-1, 1]; got [{x.min():.4g}, {x.max():.4g}]: scale with x / 127.5 - 1")
     return x
+
+
+# ---- a classifier that sees noise
+
+class NoisyClassifier(nn.Module):
+    """What digit is under the noise? x_t (B, 1, 28, 28) and its time t (B,) or one number -> logits (B, 10).   Dhariwal & Nichol 2021, section 4
+
+    The first half of a small U-Net, with the U-Net's own blocks, and a mean over places at its end. log_prob(x_t, t, y) is what classifier guidance takes.
+    """
+
+    def __init__(self, width: int = 32, emb_dim: int = 64):
+        super().__init__()
+        self.time = nn.Sequential(TimeEmbedding(64), nn.Linear(64, emb_dim), nn.SiLU())
+        self.stem = nn.Conv2d(4, width, 3, padding=1)
+        self.block1 = ResnetBlock(width, width, emb_dim)
+        self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.block2 = ResnetBlock(2 * width, 2 * width, emb_dim)
+        self.norm = group_norm(2 * width)
+        self.head = nn.Linear(2 * width, 10)
+
+    def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
+        emb = self.time(torch.as_tensor(t, device=x.device).float().expand(len(x)))     # (B, emb_dim)
+        h = self.block1(self.stem(F.pixel_unshuffle(x, 2)), emb)                        # (B, 32, 14, 14)
+        h = self.block2(self.down(h), emb)                                              # (B, 64, 7, 7)
+        return self.head(F.silu(self.norm(h)).mean((2, 3)))
+
+    def log_prob(self, x: Tensor, t: Tensor | float, y: Tensor) -> Tensor:
+        """log p(y | x_t) of each example: (B,)"""
+        return self(x, t).log_softmax(1).gather(1, y.to(x.device).expand(len(x))[:, None])[:, 0]
+
+
+@lru_cache
+def noisy_classifier(on: str | torch.device = "cpu") -> NoisyClassifier:
+    """The shipped classifier of noisy digits (cosine schedule), in eval mode; its header tells its accuracy by noise level.
+
+    Raises FileNotFoundError or OSError when the shipped file is missing or damaged.
+    """
+    tensors, header = load_tensors(ASSETS / "checkpoints" / "mnist_noisy_classifier.safetensors")
+    net = NoisyClassifier(**header["net"])
+    net.load_state_dict({name: value.float() for name, value in tensors.items()})
+    return net.to(on).eval().requires_grad_(False)
 
 
 # ---- LPIPS: how different two pictures look

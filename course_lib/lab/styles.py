@@ -1,0 +1,222 @@
+"""Ink styles: the same digit in other hands, so that a transfer of style has one right answer, which is known.
+
+STYLES names functions from MNIST's digits to digits in another style. A judge of style compares statistics of a network's early
+feature maps, as Gatys et al. 2016 and Huang & Belongie 2017 do for paintings.
+"""
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .checkpoint import load_tensors
+from .data import ASSETS, mnist
+from .features import checked_digits, classifier, predict
+
+
+# Each takes x (N, 1, 28, 28) in [-1, 1] and gives the same digits, (N, 1, 28, 28) in [-1, 1], without any chance.
+
+def plain(x: Tensor) -> Tensor:
+    """MNIST's own hand."""
+    return x
+
+
+def _widest(x: Tensor, size: int) -> Tensor:
+    """The brightest pixel in each size x size square."""
+    return F.max_pool2d(x, size, stride=1, padding=size // 2)
+
+
+def thick(x: Tensor) -> Tensor:
+    """A broad pen: each pixel as bright as the brightest beside it."""
+    return _widest(x, 3)
+
+
+def faint(x: Tensor) -> Tensor:
+    """A hard pencil: half as bright."""
+    return (x + 1) * 0.5 - 1
+
+
+def outline(x: Tensor) -> Tensor:
+    """A hollow pen: the rim around the ink, without the ink."""
+    return (_widest(x, 3) - x - 1).clamp(-1, 1)
+
+
+def inverse(x: Tensor) -> Tensor:
+    """Black on white."""
+    return -x
+
+
+def shadow(x: Tensor) -> Tensor:
+    """With a dark grey shadow, two pixels down and to the right."""
+    fallen = F.pad(x, (2, -2, 2, -2), value=-1.0)
+    return torch.maximum(x, (fallen + 1) * 0.3 - 1)
+
+
+def _every_fourth(x: Tensor, there: float, elsewhere: float) -> Tensor:
+    """A factor for each row: (28, 1)."""
+    rows = torch.full((x.shape[2], 1), elsewhere, dtype=x.dtype, device=x.device)
+    rows[::4] = there
+    return rows
+
+
+def stripes(x: Tensor) -> Tensor:
+    """Striped ink: every fourth row is faint."""
+    return (x + 1) * _every_fourth(x, 0.3, 1.0) - 1
+
+
+def paper(x: Tensor) -> Tensor:
+    """On lined paper: a dim line behind the ink in every fourth row."""
+    return torch.maximum(x, _every_fourth(x, 0.3, 0.0) - 1)
+
+
+STYLES: dict[str, Callable[[Tensor], Tensor]] = {
+    "plain": plain, "faint": faint, "thick": thick, "outline": outline, "inverse": inverse, "shadow": shadow, "stripes": stripes, "paper": paper}
+
+
+def in_style(x: Tensor, style: Tensor) -> Tensor:
+    """Each digit in its own style: x (N, 1, 28, 28), style (N,) numbers in the order of STYLES -> (N, 1, 28, 28)."""
+    out = torch.empty_like(x)
+    for k, draw in enumerate(STYLES.values()):
+        out[style == k] = draw(x[style == k])
+    return out
+
+
+def styled(n: int, seed: int = 0, split: str = "train") -> tuple[Tensor, Tensor, Tensor]:
+    """n digits of MNIST, each in one of the styles: x (n, 1, 28, 28) in [-1, 1], y (n,), style (n,). Each style equally often, in random order.
+
+    The digits of "train" and "test" are MNIST's own split; none comes twice while n lasts. Raises ValueError for another split, or for more than there are.
+    """
+    x, y = mnist(split)
+    if not 1 <= n <= len(x):
+        raise ValueError(f"{split} has {len(x):,} digits; got n = {n}")
+    g = torch.Generator().manual_seed(seed)
+    rows, style = torch.randperm(len(x), generator=g)[:n], torch.randperm(n, generator=g) % len(STYLES)
+    return in_style(x[rows], style), y[rows], style
+
+
+# ---- a judge of style
+
+LAYERS = (2, 5)                                                         # after the classifier's first two ReLUs, both at full size
+
+
+def statistics(x: Tensor) -> Tensor:
+    """Mean and standard deviation, over places, of each of the digit classifier's first 64 feature maps: (N, 1, 28, 28) -> (N, 128).
+
+    Where something is does not matter to them, only how much of it there is. Gradients pass. (Gatys et al. 2016; Huang & Belongie 2017, AdaIN)
+    """
+    h, found = x, []
+    for layer, module in enumerate(classifier(x.device).body[:LAYERS[-1] + 1]):
+        h = module(h)
+        if layer in LAYERS:
+            found += [h.mean((2, 3)), (h.var((2, 3), correction=0) + 1e-5).sqrt()]      # (N, 32) each
+    return torch.cat(found, dim=1)
+
+
+class Judge(NamedTuple):
+    """style_features(x) = (statistics(x) - mean) @ matrix;   mean (128,), matrix (128, 7), centroids (8, 7): the styles' means"""
+    mean: Tensor
+    matrix: Tensor
+    centroids: Tensor
+
+
+def fitted(s: Tensor, style: Tensor) -> Judge:
+    """The directions in which styles differ most and digits of one style least: statistics s (N, 128), style (N,) -> Judge.   Fisher 1936
+
+    Each style keeps the same covariance around its own mean; made to the identity, it leaves at most 8 - 1 directions that part eight means.
+    """
+    mean, std = s.mean(0), s.std(0).clamp(min=1e-3)
+    z = ((s - mean) / std).double()                                                     # (N, 128)
+    means = torch.stack([z[style == k].mean(0) for k in range(len(STYLES))])            # (8, 128)
+    within = torch.cov((z - means[style]).T) + 1e-3 * torch.eye(z.shape[1])
+    white = torch.linalg.cholesky(torch.linalg.inv(within))                             # white.T @ within @ white = I
+    *_, directions = torch.linalg.svd((means - means.mean(0)) @ white, full_matrices=False)
+    matrix = (white @ directions[:len(STYLES) - 1].T).float()                           # (128, 7)
+    return Judge(mean, matrix / std[:, None], means.float() @ matrix)
+
+
+@lru_cache
+def judge(on: str | torch.device = "cpu") -> Judge:
+    """The shipped judge, fitted to training digits by tools/train_styles.py. Raises FileNotFoundError or OSError when its file is missing or damaged."""
+    tensors, _ = load_tensors(ASSETS / "checkpoints" / "mnist_style_judge.safetensors")
+    return Judge(*(tensors[name].to(on) for name in Judge._fields))
+
+
+def style_features(x: Tensor) -> Tensor:
+    """The style of each picture in seven numbers, whose standard deviation within a style is 1: (N, 1, 28, 28) -> (N, 7). Gradients pass."""
+    mean, matrix, _ = judge(x.device)
+    return (statistics(x) - mean) @ matrix
+
+
+@torch.no_grad()
+def style_tokens(x: Tensor) -> Tensor:
+    """Each picture's style as the one token of a context: style_features / 10, and a 1 that tells it from no style, all zeros: (N, 1, 28, 28) -> (N, 1, 8)."""
+    f = torch.cat([style_features(part) for part in checked_digits(x).split(200)]) / 10
+    return torch.cat([f, torch.ones_like(f[:, :1])], dim=1)[:, None]
+
+
+@torch.no_grad()
+def style_of(x: Tensor) -> Tensor:
+    """Which style each picture has, by the nearest centroid: (N, 1, 28, 28) -> (N,) numbers in the order of STYLES."""
+    return torch.cat([torch.cdist(style_features(part), judge(x.device).centroids).argmin(1) for part in checked_digits(x).split(200)])
+
+
+# ---- transfers with a known answer
+
+class Transfers(NamedTuple):
+    """n tasks: draw `content` in the style of `example`, another digit. The right result is `answer`.
+
+    content, example, answer: (n, 1, 28, 28); digit: the content as MNIST has it, (n, 1, 28, 28); y (n,): which digit it is;
+    before, after (n,): the styles of content and example, never equal
+    """
+    content: Tensor
+    example: Tensor
+    answer: Tensor
+    digit: Tensor
+    y: Tensor
+    before: Tensor
+    after: Tensor
+
+
+def transfers(n: int = 100, seed: int = 0) -> Transfers:
+    """n tasks from MNIST's test digits, the same for the same seed. Raises ValueError for n outside 1 to 5,000."""
+    if not 1 <= n <= 5000:
+        raise ValueError(f"each task takes two of the 10,000 test digits; got n = {n}")
+    (x, y), g = mnist("test"), torch.Generator().manual_seed(seed)
+    digit, other = torch.randperm(len(x), generator=g)[:2 * n].chunk(2)
+    before = torch.randint(len(STYLES), (n,), generator=g)
+    after = (before + torch.randint(1, len(STYLES), (n,), generator=g)) % len(STYLES)
+    return Transfers(in_style(x[digit], before), in_style(x[other], after), in_style(x[digit], after), x[digit], y[digit], before, after)
+
+
+READABLE = ("plain", "faint", "thick", "shadow", "stripes", "paper")    # bright ink where MNIST has it: the digit classifier reads more than 90 % of each
+
+
+def among(tasks: Transfers, names: tuple[str, ...] = READABLE) -> Tensor:
+    """Which tasks lead from one of these styles to another of them: (n,) bool."""
+    numbers = torch.tensor([list(STYLES).index(name) for name in names])
+    return torch.isin(tasks.before, numbers) & torch.isin(tasks.after, numbers)
+
+
+def part(tasks: Transfers, kept: Tensor | slice) -> Transfers:
+    """Some of the tasks: kept (n,) bool, or a slice."""
+    return Transfers(*(value[kept] for value in tasks))
+
+
+@torch.no_grad()
+def score(x: Tensor, tasks: Transfers) -> dict[str, float]:
+    """How good results x (n, 1, 28, 28) of `tasks` are:
+
+    style: the share in which the judge sees the style of the example
+    error: the mean squared distance of a pixel to the right answer
+    found: the share whose nearest picture, among all n digits in the style asked for, is the right answer (chance 1 / n)
+    read:  the share in which the digit classifier sees the content's digit, over the styles that it can read
+    """
+    x, n = x.clamp(-1, 1), len(x)
+    rivals = torch.stack([in_style(tasks.digit, k.expand(n)) for k in tasks.after])       # (n, n, 1, 28, 28): every digit in each task's style
+    nearest = (rivals - x[:, None]).square().flatten(2).mean(2).argmin(1)
+    readable = torch.isin(tasks.after, torch.tensor([list(STYLES).index(name) for name in READABLE]))
+    share = lambda right: right.double().mean().item()
+    return {"style": share(style_of(x) == tasks.after), "error": (x - tasks.answer).square().mean().item(),
+            "found": share(nearest == torch.arange(n)), "read": share((predict(x) == tasks.y)[readable])}

@@ -1,0 +1,50 @@
+"""The shipped sentence vectors: whole, and as good at synonyms as the lesson says."""
+import pytest
+import torch
+
+from course_lib.lab import nouns, sentences
+
+
+def right(word: str, part: str, accepted: set[str]) -> bool:
+    return sentences.nearest(word, part, 1)[0][0] in accepted
+
+
+def test_synonyms():
+    """71 questions written beforehand; a name drawn at random is right 1 time in 60."""
+    tests = sentences.synonyms()
+    assert len(tests) == 71 and all(accepted <= set(nouns.art().names[part]) for _, part, accepted in tests)
+    share = sum(right(*test) for test in tests) / len(tests)
+    chance = sum(len(accepted) / len(nouns.art().names[part]) for _, part, accepted in tests) / len(tests)
+    assert share >= 0.78 and chance < 0.02
+
+
+@pytest.mark.parametrize("word, part, name", [("kitten", "head", "cat"), ("hound", "head", "dog"), ("automobile", "head", "car"), ("violet", "body", "purple")])
+def test_words_find_names(word, part, name):
+    assert sentences.nearest(word, part)[0][0] == name
+
+
+def test_a_name_finds_itself():
+    for word in ("shark", "pizza", "cat", "banana"):
+        (name, cosine), *_ = sentences.nearest(word, "head")
+        assert name == word and cosine == pytest.approx(1, abs=1e-4)
+
+
+def test_vectors():
+    assert sentences.vector("Dog").shape == (128,) and sentences.vector("dog").norm().item() == pytest.approx(1, abs=1e-5)
+    assert {part: len(v) for part, v in sentences.shipped().names.items()} == {part: len(n) for part, n in nouns.art().names.items()}
+    assert sentences.vector("kitten") @ sentences.vector("cat") > sentences.vector("kitten") @ sentences.vector("tax")
+
+
+def test_bad_input_and_a_damaged_file(tmp_path):
+    with pytest.raises(ValueError, match="not among"):
+        sentences.vector("xylographer")
+    with pytest.raises(ValueError, match="part must be"):
+        sentences.nearest("dog", "tail")
+    with pytest.raises(ValueError, match="k = 0"):
+        sentences.nearest("dog", "head", 0)
+    bad = tmp_path / "minilm.npz"
+    bad.write_bytes((sentences.ASSETS / "minilm.npz").read_bytes()[:-100])
+    with pytest.raises(OSError, match="damaged"):
+        sentences.shipped(bad)
+    with pytest.raises(FileNotFoundError):
+        sentences.shipped(tmp_path / "none.npz")
