@@ -112,6 +112,18 @@ MUTATIONS = [
     ("lab/run.py", "self.D.parameters(), self.clip)", "self.D.parameters(), 2 * self.clip)", "training_runs"),
     ("lab/run.py", "if self._losses else {}", "if False else {}", "training_runs"),
     ("lab/run.py", "self.scaler.unscale_(optimizer)", "pass", "training_runs"),
+    ("guidance.py", "low, high = weak(x, t, **condition), D(x, t, **condition)", "high, low = weak(x, t, **condition), D(x, t, **condition)", "guidance"),
+    ("guidance.py", "torch.where((t >= low) & (t <= high), float(w), 1.0)", "torch.where((t >= low) & (t <= high), 1.0, float(w))", "guidance"),
+    ("guidance.py", "mixed * over(_spread(high) / _spread(mixed), x)", "mixed * over(_spread(mixed) / _spread(high), x)", "guidance"),
+    ("guidance.py", "w * (D(x, t, **others | condition) - plain)", "w * D(x, t, **others | condition)", "guidance"),
+    ("editing.py", "schedule.perturb(known, s, randn_like(x, generator))", "schedule.perturb(known, t, randn_like(x, generator))", "editing"),
+    ("editing.py", "x = schedule.renoise(x, s, t, generator)", "pass", "editing"),
+    ("editing.py", "torch.where(mask, D(x, t, **condition), known)", "torch.where(mask, known, D(x, t, **condition))", "editing"),
+    ("lab/nouns.py", "torch.where(layer == 0, index, layer)", "torch.where(index == 0, layer, index)", "nouns"),
+    ("lab/metrics.py", "far.take(start + drawn).sum(1).argmin()", "far.take(start + drawn).sum(1).argmax()", "nouns"),
+    ("networks/text.py", "mask = tokens != PAD", "mask = tokens == tokens", "nouns"),
+    ("networks/text.py", "h = self.word(tokens) + self.place[:tokens.shape[1]]", "h = self.word(tokens)", "nouns"),
+    ("networks/text.py", "emb + self.pooled(", "emb - self.pooled(", "equations_05"),
 ]
 #   formula  from                                                       to
 FORMULAS = [
@@ -243,6 +255,21 @@ FORMULAS = [
     ("4.39", "close(x - (t - r) * mean_velocity", "close(x + (t - r) * mean_velocity"),
     ("4.40", "close(u, v - (t - r) * du)", "close(u, v + (t - r) * du)"),
     ("4.41", "mean_velocity(x - d * first, t - 2 * d, t - d)", "mean_velocity(x, t - 2 * d, t - d)"),
+    ("5.2", "sum(share[y, :, None] * both(X, T, y)", "sum(PRIOR[y] * both(X, T, y)"),
+    ("5.3", "(X + SIGMA**2 * gradient(lambda x: ALL", "(X + SIGMA * gradient(lambda x: ALL"),
+    ("5.5", "plain(X) + SIGMA**2 / ALPHA * gradient", "plain(X) + SIGMA**2 * gradient"),
+    ("5.6", "plain(X) + 2.5 * SIGMA**2 / ALPHA", "plain(X) - 2.5 * SIGMA**2 / ALPHA"),
+    ("5.8", "both(X, T, 0) - plain(X))", "plain(X) - both(X, T, 0))"),
+    ("5.9", "plain(X) + w * (both(X, T, 0) - plain(X))", "both(X, T, 0) + w * (both(X, T, 0) - plain(X))"),
+    ("5.10", "guidance.cfg(both, 1 + s,", "guidance.cfg(both, s,"),
+    ("5.11", "(a - b * ALPHA / SIGMA) * said(0)", "(a + b * ALPHA / SIGMA) * said(0)"),
+    ("5.12", "- (1 - w) * ALL.log_prob(X)", "- w * ALL.log_prob(X)"),
+    ("5.13", "v_w = 1 / (w / s**2 + 1 - w)", "v_w = 1 / (w / s**2)"),
+    ("5.16", "spread(D(x, T, 1)) / spread(guided)", "spread(guided) / spread(D(x, T, 1))"),
+    ("5.17", "weak(X, T, 1) + 2.0 *", "both(X, T, 1) + 2.0 *"),
+    ("5.18", "context[0, :3].mean(0)", "context[0].mean(0)"),
+    ("5.19", "8**0.5).masked_fill", "8).masked_fill"),
+    ("5.22", "-(V - p @ V) / (B * TAU)", "(V - p @ V) / (B * TAU)"),
 ]
 
 

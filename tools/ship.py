@@ -4,6 +4,7 @@
     python tools/ship.py mnist                    the numbers: 20 ancestral steps, 10,000 samples with w = 1, 2,000 with w = 2
     python tools/ship.py mnist --ship             ... and course_lib/assets/checkpoints/mnist.safetensors
     python tools/ship.py cifar10 --n 2000         photographs, seen by AlexNet (shipped, for LPIPS): 15 minutes on a CPU
+    python tools/ship.py nouns --n 500            text to image: every part of every picture right or wrong, on new combinations and new pairs
     python tools/ship.py cifar10 --n 50000 --eyes inception      ... by Inception, the FID that papers print (pip install torch-fidelity): for a GPU
 """
 import argparse
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from course_lib import ancestral, cfg, clip, grid, last
 from course_lib.denoiser import Denoiser
-from course_lib.lab import data, machine, metrics, study, train
+from course_lib.lab import data, machine, metrics, nouns, study, train
 
 
 @torch.no_grad()
@@ -64,6 +65,19 @@ def photographs(D: Denoiser, n: int, steps: int, w: float, eyes: str) -> dict:
             "samples": [{"w": w, "steps": steps, "n": n, "sampler": "dpmpp", "frechet_distance": metrics.frechet_distance(made, real)}]}
 
 
+def captioned(D: Denoiser, n: int, steps: int) -> dict:
+    """The share of right parts in n pictures of new combinations, for each w and wording, and of new pairs; squared error to the asked picture."""
+    def row(split: str, w: float, wording: str = "plain") -> dict:
+        parts = nouns.draw_parts(n, seed=5, split=split)
+        x = study.painted(D, nouns.plain_captions(parts) if wording == "plain" else nouns.captions(parts, seed=2), w, steps)
+        right = metrics.part_matches(x, parts).double().mean(0).tolist()
+        return {"split": split, "wording": wording, "w": w, "steps": steps, "n": n, "right": dict(zip(nouns.PARTS, right)), "squared_error": (x - nouns.render(parts)).square().mean().item()}
+    parts = nouns.draw_parts(n, seed=5, split="test")
+    real = metrics.part_matches(nouns.render(parts), parts).double().mean(0).tolist()
+    return {"real": {"right": dict(zip(nouns.PARTS, real)), "guessing": dict(zip(nouns.PARTS, metrics.part_chance(parts).tolist()))},
+            "samples": [*(row("test", w) for w in (1.0, 1.5, 2.0, 3.0, 5.0)), row("test", 2.0, "varied"), row("pairs", 2.0)]}
+
+
 def digits(D: Denoiser, n: int, steps: int) -> dict:
     """The numbers of n digits with w = 1 and of 2,000 with w = 2, and what real digits score."""
     x, y = data.mnist("test")
@@ -83,11 +97,12 @@ def main() -> None:
     arguments = parser.parse_args()
     file: Path = train.runs_folder() / arguments.name / f"{arguments.name}.safetensors"
     D = train.load(file)
-    colour = D.about["data"] == "cifar10"
-    card = photographs(D, arguments.n, arguments.steps, arguments.w, arguments.eyes) if colour else digits(D, arguments.n, arguments.steps)
+    kind = D.about["data"]
+    colour = kind == "cifar10"
+    card = photographs(D, arguments.n, arguments.steps, arguments.w, arguments.eyes) if colour else (captioned if kind == "nouns" else digits)(D, arguments.n, arguments.steps)
     card |= {"judged_by": f"python tools/ship.py {arguments.name} --n {arguments.n} --steps {arguments.steps}{f' --w {arguments.w} --eyes {arguments.eyes}' if colour else ''}", "machine": machine.about()}
     print(json.dumps(card, indent=1))
-    for n, of in () if colour else ((arguments.n, ""), (2000, "_of_2000")):
+    for n, of in () if kind != "mnist" else ((arguments.n, ""), (2000, "_of_2000")):
         floor = card["real"]["frechet_floor" + of]
         print(f"w = 1, {n} samples: {card['samples'][0]['frechet_distance' + of] * len(floor) / sum(floor):.2f} times the floor "
               f"({sum(floor) / len(floor):.3f}, from {min(floor):.3f} to {max(floor):.3f} over {len(floor)} draws)")

@@ -4,6 +4,7 @@ Each function draws one picture and displays it; pictures of images travel as JP
 """
 import io
 import itertools
+import textwrap
 from collections.abc import Callable, Sequence
 
 import matplotlib
@@ -80,6 +81,29 @@ def show(x: Tensor | dict[str, Tensor], columns: int | None = None, title: str |
     if title:
         figure.suptitle(title, fontsize=11)
     emit(figure, "jpeg", title)
+
+
+def captioned(x: Tensor, captions: Sequence[str], columns: int = 4, title: str | None = None, width: float = 8.0) -> None:
+    """Pictures x (N, C, H, W) in [-1, 1], each with its caption below, broken into short lines."""
+    emit(gallery(x, captions, columns, title, width), "jpeg", title)
+
+
+@styled
+def gallery(x: Tensor, captions: Sequence[str], columns: int = 4, title: str | None = None, width: float = 8.0) -> Figure:
+    """The figure that `captioned` shows."""
+    columns = min(columns, len(x))
+    rows, letters = -(-len(x) // columns), int(105 / columns)
+    lines = ["\n".join(textwrap.wrap(caption, letters)) for caption in captions]
+    tallest = max(text.count("\n") + 1 for text in lines)
+    figure = new_figure(width, rows * (0.8 * width / columns + 0.13 * tallest) + (0.3 if title else 0.0))
+    for axes, picture, text in itertools.zip_longest(figure.subplots(rows, columns, squeeze=False).ravel(), x, lines):
+        axes.set_axis_off()
+        if picture is not None:
+            axes.imshow(pixels(picture[None], scale=4), interpolation="nearest")
+            axes.set_title(text, fontsize=8, y=-0.09, va="top")
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
 
 
 @styled

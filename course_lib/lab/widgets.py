@@ -1,5 +1,6 @@
 """Explorers: a slider above a figure. Only what ipywidgets 7.7.1 (Colab) has; a built notebook shows still pictures instead."""
 import os
+import warnings
 from collections.abc import Callable, Sequence
 
 import ipywidgets
@@ -7,9 +8,9 @@ import torch
 from IPython.display import display
 from torch import Tensor
 
-from .. import samplers
+from .. import guidance, samplers
 from ..schedules import Schedule
-from . import plots
+from . import plots, study
 from .data import GaussianMixture
 
 
@@ -107,3 +108,49 @@ def sampler_explorer(mixture: GaussianMixture, schedule: Schedule, n: int = 30) 
         plots.styled(draw)(figure, **values)
         plots.emit(figure, "png", "Paths from noise to data")
     display(*controls.values(), ipywidgets.interactive_output(update, controls))
+
+
+def guidance_explorer(everything: GaussianMixture, one: GaussianMixture, schedule: Schedule, n: int = 400) -> None:
+    """Drag w and see what guidance draws, on top of the tempered density that it does not draw. Both mixtures lie in the plane.
+
+    everything: all the data; one: the class that is asked for. The denoisers are exact, so what differs is guidance's own doing.
+    """
+    noise = schedule.prior((n, 2), generator=torch.Generator().manual_seed(0)).double()
+    ts, side = samplers.grid(schedule, 40, start=0.999), torch.linspace(-1.8, 1.8, 91)
+    places = torch.stack(torch.meshgrid(side, side, indexing="xy"), dim=-1).reshape(-1, 2)
+    choose = lambda x, t, asked: (one if asked else everything).denoiser(schedule)(x, t)
+
+    def draw(figure, w: float) -> None:
+        log_prob = (1 - w) * everything.log_prob(places) + w * one.log_prob(places)
+        x = samplers.last(samplers.ddim(guidance.cfg(choose, w, {"asked": False}), schedule, noise, ts, asked=True))
+        axes = figure.subplots()
+        axes.imshow((log_prob - log_prob.max()).exp().reshape(91, 91), extent=(-1.8, 1.8) * 2, origin="lower", cmap="Blues")
+        axes.plot(*x.T, ".", ms=2, color=plots.ORANGE)
+        axes.set(title=f"w = {w:.1f}", xlim=(-1.8, 1.8), ylim=(-1.8, 1.8), aspect="equal", xticks=[], yticks=[])
+        axes.grid(False)
+
+    explore(draw, "w", stills=(0.0, 1.0, 2.0, 4.0, 8.0), start=2.0, low=0.0, high=8.0, step=0.5, size=(4.0, 4.2),
+            title="Guided samples (orange) on the tempered density (blue)")
+
+
+def prompt_box(D, prompts: Sequence[str], n: int = 4) -> None:
+    """Write a caption and see n pictures of it; words that the network does not know are named. prompts: drawn in a built notebook.
+
+    D: a denoiser whose network reads, such as train.load("nouns").
+    """
+    if os.environ.get("COURSE_STATIC") == "1":
+        pictures = torch.cat([study.painted(D, [prompt] * n) for prompt in prompts])
+        return plots.captioned(pictures, [prompt for prompt in prompts for _ in range(n)], columns=2 * n, title="Each prompt from four noises")
+    prompt = ipywidgets.Text(value=prompts[0], description="prompt", continuous_update=False, layout=ipywidgets.Layout(width="700px"))
+    weight = ipywidgets.FloatSlider(value=2.0, min=0.0, max=8.0, step=0.5, description="w", continuous_update=False)
+    seed = ipywidgets.IntSlider(value=0, min=0, max=99, description="noise", continuous_update=False)
+
+    def draw(prompt: str, w: float, seed: int) -> None:
+        try:
+            if strange := D.net.tokenizer.unknown(prompt):
+                print(f"not in the vocabulary, read as an unknown word: {', '.join(strange)}")
+            with warnings.catch_warnings(action="ignore"):
+                plots.captioned(study.painted(D, [prompt] * n, w, seed=seed), [f"noise {seed}, picture {k + 1}" for k in range(n)], columns=n)
+        except ValueError as error:
+            print(error)
+    display(prompt, weight, seed, ipywidgets.interactive_output(draw, {"prompt": prompt, "w": weight, "seed": seed}))
