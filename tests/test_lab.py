@@ -177,8 +177,20 @@ def test_every_figure_is_drawn(displayed):
     plots.scatter({"moons": data.two_moons(100), "roll": data.swiss_roll(100)}, by=torch.arange(100) % 2)
     plots.animate([x, x / 2, x / 4], columns=3)
     sizes = [opened(image).size for image in displayed]
-    assert len(sizes) == 6 and all(min(size) > 50 for size in sizes)
-    assert opened(displayed[0]).format == "JPEG" and opened(displayed[5]).n_frames == 3
+    assert len(sizes) == 6 and all(min(size) > 50 for size in sizes) and opened(displayed[5]).n_frames == 3
+
+
+def test_pictures_travel_in_the_smaller_format(displayed):
+    plots.show(data.nouns(4, split="test").x)
+    plots.show(torch.rand(1, 3, 400, 400, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    assert [opened(image).format for image in displayed] == ["PNG", "JPEG"]
+
+
+def test_captions_stand_below_their_pictures(displayed):
+    made = data.nouns(5, split="test")
+    plots.captioned(made.x, made.captions, columns=3, title="five")
+    plots.captioned(made.x[:1], ["one"])
+    assert opened(displayed[0]).size[0] == 800 and opened(displayed[0]).size[1] > 400
 
 
 def test_pixels():
@@ -210,6 +222,33 @@ def test_sampler_explorer_live_and_still(displayed, monkeypatch):
     by_name = {control.description: control for control in displayed[-5:-1] if hasattr(control, "description")}
     assert set(by_name) == {"sampler", "steps", "eta", "grid"} and by_name["steps"].max == 40
     assert set(by_name["sampler"].options) == {"ddim", "heun", "dpmpp", "unipc"}
+
+
+def test_guidance_explorer_live_and_still(displayed, monkeypatch):
+    everything, one = data.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], 0.2), data.GaussianMixture([[-1.0, 0.0]], 0.2)
+    monkeypatch.setenv("COURSE_STATIC", "1")
+    widgets.guidance_explorer(everything, one, Schedule.cosine(), n=10)
+    assert len(displayed) == 1 and opened(displayed[0]).size[0] == 1000
+    monkeypatch.delenv("COURSE_STATIC")
+    widgets.guidance_explorer(everything, one, Schedule.cosine(), n=10)
+    assert displayed[-2].max == 8.0 and displayed[-2].value == 2.0
+
+
+def test_a_prompt_box_draws_names_strangers_and_refuses_what_is_too_long(displayed, monkeypatch, capsys):
+    D = train.load("nouns", on="cpu")
+    monkeypatch.setenv("COURSE_STATIC", "1")
+    widgets.prompt_box(D, ["a shark head", "red glasses"], n=2)
+    assert len(displayed) == 1
+    monkeypatch.delenv("COURSE_STATIC")
+    widgets.prompt_box(D, ["a shark head"], n=1)
+    box = next(item for item in displayed if getattr(item, "description", "") == "prompt")
+    out = displayed[-1]
+    said = lambda: "".join(part.get("text", "") for part in out.outputs) + capsys.readouterr().out
+    said()
+    box.value = "a zebra zeppelin head"
+    assert "not in the vocabulary, read as an unknown word: zeppelin" in said()
+    box.value = "a " * 40
+    assert "a caption has at most 32 words" in said()
 
 
 # ---- the machine

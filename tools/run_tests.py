@@ -28,7 +28,7 @@ def run(what: str, *arguments: str, **environment: str) -> bool:
 
 def main() -> int:
     lesson = sys.argv[1] if len(sys.argv) > 1 else ""
-    tests = sorted(str(p) for p in (ROOT / "tests").glob(f"*_{lesson}.py")) if lesson else ["tests"]
+    tests = sorted(str(p) for p in (ROOT / "tests").glob(f"*_{lesson}*.py")) if lesson else ["tests"]
     good = [run("tests", *tests)] if tests else []
     for folder in ("notebooks", "solutions", "exercises"):
         for notebook in sorted((ROOT / folder).glob(f"{lesson}*.ipynb")):

@@ -1,4 +1,4 @@
-"""The judge of ink styles, and the denoiser that draws digits in the style of a picture, from configs/mnist_styles.toml; about eleven minutes on one core.
+"""The judge of ink styles, and the denoiser that draws digits in the style of a picture, from configs/mnist_styles.toml; nine minutes on one core, and two for the judge and the numbers.
 
     python tools/train_styles.py              fits the judge, trains, prints the numbers
     python tools/train_styles.py --ship       ... and writes both files of course_lib/assets/checkpoints/

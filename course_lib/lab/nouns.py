@@ -45,7 +45,7 @@ def art(file: Path = ASSETS / "nouns.npz") -> Art:
 def nouns(n: int, seed: int = 0, split: str = "train", omit: float = 0.1) -> Nouns:
     """n random nouns, the same for the same seed; nouns(10) are the first ten of nouns(100).
 
-    split: "train"; "test": combinations of parts that "train" never has, of pairs that it has; "pairs": a head with glasses,
+    split: "train"; "test": combinations of parts that "train" never has, with no pair kept away on purpose; "pairs": a head with glasses,
     and a body with an accessory, that never meet in "train" or "test". omit: how often a caption leaves a part unsaid.
     Raises ValueError for another split, OSError when the shipped file is missing or damaged.
     """

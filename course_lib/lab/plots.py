@@ -1,6 +1,6 @@
 """Figures in one style: white ground, colours that colour-blind readers can tell apart, nothing kept in global state.
 
-Each function draws one picture and displays it; pictures of images travel as JPEG (a fifth of a PNG's size).
+Each function draws one picture and displays it; photographs and noise travel as JPEG, pictures of few colours as PNG with a palette.
 """
 import io
 import itertools
@@ -28,18 +28,21 @@ def new_figure(width: float = 7.0, height: float = 3.0) -> Figure:
 
 
 def emit(figure: Figure, kind: str = "png", alt: str | None = None) -> None:
-    """Display a finished figure: "png" for lines and points, "jpeg" for photographs and noise."""
-    buffer = io.BytesIO()
+    """Display a finished figure: "png" for lines and points, "jpeg" for pictures, unless few colours make the PNG smaller."""
+    drawn = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format=kind, dpi=100, **({"pil_kwargs": {"quality": 80}} if kind == "jpeg" else {}))
-    if kind == "png":                                                   # 64 colours are enough for lines, and half the bytes
-        buffer = _palette(buffer, 64, io.BytesIO())
-    display(Image(data=buffer.getvalue(), format=kind, alt=alt))
+        figure.savefig(drawn, format="png", dpi=100)
+    picture = Pillow.open(drawn).convert("RGB")
+    data = _encoded(picture.quantize(64 if kind == "png" else 128, dither=Pillow.Dither.NONE), format="PNG", optimize=True)     # half a PNG's bytes
+    if kind == "jpeg" and len(photograph := _encoded(picture, format="JPEG", quality=80)) < len(data):
+        return display(Image(data=photograph, format="jpeg", alt=alt))
+    display(Image(data=data, format="png", alt=alt))
 
 
-def _palette(picture: io.BytesIO, colours: int, out: io.BytesIO) -> io.BytesIO:
-    Pillow.open(picture).convert("RGB").quantize(colours, dither=Pillow.Dither.NONE).save(out, format="PNG", optimize=True)
-    return out
+def _encoded(picture: Pillow.Image, **how) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, **how)
+    return buffer.getvalue()
 
 
 def styled(draw: Callable) -> Callable:
@@ -95,7 +98,7 @@ def gallery(x: Tensor, captions: Sequence[str], columns: int = 4, title: str | N
     rows, letters = -(-len(x) // columns), int(105 / columns)
     lines = ["\n".join(textwrap.wrap(caption, letters)) for caption in captions]
     tallest = max(text.count("\n") + 1 for text in lines)
-    figure = new_figure(width, rows * (0.8 * width / columns + 0.13 * tallest) + (0.3 if title else 0.0))
+    figure = new_figure(width, rows * (0.8 * width / columns + 0.155 * tallest) + (0.3 if title else 0.0))
     for axes, picture, text in itertools.zip_longest(figure.subplots(rows, columns, squeeze=False).ravel(), x, lines):
         axes.set_axis_off()
         if picture is not None:
