@@ -455,7 +455,7 @@ if LIVE:
 else:
     shipped = study.nouns_live()
     shown, losses, right, asked, who = shipped["x"], shipped["losses"], shipped["right"], shipped["parts"], shipped["about"]
-plots.captioned(shown[:8], nouns.plain_captions(asked[:8]), columns=8, title="After three minutes")
+plots.captioned(shown[:8], nouns.plain_captions(asked[:8]), columns=4, title="After three minutes", width=7.0)
 plots.curves(losses[:, 0], {"loss": losses[:, 1]}, title="Three minutes of training", xlabel="step", ylabel="loss", yscale="log")
 
 # %% [markdown]
@@ -513,7 +513,7 @@ torch.testing.assert_close(x, study.painted(T, prompts))
 # **What the figure shows.** What a prompt says is there; what it does not say, the model makes up, and makes whole. Write your own (in a live notebook; a kernel is needed):
 
 # %%
-widgets.prompt_box(T, prompts[:4])
+widgets.prompt_box(T, prompts[4:])
 
 # %% [markdown]
 # Pictures that please us prove little. **How often is it right, on combinations that it never saw, and which $w$ is best?**

@@ -475,6 +475,7 @@ REPAINT = {
     "adds all of sigma_t": repaints(up=lambda schedule, x, known, mask, t, s, z: schedule.alpha(t) / schedule.alpha(s) * x + schedule.sigma(t) * z),
     "takes x_s for clean": repaints(up=lambda schedule, x, known, mask, t, s, z: schedule.alpha(t) * x + schedule.sigma(t) * z),
     "forgets alpha_t / alpha_s": repaints(up=lambda *a: rise(*a, front=False)),
+    "right only where alpha^2 + sigma^2 = 1": repaints(up=lambda schedule, x, known, mask, t, s, z: schedule.alpha(t) / schedule.alpha(s) * x + (1 - (schedule.alpha(t) / schedule.alpha(s)) ** 2).sqrt() * z),
     "multiplies its noise by a variance": repaints(up=lambda *a: rise(*a, root=lambda v: v)),
     "repeats says how often": repaints(times=lambda repeats, s: 1),
     "one repeat too few": repaints(times=lambda repeats, s: max(repeats - 1, 1) if s > 0 else 1),

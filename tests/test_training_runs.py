@@ -207,7 +207,8 @@ batch = 8
 
 @pytest.fixture
 def small_digits(monkeypatch):
-    monkeypatch.setitem(train.DATA, "small_digits", lambda split: (IMAGES[:40], torch.arange(40) % 10))
+    monkeypatch.setattr(train, "DATA", (*train.DATA, "small_digits"))
+    monkeypatch.setattr(train, "_data", lambda config, D: {"x0": IMAGES[:40], "y": torch.arange(40) % 10})
 
 
 def test_training_from_a_configuration(runs, small_digits, tmp_path, capsys):
@@ -222,10 +223,10 @@ def test_training_from_a_configuration(runs, small_digits, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("change, words", [
-    (('data = "small_digits"', 'data = "minst"'), "data must be one of mnist, cifar10, small_digits; got 'minst'"),
+    (('data = "small_digits"', 'data = "minst"'), "data must be one of mnist, cifar10, nouns, small_digits; got 'minst'"),
     (("[network]", "[net]"), "there is no network"),
     (("channels = 1", "chanels = 1"), "has a wrong entry: .*chanels"),
-    (("channels = 1", 'channels = 1\ntype = "Unet"'), "a network must be one of UNet, DiT; got 'Unet'"),
+    (("channels = 1", 'channels = 1\ntype = "Unet"'), "a network must be one of UNet, DiT, ConditionalUNet; got 'Unet'"),
     (("[train]", '[schedule]\nname = "cosin"\n[train]'), "a schedule must be one of linear, cosine.*; got 'cosin'"),
     (("steps = 4", "step = 4"), r"\[train\] takes accumulate, batch, .*; got step\n"),
     (('target = "v"', 'target = "w"'), "target must be one of eps"),
@@ -297,7 +298,8 @@ def test_shipped_configurations_can_be_built():
     for file in sorted((ROOT / "configs").glob("*.toml")):
         config = tomllib.loads(file.read_text())
         if "network" in config:
-            D = train.NETWORKS[config["network"].pop("type")](**config["network"])
+            kind = config["network"].pop("type")
+            D = train.NETWORKS[kind](**config["network"] | ({"words": ["a", "head"]} if kind == "ConditionalUNet" else {}))
             assert sum(p.numel() for p in D.parameters()) > 1e4 and json.dumps(config["train"])
 
 

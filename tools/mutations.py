@@ -259,7 +259,7 @@ FORMULAS = [
     ("5.3", "(X + SIGMA**2 * gradient(lambda x: ALL", "(X + SIGMA * gradient(lambda x: ALL"),
     ("5.5", "plain(X) + SIGMA**2 / ALPHA * gradient", "plain(X) + SIGMA**2 * gradient"),
     ("5.6", "plain(X) + 2.5 * SIGMA**2 / ALPHA", "plain(X) - 2.5 * SIGMA**2 / ALPHA"),
-    ("5.8", "both(X, T, 0) - plain(X))", "plain(X) - both(X, T, 0))"),
+    ("5.8", "verdict(x, 0), X), both(X, T, 0) - plain(X))", "verdict(x, 0), X), plain(X) - both(X, T, 0))"),
     ("5.9", "plain(X) + w * (both(X, T, 0) - plain(X))", "both(X, T, 0) + w * (both(X, T, 0) - plain(X))"),
     ("5.10", "guidance.cfg(both, 1 + s,", "guidance.cfg(both, s,"),
     ("5.11", "(a - b * ALPHA / SIGMA) * said(0)", "(a + b * ALPHA / SIGMA) * said(0)"),

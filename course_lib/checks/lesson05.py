@@ -385,7 +385,10 @@ def judge_repaint(f: Callable) -> None:
                 "the step is made once; repeats says how often": way(repeats=1),
                 "one repeat too few": way(repeats=repeats - 1) if repeats > 2 else way(),
                 "the same noise is pasted each time: it must be fresh, noise() for every paste": way(keep=True),
-            } if again else {}) | {"one repeat too many: repeats = 1 is a single step and no way up": way(repeats=repeats + 1)}
+            } if again else {}) | ({
+                "the way up has noise sqrt(1 - (alpha_t / alpha_s)^2): that is right only where alpha^2 + sigma^2 = 1; for any schedule its variance is sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2":
+                    way(up=lambda x, z: a_t / a * x + (1 - (a_t / a) ** 2).sqrt() * z),
+            } if again and name == "flow" else {}) | {"one repeat too many: repeats = 1 is a single step and no way up": way(repeats=repeats + 1)}
         inputs, right, mistakes = apart(case, rtol=1e-4, atol=1e-4)
         mistakes = {words: value for words, value in mistakes.items() if not torch.equal(value, right)}
         got, _ = repainted(f, *inputs)
