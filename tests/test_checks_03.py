@@ -207,7 +207,7 @@ EXTRAPOLATE = {
     "fit no more than a line": lambda n, v: fit(1 / n[3:5], v[3:5])[0],
     "changes the tensors": sorts_in_place,
     "make everything .double()": lambda n, v: fit((1 / n).float(), v)[0],
-    "yours says": lambda n, v: v.min() - 0.3,
+    "yours says": lambda n, v: v.min() - 0.7,                          # a / n is at most 0.31 there, so never right by chance
     "one number is wanted; got": lambda n, v: v - v.mean(),
     "does it end with `return`": lambda n, v: None,
 }
