@@ -265,7 +265,7 @@ for (name, x), w in zip(clouds.items(), (1.0, 3.0, 8.0)):
     print(f"  {name:15} {1000 * distance(x, truth):7.2f} (exact draws, five times: {min(floor):5.2f} to {max(floor):.2f})   {x[:, 0].mean():6.2f} and {truth[:, 0].mean():6.2f}")
 
 # %% [markdown]
-# **What the figures show.** With $w = 1$ the samples are the class itself, up to the small error of the sampler. Tempering hardly changes this class, since its bells hardly overlap with the others: the density only shrinks a little where they touch. Guidance pushes every point to the left, away from the other class, even points that no classifier could doubt. With $w = 3$ they crowd on the outer side of the bells; with $w = 8$ most have left them, and lie where there is hardly any data, and hardly any tempered density. The distances say the same. (Their estimate has no bias, so two draws from one density can score a little below 0.) This is why strongly guided pictures look exaggerated and alike. Drag $w$ yourself:
+# **What the figures show.** With $w = 1$ the samples are the class itself, up to the small error of the sampler. Tempering hardly changes this class, since its bells hardly overlap with the others: the density only shrinks a little where they touch. Guidance pushes every point to the left, away from the other class, even points that no classifier could doubt. With $w = 3$ they crowd on the outer side of the bells; with $w = 8$ most have left them, and lie where there is hardly any data, and hardly any tempered density. The distances say the same. (Their estimate has no bias, so two draws from one density can score a little below 0.) This is why strongly guided pictures look exaggerated and alike. Drag $w$ yourself (blue: the tempered density, orange: what guidance draws, both in the plane of the figures above):
 
 # %%
 widgets.guidance_explorer(everything, left, cosine)
@@ -481,7 +481,7 @@ for part, share, lucky in zip(nouns.PARTS, right, chance):
     print(f"  {part:10} {share:5.0%} right   (guessing: {lucky:5.1%})")
 
 # %% [markdown]
-# After three minutes the background is right 99 times in a hundred, glasses 87, heads 78 times, where guessing gets 50, 4 and 0.4. Shapes and strong colours come first. The body's colour, one of 30 and some of them close to each other, is right 69 times (guessing: 14), and the accessory, small and one of 143, comes last, at 14 (guessing: 0.7). (The first two lines judge real pictures, and the same pictures noisy and blurred.)
+# **What the figures and the numbers show.** Colours and outlines are there, drowned in specks. After three minutes the background is right 99 times in a hundred, glasses 87, heads 78 times, where guessing gets 50, 4 and 0.4. Shapes and strong colours come first. The body's colour, one of 30 and some of them close to each other, is right 69 times (guessing: 14), and the accessory, small and one of 143, comes last, at 14 (guessing: 0.7). (The first two lines judge real pictures, and the same pictures noisy and blurred.)
 #
 # ## 5.10 The shipped model
 #
@@ -651,7 +651,7 @@ for name, (w, avoid) in avoided.items():
     print(f"{name:22} {cool:4.0%} of {n} have a cool background")
 
 # %% [markdown]
-# The negative prompt decides nearly alone what the prompt leaves open, in both directions. (Without one we would expect a half. The model leans to warm for this prompt, and does so without guidance, too: what a caption leaves unsaid is not drawn as evenly as it was trained.)
+# **What the numbers show.** The negative prompt decides nearly alone what the prompt leaves open, in both directions. (Without one we would expect a half. The model leans to warm for this prompt, and does so without guidance, too: what a caption leaves unsaid is not drawn as evenly as it was trained.)
 #
 # **Several prompts at once.** If two conditions are independent given $x_t$, then $p(y_1, y_2\mid x_t) = p(y_1\mid x_t)\,p(y_2\mid x_t)$, and Bayes' rule gives each its own gradient, as in (5.5). So add both ways, each with its own weight; all weights 1 are no guidance (Liu et al. 2022):
 #
@@ -679,7 +679,7 @@ for name, pictures in (("added", x), ("one sentence", y)):
     print(f"{name:13} {has(pictures, 'glasses', [k for _, k in specs]):4.0%} of 20 have the glasses that were asked for")
 
 # %% [markdown]
-# Each prompt speaks of one part, and the sum has both; so does one sentence that says both, at two thirds of the price. The other parts are up to the noise (the misses lie in the metric, too, which looks at the glasses' own pixels alone).
+# **What the figure shows.** Each prompt speaks of one part, and the sum has both; so does one sentence that says both, at two thirds of the price. The other parts are up to the noise (the misses lie in the metric, too, which looks at the glasses' own pixels alone).
 #
 # **Is adding right?** At $t = 0$ it is: there, with $w_i = 1$, the score behind (5.20) is that of $q(x)\prod_i\frac{q(x\mid y_i)}{q(x)}$, the *product* of the concepts. At $t > 0$ it is the mistake of 5.4 once more: a product of noised densities where a noised product is needed. (Two conditions that are independent given the clean picture need not be so given the noisy one: noise hides what decides both.) On a mixture one can see it, and see the repair (Du et al. 2023): at each level the added scores *are* the score of some density, if not of the noised product, and **Langevin steps** (lesson 4) bring the points there; at the last levels this density is the product itself. So the path may be wrong if every level has time to settle.
 

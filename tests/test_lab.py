@@ -189,6 +189,13 @@ def test_pictures_of_few_colours_are_small_and_exact(displayed):
     assert any(max(abs(int(a) - int(b)) for a, b in zip(colour, middle)) <= 2 for _, colour in picture.getcolors(100_000))
 
 
+def test_smooth_shades_travel_as_jpeg_where_a_palette_would_be_larger(displayed):
+    mixture = data.GaussianMixture([[-1.0, 0.3], [0.8, -0.6], [0.2, 1.0]], [0.6, 0.9, 0.7])
+    plots.densities({name: mixture.log_prob for name in ("one", "two", "three")})
+    plots.show(data.mnist("test")[0][:20], columns=10)
+    assert [opened(image).format for image in displayed] == ["JPEG", "PNG"]
+
+
 def test_captions_stand_below_their_pictures(displayed):
     made = data.nouns(5, split="test")
     plots.captioned(made.x, made.captions, columns=3, title="five")
