@@ -91,9 +91,11 @@ def test_eq_5_28(schedule):
         variance = schedule.sigma(t) ** 2 - ratio**2 * schedule.sigma(s) ** 2
         joint = density(s)[:, None] * (-(line - ratio * line[:, None]) ** 2 / (2 * variance)).exp() / (2 * math.pi * variance).sqrt() * (line[1] - line[0])       # (x_s, x_t)
         down = joint / joint.sum(0, keepdim=True).clamp(min=1e-300)                       # q(x_s | x_t)
-        return down @ joint.sum(0)
-    close(there_and_back(S, T), density(S), rtol=1e-4, atol=1e-7)
-    assert (there_and_back(S, T) - density(T)).abs().max() > 1e-3
+        return joint.sum(0), down @ joint.sum(0)
+    above, back = there_and_back(S, T)
+    close(above, density(T), rtol=1e-4, atol=1e-7)                                        # in the middle it is q_t
+    close(back, density(S), rtol=1e-4, atol=1e-7)
+    assert (back - density(T)).abs().max() > 1e-3
 
 
 def test_eq_5_29():
@@ -102,8 +104,10 @@ def test_eq_5_29():
     for measure in (lambda x: torch.nn.functional.avg_pool2d(x, 4).flatten(1), lambda x: x[..., :4].flatten(1)):
         matrix = measure(torch.eye(64, dtype=F64).view(64, 1, 8, 8)).T                    # column k: the picture with one pixel
         close(measure(x), x.flatten(1) @ matrix.T)
-    y = 0.5 + 0.1 * torch.randn(100_000, generator=G(), dtype=F64)
-    assert abs(y.std() - 0.1) < 0.002
+    one, n = GaussianMixture(MIX.means[:1], MIX.stds[0]), 100_000                            # the variance of y: s_k^2 A A^T + s^2, which (5.32) builds on
+    y = (one.sample(n).double() @ A.T)[:, 0] + NOISE * torch.randn(n, generator=G(), dtype=F64)
+    variance = (one.stds[0] ** 2 * A @ A.T)[0, 0] + NOISE**2
+    assert abs(y.var() - variance) < 5 * variance * (2 / n) ** 0.5 and abs(y.mean() - (one.means[0] @ A.T)[0]) < 5 * (variance / n) ** 0.5
 
 
 @each_schedule
@@ -145,6 +149,10 @@ def test_eq_5_31(schedule):
         v = MIX.stds**2 * sigma**2 / (alpha**2 * MIX.stds**2 + sigma**2)
         m = MIX.means + v[:, None] * alpha / sigma**2 * (X[row] - alpha * MIX.means)
         share = MIX._components(X[row:row + 1], alpha, sigma)[2].softmax(1)[0]
+        mean, seen = (share * (m @ A.T)[:, 0]).sum(), share_of_clean(schedule, X[row:row + 1], T)[0]
+        variance = (share * (v * (A @ A.T)[0, 0] + NOISE**2 + (m @ A.T)[:, 0] ** 2)).sum() - mean**2
+        close(mean, seen @ (PLANE @ A.T)[:, 0], rtol=1e-3, atol=1e-4)
+        close(variance, seen @ (PLANE @ A.T)[:, 0] ** 2 - (seen @ (PLANE @ A.T)[:, 0]) ** 2 + NOISE**2, rtol=1e-3, atol=1e-5)
         for bound in y.quantile(torch.tensor([0.2, 0.5, 0.8], dtype=F64)):
             below = (share * torch.special.ndtr((bound - (m @ A.T)[:, 0]) / (v * (A @ A.T)[0, 0] + NOISE**2).sqrt())).sum()
             assert abs(below - (y < bound).double().mean()) < 5 * 0.5 / 40_000**0.5
@@ -304,7 +312,9 @@ def pens(x, t, mu=None, v=None):
 
 
 def test_eq_5_42():
-    """There and back under the same condition is nothing."""
+    """There and back under the same condition is nothing; under another the old mean and deviation are exchanged for the new ones."""
     x = 0.5 + 0.3 * torch.randn(50, 2, generator=G(), dtype=F64)
     same = {"mu": torch.tensor(0.5), "v": torch.tensor(0.3)}
     torch.testing.assert_close(last(editing.edit(pens, COSINE, x, 2000, same, same)), x, atol=5e-3, rtol=0)
+    other = {"mu": torch.tensor(-0.7), "v": torch.tensor(0.9)}
+    torch.testing.assert_close(last(editing.edit(pens, COSINE, x, 2000, same, other)), -0.7 + 0.9 * (x - 0.5) / 0.3, atol=1e-2, rtol=0)

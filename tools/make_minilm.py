@@ -7,11 +7,8 @@ mean pooling and length 1: Reimers & Gurevych 2019) is written out below, so the
 """
 import argparse
 import csv
-import hashlib
-import io
 import math
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+import npz
 from course_lib.lab import nouns
 from course_lib.lab.assets import ASSETS
 
@@ -140,12 +138,7 @@ def main() -> None:
     start = len(words)
     for part, same in names.items():
         arrays[part], start = whole[start:start + len(same)], start + len(same)
-    with zipfile.ZipFile(FILE, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:       # fixed dates: the same bytes each time
-        for name, array in arrays.items():
-            buffer = io.BytesIO()
-            np.save(buffer, array, allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (2026, 1, 1, 0, 0, 0)), buffer.getvalue(), zipfile.ZIP_DEFLATED)
-    print(f"{FILE}: {FILE.stat().st_size / 1e3:.0f} kB, {len(words)} words, sha256 {hashlib.sha256(FILE.read_bytes()).hexdigest()}")
+    print(f"{len(words)} words; {npz.write(FILE, arrays)}")
 
 
 if __name__ == "__main__":

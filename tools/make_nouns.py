@@ -6,13 +6,12 @@
 A layer is a 32 x 32 picture of palette indices, 0 where it is see-through. The names are the artists' file names, put into words.
 """
 import argparse
-import hashlib
-import io
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
+
+import npz
 
 FILE = Path(__file__).parents[1] / "course_lib/assets/nouns.npz"
 SIZE = 32
@@ -95,12 +94,7 @@ def main() -> None:
     for part, words in names.items():
         assert len(words) == len(arrays[part]) == len(set(words)), part
         arrays[f"{part}_names"] = np.array(words)
-    with zipfile.ZipFile(FILE, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:       # fixed dates: the same bytes each time
-        for name, array in arrays.items():
-            buffer = io.BytesIO()
-            np.save(buffer, array, allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (2026, 1, 1, 0, 0, 0)), buffer.getvalue(), zipfile.ZIP_DEFLATED)
-    print(f"{FILE}: {FILE.stat().st_size / 1e3:.0f} kB, sha256 {hashlib.sha256(FILE.read_bytes()).hexdigest()}")
+    print(npz.write(FILE, arrays))
 
 
 if __name__ == "__main__":

@@ -270,6 +270,22 @@ FORMULAS = [
     ("5.18", "context[0, :3].mean(0)", "context[0].mean(0)"),
     ("5.19", "8**0.5).masked_fill", "8).masked_fill"),
     ("5.22", "-(V - p @ V) / (B * TAU)", "(V - p @ V) / (B * TAU)"),
+    ("5.24", "m * x.sin() + (1 - m) * known", "(1 - m) * x.sin() + m * known"),
+    ("5.25", "1.7 * schedule.alpha(S)) < 5", "1.7 * schedule.alpha(T)) < 5"),
+    ("5.26", "close(2 * alpha * (a * X[:, 0]", "close(2 * (a * X[:, 0]"),
+    ("5.27", "ratio * x + (schedule.sigma(T) ** 2 - ratio**2", "ratio * x + (schedule.sigma(T) ** 2 + ratio**2"),
+    ("5.28", "variance = schedule.sigma(t) ** 2 - ratio**2 * schedule.sigma(s) ** 2\n        joint", "variance = schedule.sigma(t) ** 2\n        joint"),
+    ("5.29", "(one.stds[0] ** 2 * A @ A.T)[0, 0] + NOISE**2", "(one.stds[0] ** 2 * A @ A.T)[0, 0] + NOISE"),
+    ("5.31", "(v * (A @ A.T)[0, 0] + NOISE**2 + (m", "(v + NOISE**2 + (m"),
+    ("5.32", "covariance = v * (torch.eye(2, dtype=F64) - gain @ A)", "covariance = v * torch.eye(2, dtype=F64)"),
+    ("5.34", "factor = schedule.sigma(T) ** 2 / schedule.alpha(T)\n    for row in (1, 5, 9)", "factor = schedule.sigma(T) / schedule.alpha(T)\n    for row in (1, 5, 9)"),
+    ("5.35", "guess[row] + 3 * covariance", "guess[row] - 3 * covariance"),
+    ("5.36", "rho2 = d**2 * sigma**2 / (alpha**2 * d**2 + sigma**2)", "rho2 = sigma**2 / (alpha**2 * d**2 + sigma**2)"),
+    ("5.37", "close(0.5 * schedule.log_snr(T).exp()", "close(schedule.log_snr(T).exp()"),
+    ("5.38", "means[1] + widths[1] / widths[0] * (x0 - means[0])", "means[1] + (x0 - means[0])"),
+    ("5.39", "(s**2 + 1e-5).sqrt()", "s**2"),
+    ("5.41", "w * sigma**2 / alpha * 2 * miss", "w * sigma**2 / alpha * miss"),
+    ("5.42", "-0.7 + 0.9 * (x - 0.5) / 0.3", "-0.7 + 0.9 * (x - 0.5)"),
 ]
 
 
@@ -296,8 +312,8 @@ def main() -> int:
         entries = [(copy / "course_lib" / file, old, new, [f"tests/test_{tests}.py", "tests/test_equations_01.py"]) for file, old, new, tests in MUTATIONS]
         for formula, old, new in FORMULAS:
             lesson, number = formula.split(".")
-            file = f"tests/test_equations_{int(lesson):02d}.py"
-            entries.append((copy / file, old, new, [f"{file}::test_eq_{lesson}_{number}"]))
+            file = next(f for f in sorted((copy / "tests").glob(f"test_equations_{int(lesson):02d}*.py")) if f"def test_eq_{lesson}_{number}(" in f.read_text())
+            entries.append((file, old, new, [f"tests/{file.name}::test_eq_{lesson}_{number}"]))
         for path, old, new, tests in entries:
             line = f"{tests[0]}: {old.strip()}  ->  {new.strip()}"
             if wanted not in line:
