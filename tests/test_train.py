@@ -347,3 +347,22 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
         checkpoint.save_tensors(file, {"x": torch.zeros(3)}, {"n": 2})
     tensors, header = checkpoint.load_tensors(file)
     assert tensors["x"].tolist() == [1, 1, 1] and header["n"] == 1
+
+
+@pytest.mark.parametrize("null", ("its num_classes", "its null"))
+def test_labels_are_dropped_without_being_asked(null):
+    """A network that has labels is trained without them too, whether it names its null or only counts its classes."""
+    seen = []
+
+    class Listening(Points):
+        def forward(self, x, t, y=None):
+            seen.append(y)
+            return super().forward(x, t, y)
+    torch.manual_seed(0)
+    net = Listening()
+    if null == "its null":
+        net.null = {"y": 1}                                             # taken at its word
+    data = (torch.randn(400, 2), torch.zeros(400, dtype=torch.long))
+    train.train(Denoiser(net, Schedule.cosine(), "v"), data, steps=4, batch=100, p_drop=0.5)
+    dropped = (torch.cat(seen) == (1 if null == "its null" else 2)).float().mean()
+    assert abs(dropped - 0.5) < 5 * (0.25 / 400) ** 0.5

@@ -207,8 +207,7 @@ batch = 8
 
 @pytest.fixture
 def small_digits(monkeypatch):
-    monkeypatch.setattr(train, "DATA", (*train.DATA, "small_digits"))
-    monkeypatch.setattr(train, "_data", lambda config, D: {"x0": IMAGES[:40], "y": torch.arange(40) % 10})
+    monkeypatch.setitem(train.DATA, "small_digits", lambda split: (IMAGES[:40], torch.arange(40) % 10))
 
 
 def test_training_from_a_configuration(runs, small_digits, tmp_path, capsys):

@@ -1,6 +1,6 @@
 """Figures in one style: white ground, colours that colour-blind readers can tell apart, nothing kept in global state.
 
-Each function draws one picture and displays it; photographs and noise travel as JPEG, pictures of few colours as PNG with a palette.
+Each function draws one picture and displays it; each travels as a PNG with a palette, or as JPEG where smooth shades make that smaller.
 """
 import io
 import itertools
@@ -28,7 +28,7 @@ def new_figure(width: float = 7.0, height: float = 3.0) -> Figure:
 
 
 def emit(figure: Figure, kind: str = "png", alt: str | None = None) -> None:
-    """Display a finished figure: "png" for lines and points, "jpeg" for pictures, unless few colours make the PNG smaller."""
+    """Display a finished figure: kind "png" for lines and points; "jpeg" for pictures: the smaller of JPEG and a PNG of 128 colours."""
     drawn = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(drawn, format="png", dpi=100)

@@ -114,7 +114,7 @@ def painted(D: Denoiser, captions: list[str], w: float = 2.0, steps: int = 10, s
     """
     on, g, guided = next(D.parameters()).device, torch.Generator().manual_seed(seed), clip(cfg(D, w, null or D.net.null))
     tokens, parts = D.net.tokenizer(captions), []
-    noise = D.schedule.prior((len(tokens), D.net.channels, 32, 32), generator=g)
+    noise = D.schedule.prior((len(tokens), *picture_shape(D)), generator=g)
     for start, words in zip(noise.split(batch), tokens.split(batch)):
         with machine.autocast(on):
             parts.append(last(dpmpp(guided, D.schedule, start.to(on), grid(D.schedule, steps), tokens=words.to(on))).float().cpu())

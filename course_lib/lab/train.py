@@ -32,7 +32,7 @@ from .nouns import vocabulary
 from .run import Run
 
 NETWORKS = {"UNet": UNet, "DiT": DiT, "ConditionalUNet": ConditionalUNet}
-DATA = ("mnist", "cifar10", "nouns")
+DATA = {"mnist": datasets.mnist, "cifar10": datasets.cifar10, "nouns": datasets.nouns}
 SCHEDULES = ("linear", "cosine", "sigmoid", "zero_terminal_snr", "edm", "flow")
 
 
@@ -49,7 +49,7 @@ def train(D: Denoiser, data: Tensor | tuple[Tensor, Tensor] | dict[str, Tensor],
     muon_lr:  the same for Muon, which moves the other linear and convolution weights of a network that has a `stem` and an
               `out` layer (run.inner_matrices); 0 leaves everything to AdamW
     p_drop:   the share of examples trained without their conditions, so that guidance has something to guide from
-    null:     what "without" means, such as {"y": 10}; None: the network's own `null`
+    null:     what "without" means, such as {"y": 10}; None: the network's own `null`, or its label num_classes
     out:      a folder under runs/ (or $COURSE_RUNS). Stop at any time: calling again goes on from there, and a finished run
               is loaded, not repeated. None: nothing is written.
     weight:   of each example's loss, as a function of its log-SNR (B,) -> (B,); None: all alike
@@ -72,7 +72,7 @@ def train(D: Denoiser, data: Tensor | tuple[Tensor, Tensor] | dict[str, Tensor],
     if (steps is None) == (seconds is None) or (seconds if steps is None else steps) <= 0 or batch < 1:
         raise ValueError(f"say how long to train, either steps=... or seconds=..., above 0; got steps={steps}, seconds={seconds}, batch={batch}")
     data = checked_data(data, getattr(D.net, "num_classes", None))
-    null = null if null is not None else getattr(D.net, "null", {})
+    null = _null(D.net) if null is None else null
     on, rank, world = _place(on)
     run = Run(D.to(on), Batches(data, batch, p_drop, null, seed, on, times, flip, rank, world), lr, muon_lr, steps, seconds,
               weight=weight, clip=clip, accumulate=accumulate, warm_up=warm_up, compiled=compiled)
@@ -96,6 +96,12 @@ def train(D: Denoiser, data: Tensor | tuple[Tensor, Tensor] | dict[str, Tensor],
         if folder is not None and run.finite():
             run.save(folder)
     return run.result()
+
+
+def _null(net: torch.nn.Module) -> dict:
+    """The conditions that say nothing to this network: what it says of itself, else the label after the last, if it has labels."""
+    labels = getattr(net, "num_classes", None)
+    return getattr(net, "null", {} if labels is None else {"y": labels})
 
 
 def _place(on: torch.device | str | None) -> tuple[torch.device, int, int]:
@@ -239,11 +245,11 @@ def from_config(config: dict) -> tuple[Denoiser, dict, dict]:
 
 def _data(config: dict, D: Denoiser) -> dict[str, Tensor]:
     """The pictures that a configuration asks for, and the conditions that its network takes."""
-    if config["data"] == "nouns":
-        x0, captions, _ = datasets.nouns(config.get("examples", 60_000))
-        tokens = forgetful(D.net.tokenizer(captions)) if isinstance(D.net, ConditionalUNet) else None
-        return {"x0": x0} | ({} if tokens is None else {"tokens": tokens})
-    x0, y = (datasets.mnist if config["data"] == "mnist" else datasets.cifar10)("train")
+    draw = DATA[config["data"]]
+    if draw is datasets.nouns:                                          # captions, not labels
+        x0, captions, _ = draw(config.get("examples", 60_000))
+        return {"x0": x0} | ({"tokens": forgetful(D.net.tokenizer(captions))} if isinstance(D.net, ConditionalUNet) else {})
+    x0, y = draw("train")
     return {"x0": x0} | ({"y": y} if D.net.num_classes else {})
 
 
