@@ -274,14 +274,19 @@ def four(got: object) -> Tensor:
 def judge_bells(f: Callable) -> None:
     """5.4: bells(w, m, s, S) -> mean and std of the tempered density, mean and std of what guidance samples."""
     for whole in (True, False):
-        def case():
-            w, m, s, S = 3.0 if whole else between(1.5, 4).item(), between(0.7, 1.6).item(), between(0.4, 0.6).item(), between(1.2, 1.6).item()
-            return (w, m, s, S), torch.tensor(tempered(w, m, s, S)), pairs(tempered_mistakes(w, m, s, S))
-        (w, m, s, S), right, mistakes = apart(case, rtol=0.02, atol=1e-4)
+        def half():
+            numbers = 3.0 if whole else between(1.5, 4).item(), between(0.7, 1.6).item(), between(0.4, 0.6).item(), between(1.2, 1.6).item()
+            return numbers, torch.tensor(tempered(*numbers)), pairs(tempered_mistakes(*numbers))
+
+        def both():
+            numbers = apart(half, rtol=0.004, atol=1e-4)[0]
+            return numbers, torch.tensor(guided_bell(*numbers)), pairs(guided_mistakes(*numbers))
+
+        (w, m, s, S), right, mistakes = apart(both, rtol=0.02, atol=1e-4)       # a run of 1,000 steps is off by up to 1.7 %
         got, where = four(function(f)(w, m, s, S)), f"w = {w:.3g}, m = {m:.3g}, s = {s:.3g}, S = {S:.3g}: "
-        compare(got[:2], right, mistakes, rtol=0.02, atol=1e-4, otherwise=f"{where}tempered: mean {right[0]:.4f} and std {right[1]:.4f} are right; yours are {got[0]:.4f} and {got[1]:.4f}. Add up the exponents of (5.12), then complete the square")
-        right, mistakes = torch.tensor(guided_bell(w, m, s, S)), pairs(guided_mistakes(w, m, s, S))
-        compare(got[2:], right, mistakes, rtol=0.02, atol=1e-4, otherwise=f"{where}the tempered half is right. Guidance ends at mean {right[0]:.4f} and std {right[1]:.4f}; yours are {got[2]:.4f} and {got[3]:.4f}. "
+        mean, std = tempered(w, m, s, S)
+        compare(got[:2], torch.tensor((mean, std)), pairs(tempered_mistakes(w, m, s, S)), rtol=0.005, atol=1e-4, otherwise=f"{where}tempered: mean {mean:.4f} and std {std:.4f} are right; yours are {got[0]:.4f} and {got[1]:.4f}. Add up the exponents of (5.12), then complete the square")
+        compare(got[2:], right, mistakes, rtol=0.03, atol=1e-4, otherwise=f"{where}the tempered half is right. Guidance ends at mean {right[0]:.4f} and std {right[1]:.4f}; yours are {got[2]:.4f} and {got[3]:.4f}. "
                 "Run ddim (some 1,000 steps) on the two exact guesses from x = 0 and from x = 1: the first end is the mean, their difference the std")
 
 
