@@ -23,6 +23,7 @@
 {{setup}}
 
 # %%
+import copy
 import math
 import warnings
 import torch
@@ -805,7 +806,58 @@ for name, x in rows.items():
 # %% [markdown]
 # **What the figure shows.** Given the words themselves, the model draws a shape that is no head, another one from each noise, since all these words but one are the same unknown token to it (`zombie` it knows, from the accessory `zombie stains`): 0 of 8. Looked up, it draws 8 of 8 as asked. It has learnt nothing since; only the question was put in its words.
 #
-# This is a translation at the door, and it is crude: the network never sees the vector, so a *fluffy* kitten is a cat like any other. The usual way is to give the network the encoder's vectors themselves as context, with the encoder's weights frozen, and to train the rest as we did. Then it can also follow words between the names it was trained on. That needs the encoder at every training step (or its vectors, computed once), and captions in free words; the Nouns have only names.
+# This is a translation at the door: we said which part the word stands for, and the network never sees a vector. **Can the vectors go in themselves?** Every word that our encoder knows has a row $e_k$ in its table, learnt from pictures; for 372 of them MiniLM has a vector, too, $u_k$. We need a map from MiniLM's vectors to rows. The usual one is a *linear layer*, and least squares finds the best:
+
+# %%
+words = [word for word in T.net.tokenizer.words if sentences.known(word)]
+u = torch.stack([sentences.vector(word) for word in words])                                      # (372, 128)
+e = T.net.text.word.weight.detach().cpu()[[T.net.tokenizer.number[word] for word in words]]      # (372, 128)
+new_words = [word for word, part, _ in asked if part == "head" and word not in noun_words]
+q = torch.stack([sentences.vector(word) for word in new_words])                                  # (57, 128)
+
+centre = u.mean(0)
+linear = torch.linalg.lstsq(u - centre, e - e.mean(0)).solution                                  # (128, 128)
+error = (e - e.mean(0) - (u - centre) @ linear).square().sum() / (e - e.mean(0)).square().sum()
+print(f"{len(new_words)} new words for heads; of the {len(words)} known rows the best linear map explains {1 - error:.0%}")
+
+# %% [markdown]
+# It cannot explain what no rule connects: our encoder learnt from pictures to keep "cat" and "dog" apart, and nothing told it that they are alike. **What else maps vectors to rows?** Lesson 1 has it. Take the new word for a *noisy* version of a known one, $\alpha q = \alpha u_k + \sigma z$. The exact denoiser of a finite set (1.32) weighs all that it may be by (1.13); since all $u_k$ have length 1, of the squared distances only the products stay, and with *their rows* in place of the words themselves
+#
+# $$\hat e(q) = \sum_k \frac{\exp(q\cdot u_k/\tau)}{\sum_j \exp(q\cdot u_j/\tau)}\;e_k, \qquad \tau = \frac{\sigma^2}{\alpha^2} \tag{5.24}$$
+#
+# Look at it again: it is attention (2.9). The new word is the query, MiniLM's vectors are the keys, our rows the values. Near $\tau = 0$ it takes the row of the nearest word, for large $\tau$ the mean of all.
+
+# %%
+def looked_up(q, tau):
+    return (q @ u.T / tau).softmax(1) @ e                                                        # (N, 128)
+
+noisy_word, ratio = data.GaussianMixture(u, 1e-4), 0.03**0.5                                     # alpha = 1, sigma^2 = 0.03
+weights = (q @ u.T / 0.03).softmax(1)
+torch.testing.assert_close(weights @ u, noisy_word.posterior_mean(q, 1.0, ratio), rtol=1e-3, atol=1e-4)
+
+def taught(T, words, rows):
+    """A copy of T whose vocabulary has new words: the table gets their rows, nothing else changes."""
+    D = copy.deepcopy(T)
+    D.net.tokenizer = text.Tokenizer(T.net.tokenizer.words[2:] + words, T.net.tokenizer.length)
+    D.net.text.word = nn.Embedding.from_pretrained(torch.cat([T.net.text.word.weight, rows.to(device)]))
+    return D
+
+heads = [row for row in asked if row[0] in new_words]
+candidates = nouns.render(asked_for(names["head"])).flatten(1)                                   # (254, 3072)
+print(f"{'the nearest name':22} {sum(ways['MiniLM'](word, 'head') in ok for word, _, ok in heads)} of {len(heads)} right heads (told that it is a head)")
+maps = {"a linear layer": (q - centre) @ linear + e.mean(0)} | {f"attention, tau = {tau}": looked_up(q, tau) for tau in (0.03, 0.1)}
+rows = {}
+for name, new_rows in maps.items():
+    x = painted(taught(T, new_words, new_rows), [caption(word) for word in new_words], 3.0)
+    drew = [names["head"][k] for k in torch.cdist(x.flatten(1), candidates).argmin(1)]
+    rows[name] = x[[new_words.index(word) for word in strange if word in new_words]]
+    print(f"{name:22} {sum(head in ok for head, (_, _, ok) in zip(drew, heads))} of {len(heads)} right heads")
+plots.show(rows, title=", ".join(word for word in strange if word in new_words))
+
+# %% [markdown]
+# **What the figure shows.** The linear layer gives every word a bit of everything, and the network draws just that. Attention with a small $\tau$ finds the head for 44 of 51 words that the network had never met, without being told that they are heads; with $\tau = 0.1$ most rows are mixtures again. So a pretrained encoder buys a notion of *which words are near*; with 372 words to learn from, it helps where it can be used to look something up. What lies between two rows means little to our network ("skull" is a mixture, and drawn as one), and a *fluffy* kitten is a cat like any other.
+#
+# Models that follow free sentences have more than a better encoder: hundreds of millions of captions, in which nearly every word occurs in many companies, and as context the frozen encoder's vector of each word *in its sentence* (lesson 7). And the trick with the table is in use by itself: give a new word a row, and *train* that row on a few pictures of one thing, and the model draws that thing (textual inversion, Gal et al. 2022).
 
 # %% [markdown]
 # # Part III · Editing
@@ -829,11 +881,11 @@ print(", ".join(f"{kind} {m.mean():.3f}" for kind, m in masks.items()))
 #
 # **How can a model that was never trained for it fill the hole?** Two ideas, both without training. The first changes the *guess*: put the known pixels $k$ into it, with the mask $m$,
 #
-# $$\hat x_0 \ \to\ m\,\hat x_0 + (1-m)\,k \tag{5.24}$$
+# $$\hat x_0 \ \to\ m\,\hat x_0 + (1-m)\,k \tag{5.25}$$
 #
 # That is a wrapper, `inpaint`. A step to $s=0$ returns the guess itself, so the known pixels end as they were, to the bit. The second changes the *state*: after each step to $s$, replace the known part by what it would be if the picture had been noised to that level,
 #
-# $$x_s \ \to\ m\,x_s + (1-m)\,(\alpha_s\,k + \sigma_s\,z) \tag{5.25}$$
+# $$x_s \ \to\ m\,x_s + (1-m)\,(\alpha_s\,k + \sigma_s\,z) \tag{5.26}$$
 #
 # with fresh noise $z$ each time. The level must be $s$, where the step arrives, not $t$, where it began; and at $s=0$ it is $k$ itself. Both let the network see the known part in every step. **Is what they draw right?** Take data of two numbers, of which we know the first.
 
@@ -857,7 +909,7 @@ print(f"exact: {1 / (1 + math.exp(-2 * 0.3**2 / 0.12**2)):.4%}")
 #
 # **Why?** Ask what the exact denoiser believes at level $t$. Given the bump, $x_t = (x^{(1)}, x^{(2)})$ has the mean $\pm\alpha(a, b)$ and the variance $\alpha^2s^2+\sigma^2$. In the log of the odds between upper and lower bump the squares cancel:
 #
-# $$\log\frac{p(\text{upper}\mid x_t)}{p(\text{lower}\mid x_t)} = \frac{2\alpha\,\big(a\,x^{(1)} + b\,x^{(2)}\big)}{\alpha^2s^2+\sigma^2} \tag{5.26}$$
+# $$\log\frac{p(\text{upper}\mid x_t)}{p(\text{lower}\mid x_t)} = \frac{2\alpha\,\big(a\,x^{(1)} + b\,x^{(2)}\big)}{\alpha^2s^2+\sigma^2} \tag{5.27}$$
 #
 # The known number, noised to level $t$, is $\alpha a$ on average, and so contributes $2\alpha^2a^2/(\alpha^2s^2+\sigma^2)$: little at high noise, where $\alpha$ is small. The unknown number contributes as much with $b$ in place of $a$, once it lies at one of the bumps. If $b > a$, the unknown number is surer of itself than the evidence against it.
 
@@ -872,11 +924,11 @@ plots.curves(t, says, title="How much each number says about the bump", xlabel="
 #
 # **RePaint** (Lugmayr et al. 2022) repeats each step: down to $s$, replace the known part, and *back up* to $t$ with fresh noise, (4.1) once more:
 #
-# $$x_t = \frac{\alpha_t}{\alpha_s}\,x_s + \sqrt{\sigma_t^2-\Big(\frac{\alpha_t}{\alpha_s}\Big)^2\sigma_s^2}\;\,z \tag{5.27}$$
+# $$x_t = \frac{\alpha_t}{\alpha_s}\,x_s + \sqrt{\sigma_t^2-\Big(\frac{\alpha_t}{\alpha_s}\Big)^2\sigma_s^2}\;\,z \tag{5.28}$$
 #
-# Each time the unknown part is drawn again, now beside the known part. Does going up and down spoil anything? Without replacement it does not: let $x_s$ have the density $q_s$. Up with (5.27) and down with an exact step, the density of where it arrives is
+# Each time the unknown part is drawn again, now beside the known part. Does going up and down spoil anything? Without replacement it does not: let $x_s$ have the density $q_s$. Up with (5.28) and down with an exact step, the density of where it arrives is
 #
-# $$\iint q_s(x_s)\,q(x_t\mid x_s)\,q(x_s'\mid x_t)\,dx_s\,dx_t = \int q_t(x_t)\,q(x_s'\mid x_t)\,dx_t = q_s(x_s') \tag{5.28}$$
+# $$\iint q_s(x_s)\,q(x_t\mid x_s)\,q(x_s'\mid x_t)\,dx_s\,dx_t = \int q_t(x_t)\,q(x_s'\mid x_t)\,dx_t = q_s(x_s') \tag{5.29}$$
 #
 # So the loop keeps the level's distribution and, like the Langevin walk of section 4.5, lets the unknown part move within it while the replaced part pulls.
 
@@ -889,10 +941,10 @@ def repaint(D, schedule, x, known, mask, ts, resample=1, generator=None, eta=1.0
         repeats = resample if s > 0 else 1
         for k in range(repeats):
             x = samplers.step(schedule, x, D(x, t, **condition), t, s, eta, generator)
-            at_s = schedule.perturb(known, s, randn_like(x, generator))                       # (5.25), at the level of arrival
+            at_s = schedule.perturb(known, s, randn_like(x, generator))                       # (5.26), at the level of arrival
             x = mask * x + (1 - mask) * at_s
             if k < repeats - 1:
-                x = schedule.renoise(x, s, t, generator)                                    # (5.27)
+                x = schedule.renoise(x, s, t, generator)                                    # (5.28)
         yield x
 
 for r in (1, 3):
@@ -976,26 +1028,26 @@ for k, (name, x) in zip(which, many.items()):
 #
 # Inpainting knows some of the pixels. A blurred picture knows averages of them, a small picture coarser averages. All of these are *measurements*
 #
-# $$y = A\,x_0 + s\,z \tag{5.29}$$
+# $$y = A\,x_0 + s\,z \tag{5.30}$$
 #
 # with a matrix $A$ (rows of the identity, for inpainting) and noise of standard deviation $s$. We want pictures drawn from $p(x_0\mid y)$. **What must be added to the guess?** What (5.5) adds for a label, $\frac{\sigma^2}{\alpha}\nabla_{x_t}\log p(y\mid x_t)$: Bayes' rule does not care whether $y$ is a label or a measurement. So this is classifier guidance, with a measurement in the classifier's place. Only $p(y\mid x_t)$ is missing. Given $x_0$ it is a bell, but we are given $x_t$:
 #
-# $$p(y\mid x_t) = \int\mathcal N(y;\,A x_0,\,s^2I)\;p(x_0\mid x_t)\,dx_0 \tag{5.30}$$
+# $$p(y\mid x_t) = \int\mathcal N(y;\,A x_0,\,s^2I)\;p(x_0\mid x_t)\,dx_0 \tag{5.31}$$
 #
 # an average over all clean pictures that could be behind $x_t$. For a network there is no such integral. For a mixture of round bumps of width $s_k$ there is: given $x_t$ *and* $k$, $x_0$ is Gaussian; its inverse variances add up, $1/v_k = 1/s_k^2+\alpha^2/\sigma^2$, and its mean is $m_k = \mu_k + v_k\frac{\alpha}{\sigma^2}(x_t-\alpha\mu_k)$. So
 #
-# $$p(y\mid x_t) = \sum_k p(k\mid x_t)\;\mathcal N\big(y;\,A m_k,\ v_kAA^\top + s^2I\big), \qquad v_k = \frac{s_k^2\sigma^2}{\alpha^2s_k^2+\sigma^2} \tag{5.31}$$
+# $$p(y\mid x_t) = \sum_k p(k\mid x_t)\;\mathcal N\big(y;\,A m_k,\ v_kAA^\top + s^2I\big), \qquad v_k = \frac{s_k^2\sigma^2}{\alpha^2s_k^2+\sigma^2} \tag{5.32}$$
 #
 # And the answer itself is known: at $t=0$ everything is Gaussian given $k$. With $S_k = s_k^2AA^\top+s^2I$, the covariance of $y$, and the regression $G_k = s_k^2A^\top S_k^{-1}$ of $x_0$ on $y$,
 #
-# $$p(x_0\mid y) = \sum_k p(k\mid y)\;\mathcal N\big(\mu_k+G_k(y-A\mu_k),\ s_k^2(I-G_kA)\big), \qquad p(k\mid y)\propto w_k\,\mathcal N(y;\,A\mu_k,\,S_k) \tag{5.32}$$
+# $$p(x_0\mid y) = \sum_k p(k\mid y)\;\mathcal N\big(\mu_k+G_k(y-A\mu_k),\ s_k^2(I-G_kA)\big), \qquad p(k\mid y)\propto w_k\,\mathcal N(y;\,A\mu_k,\,S_k) \tag{5.33}$$
 
 # %%
 wide = data.GaussianMixture([[-1.0, 0.6], [0.9, 0.8], [0.3, -0.9]], [0.2, 0.3, 0.25], [1.0, 1.0, 2.0])
 A, y, s = torch.tensor([[1.0, 0.5]]).double(), torch.tensor([0.4]).double(), 0.2
 
 def posterior(n, generator):
-    """n draws of x0 given y, by (5.32): (n, 2)"""
+    """n draws of x0 given y, by (5.33): (n, 2)"""
     v = wide.stds[:, None, None] ** 2                                                     # (3, 1, 1)
     S = v * (A @ A.T) + s**2 * torch.eye(1)                                               # (3, 1, 1)
     G = v * A.T @ torch.linalg.inv(S)                                                     # (3, 2, 1)
@@ -1006,7 +1058,7 @@ def posterior(n, generator):
     return mean[k] + (root[k] @ torch.randn(n, 2, 1, generator=generator, dtype=torch.float64))[..., 0]
 
 def log_likelihood(x, t):
-    """log p(y | x_t) of the mixture, by (5.31): (B,)"""
+    """log p(y | x_t) of the mixture, by (5.32): (B,)"""
     alpha, sigma = cosine.alpha(t), cosine.sigma(t)
     total = (alpha * wide.stds) ** 2 + sigma**2                                           # (3,) the variance of x_t in each bump
     v, away = wide.stds**2 * sigma**2 / total, x[:, None] - alpha * wide.means              # (3,), (B, 3, 2)
@@ -1018,23 +1070,23 @@ def log_likelihood(x, t):
 # %% [markdown]
 # **When the integral is out of reach**, $p(x_0\mid x_t)$ must be replaced by something simple. *Diffusion posterior sampling* (DPS; Chung et al. 2023) takes a single point, the guess:
 #
-# $$p(y\mid x_t) \approx \mathcal N\big(y;\,A\hat x_0(x_t),\ s^2I\big), \qquad \nabla_{x_t}\log p(y\mid x_t) \approx \frac1{s^2}\,J^\top A^\top\big(y-A\hat x_0\big), \quad J = \frac{\partial\hat x_0}{\partial x_t} \tag{5.33}$$
+# $$p(y\mid x_t) \approx \mathcal N\big(y;\,A\hat x_0(x_t),\ s^2I\big), \qquad \nabla_{x_t}\log p(y\mid x_t) \approx \frac1{s^2}\,J^\top A^\top\big(y-A\hat x_0\big), \quad J = \frac{\partial\hat x_0}{\partial x_t} \tag{5.34}$$
 #
 # by the chain rule, back through the network. **What does $J$ do?** As a function of $x_0$, $p(x_0\mid x_t)\propto p(x_0)\,e^{-\|x_t-\alpha x_0\|^2/2\sigma^2}$, so its logarithm changes with $x_t$ by $(\alpha x_0 - x_t)/\sigma^2$ minus the mean of that. Hence $J = \int x_0\,\nabla_{x_t}p(x_0\mid x_t)^\top dx_0 = \frac\alpha{\sigma^2}\,\mathbb E\big[x_0\,(x_0-\hat x_0)^\top\big|\,x_t\big]$, that is
 #
-# $$\frac{\sigma^2}\alpha\,J = \operatorname{Cov}(x_0\mid x_t) \tag{5.34}$$
+# $$\frac{\sigma^2}\alpha\,J = \operatorname{Cov}(x_0\mid x_t) \tag{5.35}$$
 #
 # So the factor $\sigma^2/\alpha$ of (5.5), large at high noise, cancels: the guess moves along the directions in which $x_0$ is still uncertain, and in no other. This is what the network adds to the picture: it knows which pixels go together.
 #
-# But (5.33) ignores that $\hat x_0$ *is* uncertain: with $1/s^2$ it trusts the residual $r = y - A\hat x_0$ far too much at high noise. DPS therefore replaces $1/s^2$ by $\zeta/\|r\|$ with a number $\zeta$ to be tuned, so the push is that of $\log p = -\zeta\,\|r\|$:
+# But (5.34) ignores that $\hat x_0$ *is* uncertain: with $1/s^2$ it trusts the residual $r = y - A\hat x_0$ far too much at high noise. DPS therefore replaces $1/s^2$ by $\zeta/\|r\|$ with a number $\zeta$ to be tuned, so the push is that of $\log p = -\zeta\,\|r\|$:
 #
-# $$\hat x_0 \ \to\ \hat x_0 + \operatorname{Cov}(x_0\mid x_t)\,A^\top\,\zeta\,\frac{r}{\|r\|} \tag{5.35}$$
+# $$\hat x_0 \ \to\ \hat x_0 + \operatorname{Cov}(x_0\mid x_t)\,A^\top\,\zeta\,\frac{r}{\|r\|} \tag{5.36}$$
 #
-# (The paper moves $x_s$, after each step; we move the guess, like everything in this course, so that $\zeta$ does not depend on the number of steps.) *Pseudo-inverse guidance* (ΠGDM; Song et al. 2023) takes a bell of width $\rho$ around the guess, with $\rho^2$ from data of one bump of width $d$ (the $v_k$ of (5.31) with $s_k = d$; for digits we take 0.5), and then (5.30) is one Gaussian integral:
+# (The paper moves $x_s$, after each step; we move the guess, like everything in this course, so that $\zeta$ does not depend on the number of steps.) *Pseudo-inverse guidance* (ΠGDM; Song et al. 2023) takes a bell of width $\rho$ around the guess, with $\rho^2$ from data of one bump of width $d$ (the $v_k$ of (5.32) with $s_k = d$; for digits we take 0.5), and then (5.31) is one Gaussian integral:
 #
-# $$p(x_0\mid x_t)\approx\mathcal N(\hat x_0,\,\rho^2I), \quad \rho^2 = \frac{d^2\sigma^2}{\alpha^2d^2+\sigma^2}, \qquad p(y\mid x_t) \approx \mathcal N\big(y;\,A\hat x_0,\ \rho^2AA^\top+s^2I\big) \tag{5.36}$$
+# $$p(x_0\mid x_t)\approx\mathcal N(\hat x_0,\,\rho^2I), \quad \rho^2 = \frac{d^2\sigma^2}{\alpha^2d^2+\sigma^2}, \qquad p(y\mid x_t) \approx \mathcal N\big(y;\,A\hat x_0,\ \rho^2AA^\top+s^2I\big) \tag{5.37}$$
 #
-# Without noise the push contains $A^\top(AA^\top)^{-1}r$: $A$'s pseudo-inverse, which gave the method its name. If the data is one round bump, (5.36) is (5.31) and the method is exact. Else it is not.
+# Without noise the push contains $A^\top(AA^\top)^{-1}r$: $A$'s pseudo-inverse, which gave the method its name. If the data is one round bump, (5.37) is (5.32) and the method is exact. Else it is not.
 
 # %%
 def guided_by_guess(D, schedule, log_prob):
@@ -1065,7 +1117,7 @@ theirs = {"DPS": editing.dps(D, cosine, lambda x: x @ A.T, y[None], 3.0), "pseud
 for name in ours:
     torch.testing.assert_close(ours[name](noise, t), theirs[name](noise, t))
 ways = {"no guidance": D, "exact p(y | x_t)": guidance.classifier_guidance(D, cosine, log_likelihood)} | ours
-clouds = {"posterior (5.32)": posterior(2000, seeded(5))} | {name: last(ancestral(way, cosine, noise, grid(cosine, 50), seeded(2))) for name, way in ways.items()}
+clouds = {"posterior (5.33)": posterior(2000, seeded(5))} | {name: last(ancestral(way, cosine, noise, grid(cosine, 50), seeded(2))) for name, way in ways.items()}
 plots.scatter(clouds, title="Given that x1 + x2 / 2 is about 0.4", limit=1.8, columns=5)
 wanted, low = posterior(2000, seeded(6)), wide.means[2]
 energy = lambda x: metrics.mmd(x, wanted, lambda a, b: -torch.cdist(a, b))
@@ -1100,7 +1152,7 @@ for name, x in seen.items():
     plots.show({"measured": x[:10]} | {way: x[:10] for way, x in solved[name].items()} | {"the truth": written[:10]}, title=name, width=6)
 
 # %% [markdown]
-# **What the figures show.** (Fifty digits: the standard error is 2 to 7 points.) The shortest answer to a blur is still a blur, and to 49 numbers it is 49 squares. The guided samples are digits with sharp strokes, read as what they were in 84 to 98 % of the cases, and their residuals are near the noise's own, 1.0 $s$: the pseudo-inverse fits to 1.0, 1.2 and 1.1, DPS with one $\zeta$ for all three to 1.2 to 1.5. For the blur, the shortest answer has a smaller root mean square error than DPS (0.27 against 0.28), and looks worse: the error rewards averages, as said in 5.16. The left half is the problem of 5.15, now with some noise. Guidance through the network, 20 steps at the price of about three evaluations each, does there as well (84 and 86 %) as RePaint with its 77 (84 % of the same fifty): (5.34) knows how the two halves belong together, while RePaint has to find out by trying.
+# **What the figures show.** (Fifty digits: the standard error is 2 to 7 points.) The shortest answer to a blur is still a blur, and to 49 numbers it is 49 squares. The guided samples are digits with sharp strokes, read as what they were in 84 to 98 % of the cases, and their residuals are near the noise's own, 1.0 $s$: the pseudo-inverse fits to 1.0, 1.2 and 1.1, DPS with one $\zeta$ for all three to 1.2 to 1.5. For the blur, the shortest answer has a smaller root mean square error than DPS (0.27 against 0.28), and looks worse: the error rewards averages, as said in 5.16. The left half is the problem of 5.15, now with some noise. Guidance through the network, 20 steps at the price of about three evaluations each, does there as well (84 and 86 %) as RePaint with its 77 (84 % of the same fifty): (5.35) knows how the two halves belong together, while RePaint has to find out by trying.
 #
 # What goes wrong goes wrong silently: the last 9 of "7 x 7" fits its measurement, and is no 9. The measurement does not say more, and the model is sure of itself anyway.
 #
@@ -1108,7 +1160,7 @@ for name, x in seen.items():
 #
 # **What if we have only a sketch?** Noise it up to some level $t = \tau$, the *strength*, and let the model take it back to data (Meng et al. 2022). Noise covers what is fine, and what is fine is drawn anew; what is coarse stays. How much stays can be said exactly. Let $x$ be the sketch and $x'$ any picture. Noised to level $\tau$ they are two bells of the same variance $\sigma^2$, so by (1.3), added up over the pixels,
 #
-# $$\mathrm{KL}\big(q(x_\tau\mid x)\,\|\,q(x_\tau\mid x')\big) = \frac{\alpha_\tau^2}{2\,\sigma_\tau^2}\,\|x-x'\|^2 = \tfrac12\,\mathrm{SNR}(\tau)\,\|x-x'\|^2 \tag{5.37}$$
+# $$\mathrm{KL}\big(q(x_\tau\mid x)\,\|\,q(x_\tau\mid x')\big) = \frac{\alpha_\tau^2}{2\,\sigma_\tau^2}\,\|x-x'\|^2 = \tfrac12\,\mathrm{SNR}(\tau)\,\|x-x'\|^2 \tag{5.38}$$
 #
 # Where this is below 1, even the best judge of two such pictures is wrong nearly one time in four, or more often: *differences shorter than $\sqrt{2/\mathrm{SNR}}$ are largely forgotten.* Stripes or strokes that differ in many pixels survive longer than one pixel does.
 
@@ -1132,7 +1184,7 @@ for tau, x in made.items():
     print(f"strength {tau}: read as asked {metrics.class_agreement(x, asked):4.0%}, as before {metrics.class_agreement(x, labels):4.0%}, distance {distance(x):4.1f}; forgotten below {(2 / snr).sqrt():6.1f}")
 
 # %% [markdown]
-# **What the figure shows.** Up to 0.5 nothing that matters changes: 96 % are read as before. At 0.8, 90 % are read as asked; between, at 0.7, 42 % are the one, 40 % the other, and many are half-erased ruins of both. From 0.8 on there is less and less left of the original: a distance of 15.9 at 0.8, 19.3 at 0.9, and of 21.7 at 1, where a new digit of the class lies, too. Formula (5.37) says which change is *free*: at 0.8, one shorter than 4.4. Longer changes do happen: guidance with $w = 3$ pushes for them, and the digit of another class that is nearest to this one is much nearer than 21.7. So strength is a compromise: the same noise that must cover the old class covers the old handwriting.
+# **What the figure shows.** Up to 0.5 nothing that matters changes: 96 % are read as before. At 0.8, 90 % are read as asked; between, at 0.7, 42 % are the one, 40 % the other, and many are half-erased ruins of both. From 0.8 on there is less and less left of the original: a distance of 15.9 at 0.8, 19.3 at 0.9, and of 21.7 at 1, where a new digit of the class lies, too. Formula (5.38) says which change is *free*: at 0.8, one shorter than 4.4. Longer changes do happen: guidance with $w = 3$ pushes for them, and the digit of another class that is nearest to this one is much nearer than 21.7. So strength is a compromise: the same noise that must cover the old class covers the old handwriting.
 
 # %%
 captions = ["a noun with red glasses, on a cool background"] * 4
@@ -1147,7 +1199,7 @@ plots.show({"the noun": pictures.x} | noun_edits, title=captions[0], width=5)
 #
 # SDEdit's noise is drawn by chance, so what it covers is lost. **Can we find the noise that belongs to the picture instead?** Section 4.11 did: walk the ODE up, from the picture to its noise $z$, under a condition $c$ that describes the picture, and walk down from the same $z$ under another condition $c'$. What does this do to a picture? Let the pictures of class $c$ be one bell, $\mathcal N(\mu_c, s_c^2I)$. Then the exact guess is $\hat x_0 = \mu_c + \frac{\alpha s_c^2}{v}(x-\alpha\mu_c)$ with $v = \alpha^2s_c^2+\sigma^2$, so $\hat\epsilon = (x-\alpha\hat x_0)/\sigma = \sigma(x-\alpha\mu_c)/v$. The ODE (4.10) is $d\bar x/d\bar\sigma = \hat\epsilon$, with $\bar x = x/\alpha$ and $\bar\sigma = \sigma/\alpha$ (the $r$ of section 5.4). Try $\bar x = \mu_c + u\sqrt v/\alpha$ with a constant $u$. Since $v/\alpha^2 = s_c^2+\bar\sigma^2$, the left side is $u\,\frac{d}{d\bar\sigma}\sqrt{s_c^2+\bar\sigma^2} = u\,\bar\sigma/\sqrt{s_c^2+\bar\sigma^2}$. On the right, $x-\alpha\mu_c = u\sqrt v$, so $\hat\epsilon = \sigma u/\sqrt v$; divide numerator and denominator by $\alpha$, and it is the same. So $u = (x-\alpha\mu_c)/\sqrt v$ does not change on the way, up or down. Where both classes look the same, at $\alpha = 0$, $u$ is the noise, and the edited picture is
 #
-# $$x_0' = \mu_{c'} + \frac{s_{c'}}{s_c}\,(x_0-\mu_c) \tag{5.38}$$
+# $$x_0' = \mu_{c'} + \frac{s_{c'}}{s_c}\,(x_0-\mu_c) \tag{5.39}$$
 #
 # The mean of one class is exchanged for that of the other, and *how this picture differs from its class* is kept: its slant, its stroke. That is what we want from an edit.
 
@@ -1183,7 +1235,7 @@ for name, x in (results | {"SDEdit, 0.8": made["0.8"], "a new draw": new}).items
     print(f"{name:19} read as asked {metrics.class_agreement(x, wanted):4.0%}, correlation of ink {ink:5.2f}, of slant {slant:5.2f}; root mean square difference {(x - written).square().mean().sqrt():.3f}")
 
 # %% [markdown]
-# **What the figure and the table show.** (Fifty digits: where nothing is kept, a correlation still scatters by up to 0.3 around 0.) Up and down under the same label brings the picture back, up to the error of 25 steps, 0.06; with guidance both ways the error is four times as large, probably since guided guesses change faster along the path. So the way up goes without. With the label changed, 94 % are read as the new digit, and the handwriting is kept: correlations of 0.77 and 0.78, thin strokes stay thin. Guidance on the way down makes all of them the digit asked for and takes a part of the handwriting back (0.58, 0.60). SDEdit with about as many right keeps ink as well, and less of the slant (0.46). A new draw keeps neither. Digits are not one bell for each class, but (5.38) describes what happens.
+# **What the figure and the table show.** (Fifty digits: where nothing is kept, a correlation still scatters by up to 0.3 around 0.) Up and down under the same label brings the picture back, up to the error of 25 steps, 0.06; with guidance both ways the error is four times as large, probably since guided guesses change faster along the path. So the way up goes without. With the label changed, 94 % are read as the new digit, and the handwriting is kept: correlations of 0.77 and 0.78, thin strokes stay thin. Guidance on the way down makes all of them the digit asked for and takes a part of the handwriting back (0.58, 0.60). SDEdit with about as many right keeps ink as well, and less of the slant (0.46). A new draw keeps neither. Digits are not one bell for each class, but (5.39) describes what happens.
 
 # %% [markdown]
 # **And with words: the same noun, other glasses?** Since every part of a noun can be checked, so can an edit: did the glasses change to what was asked, and did *everything else* stay? Two ways to put it. *Full captions*: both describe all five parts, and differ in one word. *Short captions* speak of the glasses alone; whatever else is kept must have been kept by the noise. For comparison the short caption with a fresh noise.
@@ -1231,13 +1283,13 @@ plots.show({"content": tasks.content[:12], "example": tasks.example[:12], "the r
 #
 # **We need something that sees how a picture is drawn, and not what.** Gatys et al. (2016) found it in the feature maps of a classifier. Map $c$ says how much of some small pattern there is at each place $p$. Throw the places away and keep the mean and the standard deviation over them:
 #
-# $$m_c = \frac1P\sum_p h_c(p), \qquad s_c = \Big(\frac1P\sum_p \big(h_c(p)-m_c\big)^2\Big)^{1/2} \tag{5.39}$$
+# $$m_c = \frac1P\sum_p h_c(p), \qquad s_c = \Big(\frac1P\sum_p \big(h_c(p)-m_c\big)^2\Big)^{1/2} \tag{5.40}$$
 #
 # Any rearrangement of places leaves both alone, so they cannot tell a 3 from an 8 by where its strokes are. (Gatys et al. take the products of all pairs of maps; that means and deviations are enough is a finding of Huang & Belongie 2017, *AdaIN*.) We take the first two layers of the digit classifier: 64 maps, 128 numbers.
 #
 # These still depend on the digit: a 1 has less ink than an 8. **Which combinations depend on the style alone?** Let $\Sigma$ be the covariance of the 128 numbers among digits of *one* style, each style around its own mean, and choose a matrix $A$ with $A^\top\Sigma A = I$ (a Cholesky factor of $\Sigma^{-1}$ is one). In the coordinates $A^\top(\cdot)$ digits of one style make a round cloud of width 1, and only what lies along the differences of the eight means tells styles apart. Eight points span seven directions: the columns of $Q$. So
 #
-# $$f(x) = Q^\top A^\top\big(\text{stat}(x) - \overline{\text{stat}}\big)\in\mathbb R^7, \qquad A^\top\Sigma A = I,\quad Q^\top Q = I \tag{5.40}$$
+# $$f(x) = Q^\top A^\top\big(\text{stat}(x) - \overline{\text{stat}}\big)\in\mathbb R^7, \qquad A^\top\Sigma A = I,\quad Q^\top Q = I \tag{5.41}$$
 #
 # (Fisher's discriminants, 1936.) The style of a picture is that of the nearest mean.
 
@@ -1294,7 +1346,7 @@ for strength in (0.5, 0.7, 0.9):
 #
 # Section 5.2's rule: to draw from $p(x\mid f^*)$, add the gradient of $\log p(f^*\mid x_t)$ to the score. We do not know this density, but the guess $\hat x_0$ is a clean picture, which the judge can look at. Suppose $f^*$ is $f(\hat x_0)$ with a Gaussian error of variance $1/(2w)$. Then
 #
-# $$\hat x_0 \;\leftarrow\; \hat x_0 - w\,\frac{\sigma_t^2}{\alpha_t}\,\nabla_{x_t}\big\|f(\hat x_0(x_t)) - f^*\big\|^2 \tag{5.41}$$
+# $$\hat x_0 \;\leftarrow\; \hat x_0 - w\,\frac{\sigma_t^2}{\alpha_t}\,\nabla_{x_t}\big\|f(\hat x_0(x_t)) - f^*\big\|^2 \tag{5.42}$$
 #
 # where the gradient goes through the judge *and* the denoiser. The content comes from the start: noise up to 0.7, as before. (It is classifier guidance with a judge of clean pictures in place of one trained on noise: Bansal et al. 2023, Yu et al. 2023.)
 
@@ -1319,13 +1371,13 @@ report("training-free, w = 2", free)
 # %% [markdown]
 # ### Telling it by training: a style as a condition
 #
-# The other way is the one that text took in section 5.8: a condition. `mnist_styles` (0.4 M parameters, `python tools/train_styles.py`, nine minutes on one core) was trained on digits in all styles, with one token as its context: the seven numbers (5.40), divided by 10, *of another digit in the same style*, and a 1 (all eight are 0 for *no style*). **Why of another?** With its own, the network could read off them what it should find out by itself, such as how much ink there is, and a style would come to mean "with as much ink as this 1".
+# The other way is the one that text took in section 5.8: a condition. `mnist_styles` (0.4 M parameters, `python tools/train_styles.py`, nine minutes on one core) was trained on digits in all styles, with one token as its context: the seven numbers (5.41), divided by 10, *of another digit in the same style*, and a 1 (all eight are 0 for *no style*). **Why of another?** With its own, the network could read off them what it should find out by itself, such as how much ink there is, and a style would come to mean "with as much ink as this 1".
 #
 # A style told on the way back from noise helps (below, second line). But what the noise has covered is lost. **Better is to keep all of the content, as noise**: section 5.19's inversion, under the content's own style $f_a$, and from there down under $f_b$:
 #
-# $$z = \text{ODE}_{0\to1}(x;\,f_a), \qquad x' = \text{ODE}_{1\to0}(z;\,f_b) \tag{5.42}$$
+# $$z = \text{ODE}_{0\to1}(x;\,f_a), \qquad x' = \text{ODE}_{1\to0}(z;\,f_b) \tag{5.43}$$
 #
-# **Why should $z$ hold the content and not the style?** Because of (5.38): if each style is a bell, the way there and back takes away the old mean and deviation and puts in the new ones. That has the form of Huang & Belongie's AdaIN, with a style's mean picture and deviation in place of a feature map's, and here nobody put it in. The noise is the picture *relative to its style*. It also foretells where this must fail: what is brighter than its style's mean stays brighter than the new one's. No choice of means and positive deviations turns bright ink on black into black ink on white.
+# **Why should $z$ hold the content and not the style?** Because of (5.39): if each style is a bell, the way there and back takes away the old mean and deviation and puts in the new ones. That has the form of Huang & Belongie's AdaIN, with a style's mean picture and deviation in place of a feature map's, and here nobody put it in. The noise is the picture *relative to its style*. It also foretells where this must fail: what is brighter than its style's mean stays brighter than the new one's. No choice of means and positive deviations turns bright ink on black into black ink on white.
 
 # %%
 own, asked_style = styles.style_tokens(tasks.content), styles.style_tokens(tasks.example)  # (100, 1, 8)
@@ -1343,7 +1395,7 @@ plots.show({"content": tasks.content[shown], "example": tasks.example[shown]} | 
 # %% [markdown]
 # **What the figure shows.** Between the six pens inversion does what was asked: the style in 93 % of tasks, and an error of 0.05, where doing nothing has 0.16 and a random digit in the right style 0.44. Noise to 0.7 and back under the new style moves the style (84 %) but loses strokes, so its error is no better than doing nothing. The training-free gradient gets the style as often as inversion (93 %), at four times the error: it finds what the judge counts, in the shape of speckles, where the pen would have drawn a stroke. Guidance on the way down buys three more points of style for some of the content (section 5.5's exchange again).
 #
-# With outlines and black on white the average falls, and in the way that (5.38) foretold. Look at the columns where the background changes: bright stays brighter than its surroundings for as long as it can, so the inverse of a 5 comes back as some *other* digit, whose ink lies where it suits, and inversion's error there is that of a random digit. A linear map with a positive slope is what the noise can carry; "the same, but black" is not among them. A network that is shown pairs of content and answer would learn it (lesson 7's image-to-image models are trained so), but then someone must have the pairs.
+# With outlines and black on white the average falls, and in the way that (5.39) foretold. Look at the columns where the background changes: bright stays brighter than its surroundings for as long as it can, so the inverse of a 5 comes back as some *other* digit, whose ink lies where it suits, and inversion's error there is that of a random digit. A linear map with a positive slope is what the noise can carry; "the same, but black" is not among them. A network that is shown pairs of content and answer would learn it (lesson 7's image-to-image models are trained so), but then someone must have the pairs.
 #
 # Two limits. The judge and the guide of the training-free way are the same network, which flatters it in the column "style" (a picture can please a judge without looking right; the trained model is told this judge's numbers, too, but its drawings are not fitted to them); "error" and "found" have no such conflict. And our styles are eight known functions: a style that was not among them would be placed somewhere between by its seven numbers, and drawn as such.
 
@@ -1363,10 +1415,10 @@ plots.show({"content": tasks.content[shown], "example": tasks.example[shown]} | 
 # | (5.16), (5.17) | Lin et al. 2023, *Common Diffusion Noise Schedules and Sample Steps are Flawed*; Karras et al. 2024, *Guiding a Diffusion Model with a Bad Version of Itself*; the interval: Kynkäänniemi et al. 2024 |
 # | (5.18), (5.19) | Vaswani et al. 2017; Rombach et al. 2022, *Latent Diffusion*, section 3.3 |
 # | (5.20) | Liu et al. 2022, *Compositional Visual Generation*; Du et al. 2023, *Reduce, Reuse, Recycle* |
-# | (5.21) to (5.23) | van den Oord et al. 2018, *Contrastive Predictive Coding*; Reimers & Gurevych 2019, *Sentence-BERT*; Wang et al. 2020, *MiniLM* |
-# | (5.24) to (5.28) | Song et al. 2021, appendix I.2; Lugmayr et al. 2022, *RePaint* |
-# | (5.29) to (5.36) | Chung et al. 2023, *Diffusion Posterior Sampling*; Song et al. 2023, *Pseudoinverse-Guided Diffusion Models* |
-# | (5.37), (5.38) | Meng et al. 2022, *SDEdit*; Su et al. 2023, *Dual Diffusion Implicit Bridges* |
-# | (5.39) to (5.42) | Gatys et al. 2016; Huang & Belongie 2017, *AdaIN*; Fisher 1936; Bansal et al. 2023, *Universal Guidance*; Yu et al. 2023, *FreeDoM* |
+# | (5.21) to (5.24) | van den Oord et al. 2018, *Contrastive Predictive Coding*; Reimers & Gurevych 2019, *Sentence-BERT*; Wang et al. 2020, *MiniLM*; new rows: Gal et al. 2022, *An Image is Worth One Word* |
+# | (5.25) to (5.29) | Song et al. 2021, appendix I.2; Lugmayr et al. 2022, *RePaint* |
+# | (5.30) to (5.37) | Chung et al. 2023, *Diffusion Posterior Sampling*; Song et al. 2023, *Pseudoinverse-Guided Diffusion Models* |
+# | (5.38), (5.39) | Meng et al. 2022, *SDEdit*; Su et al. 2023, *Dual Diffusion Implicit Bridges* |
+# | (5.40) to (5.43) | Gatys et al. 2016; Huang & Belongie 2017, *AdaIN*; Fisher 1936; Bansal et al. 2023, *Universal Guidance*; Yu et al. 2023, *FreeDoM* |
 #
 # **Next:** lesson 6 leaves pixels: latent diffusion, continuous time, other kinds of data.

@@ -270,3 +270,15 @@ def test_eq_5_23():
     q = sentences.vector("kitten")
     nearest = ((u - q) ** 2).sum(1).argmin()
     assert names[nearest] == sentences.nearest("kitten", "head", 1)[0][0] == "cat"
+
+
+def test_eq_5_24():
+    """The mean of the rows under Bayes' rule with whole squared distances, as in (1.13); one row where tau is small, the mean of all where it is large."""
+    u, q, e = F.normalize(U, dim=1), V[:3], torch.randn(B, 4, generator=G(9), dtype=F64)
+    tau = SIGMA**2 / ALPHA**2
+    likely = torch.exp(-(ALPHA * q[:, None] - ALPHA * u).square().sum(2) / (2 * SIGMA**2))         # (3, B)
+    mean = likely / likely.sum(1, keepdim=True) @ e
+    row = lambda tau: (q @ u.T / tau).softmax(1) @ e
+    torch.testing.assert_close(row(tau), mean)
+    torch.testing.assert_close(row(1e-4), e[(q @ u.T).argmax(1)])
+    torch.testing.assert_close(row(1e6), e.mean(0).expand(3, -1), rtol=1e-4, atol=1e-4)

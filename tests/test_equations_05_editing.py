@@ -1,4 +1,4 @@
-"""Part III's formulas, to be merged into tests/test_equations_05.py (provisional numbers from 5.24)."""
+"""Each tagged formula of lesson 5's part III, from (5.25), has a test here that would fail if it were wrong."""
 import math
 
 import pytest
@@ -37,7 +37,7 @@ def log_normal(y, mean, variance):
     return -0.5 * (y - mean) ** 2 / variance - 0.5 * torch.log(2 * math.pi * variance)
 
 
-def test_eq_5_24():
+def test_eq_5_25():
     """The mixed guess; and a last step that returns it keeps the known pixels bit for bit."""
     m, known, D = create_mask(8, "half", 0.4), torch.rand(1, 1, 8, 8, generator=G()), lambda x, t: x.sin()
     x = torch.randn(3, 1, 8, 8, generator=G())
@@ -47,7 +47,7 @@ def test_eq_5_24():
 
 
 @each_schedule
-def test_eq_5_25(schedule):
+def test_eq_5_26(schedule):
     """The known part of a state at level s: mean alpha_s k, deviation sigma_s; the unknown part is the plain step."""
     known, m, x = torch.tensor([[1.7, 0.0]], dtype=F64), torch.tensor([[0.0, 1.0]]), torch.randn(20_000, 2, generator=G(), dtype=F64)
     D = lambda x, t: 0.3 * x
@@ -58,7 +58,7 @@ def test_eq_5_25(schedule):
 
 
 @each_schedule
-def test_eq_5_26(schedule):
+def test_eq_5_27(schedule):
     """The log of the odds of two bumps at (a, b) and (-a, -b), against the mixture's own shares; and the mean of the known part."""
     a, b, s = 0.3, 0.5, 0.12
     alpha, sigma = schedule.alpha(T), schedule.sigma(T)
@@ -70,7 +70,7 @@ def test_eq_5_26(schedule):
 
 
 @each_schedule
-def test_eq_5_27(schedule):
+def test_eq_5_28(schedule):
     """Up from level s, a noised picture is as if noised to t at once."""
     x = schedule.perturb(torch.full((100_000, 1), 1.3, dtype=F64), S, torch.randn(100_000, 1, generator=G(), dtype=F64))
     up = schedule.renoise(x, S, T, G(1))
@@ -82,7 +82,7 @@ def test_eq_5_27(schedule):
 
 
 @each_schedule
-def test_eq_5_28(schedule):
+def test_eq_5_29(schedule):
     """Up and exactly down keeps the level's density: on a line, by summing; one level too high or low does not."""
     line, two = torch.linspace(-9, 9, 901, dtype=F64), GaussianMixture([[-1.0], [0.7]], [0.2, 0.3], [0.3, 0.7])
     density = lambda t: two.log_prob(line[:, None], schedule.alpha(t), schedule.sigma(t)).softmax(0)
@@ -98,13 +98,13 @@ def test_eq_5_28(schedule):
     assert (back - density(T)).abs().max() > 1e-3
 
 
-def test_eq_5_29():
+def test_eq_5_30():
     """A measurement in the conventions of the lesson: blur, fewer pixels and the left half are matrices acting on flattened pictures."""
     x = torch.randn(4, 1, 8, 8, generator=G(), dtype=F64)
     for measure in (lambda x: torch.nn.functional.avg_pool2d(x, 4).flatten(1), lambda x: x[..., :4].flatten(1)):
         matrix = measure(torch.eye(64, dtype=F64).view(64, 1, 8, 8)).T                    # column k: the picture with one pixel
         close(measure(x), x.flatten(1) @ matrix.T)
-    one, n = GaussianMixture(MIX.means[:1], MIX.stds[0]), 100_000                            # the variance of y: s_k^2 A A^T + s^2, which (5.32) builds on
+    one, n = GaussianMixture(MIX.means[:1], MIX.stds[0]), 100_000                            # the variance of y: s_k^2 A A^T + s^2, which (5.33) builds on
     y = (one.sample(n).double() @ A.T)[:, 0] + NOISE * torch.randn(n, generator=G(), dtype=F64)
     variance = (one.stds[0] ** 2 * A @ A.T)[0, 0] + NOISE**2
     assert abs(y.var() - variance) < 5 * variance * (2 / n) ** 0.5 and abs(y.mean() - (one.means[0] @ A.T)[0]) < 5 * (variance / n) ** 0.5
@@ -121,7 +121,7 @@ def test_bayes_for_a_measurement(schedule):
 
 
 def log_likelihood(schedule, x, t):
-    """(5.31)"""
+    """(5.32)"""
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     v = MIX.stds**2 * sigma**2 / (alpha**2 * MIX.stds**2 + sigma**2)
     m = MIX.means + v[:, None] * alpha / sigma**2 * (x[:, None] - alpha * MIX.means)
@@ -130,7 +130,7 @@ def log_likelihood(schedule, x, t):
 
 
 @each_schedule
-def test_eq_5_30(schedule):
+def test_eq_5_31(schedule):
     """The average of bells over the clean pictures is a density in y: it integrates to 1; and it is the closed form."""
     share, ys = share_of_clean(schedule, X, T), torch.linspace(-6, 6, 61, dtype=F64)
     density = torch.stack([share @ log_normal(y, PLANE @ A.T, torch.tensor(NOISE**2, dtype=F64)).exp()[:, 0] for y in ys])        # (61, B)
@@ -140,7 +140,7 @@ def test_eq_5_30(schedule):
 
 
 @each_schedule
-def test_eq_5_31(schedule):
+def test_eq_5_32(schedule):
     """By drawing: x0 given x_t from the plane, then y with noise; the share of y below a bound, five standard errors."""
     for row in (0, 7):
         k = torch.multinomial(share_of_clean(schedule, X[row:row + 1], T)[0], 40_000, replacement=True, generator=G(1))
@@ -158,7 +158,7 @@ def test_eq_5_31(schedule):
             assert abs(below - (y < bound).double().mean()) < 5 * 0.5 / 40_000**0.5
 
 
-def test_eq_5_32():
+def test_eq_5_33():
     """Shares, means and covariances of the posterior of the mixture, against sums over the plane."""
     posterior = (MIX.log_prob(PLANE) + log_normal(Y, PLANE @ A.T, torch.tensor(NOISE**2, dtype=F64))[:, 0]).softmax(0)
     v = MIX.stds[:, None, None] ** 2
@@ -179,7 +179,7 @@ def jacobian(schedule, x):
 
 
 @each_schedule
-def test_eq_5_33(schedule):
+def test_eq_5_34(schedule):
     """The gradient of DPS's log-likelihood through the guess, by autograd: J^T A^T (y - A x0_hat) / s^2."""
     x = X[3].clone().requires_grad_()
     guess = MIX.denoiser(schedule)(x[None], T)
@@ -189,7 +189,7 @@ def test_eq_5_33(schedule):
 
 
 @each_schedule
-def test_eq_5_34(schedule):
+def test_eq_5_35(schedule):
     """sigma^2 / alpha times the Jacobian of the guess is the covariance of x0 given x_t, summed over the plane."""
     factor = schedule.sigma(T) ** 2 / schedule.alpha(T)
     for row in (1, 5, 9):
@@ -199,7 +199,7 @@ def test_eq_5_34(schedule):
 
 
 @each_schedule
-def test_eq_5_35(schedule):
+def test_eq_5_36(schedule):
     """DPS moves by Cov A^T zeta r / |r|."""
     guess = MIX.denoiser(schedule)(X, T)
     made = dps(MIX.denoiser(schedule), schedule, lambda x: x @ A.T, Y[None], 3.0)(X, T)
@@ -210,7 +210,7 @@ def test_eq_5_35(schedule):
 
 
 @each_schedule
-def test_eq_5_36(schedule):
+def test_eq_5_37(schedule):
     """rho^2 is the variance of x0 given x_t for one bump; y's variance rho^2 A A^T + s^2; and for one bump the guess is exact."""
     d, alpha, sigma = 0.6, schedule.alpha(T), schedule.sigma(T)
     rho2 = d**2 * sigma**2 / (alpha**2 * d**2 + sigma**2)
@@ -224,7 +224,7 @@ def test_eq_5_36(schedule):
 
 
 @each_schedule
-def test_eq_5_37(schedule):
+def test_eq_5_38(schedule):
     """The divergence of two noised pictures, by torch's own formula, and sdedit's start has that law."""
     a, b = torch.tensor([0.3, -0.7, 0.2], dtype=F64), torch.tensor([-0.5, 0.1, 0.9], dtype=F64)
     alpha, sigma = schedule.alpha(T), schedule.sigma(T)
@@ -235,7 +235,7 @@ def test_eq_5_37(schedule):
     close(first.std(0), sigma.expand(3), rtol=0.03, atol=0)
 
 
-def test_eq_5_38():
+def test_eq_5_39():
     """Up under one bell and down under another exchanges mean and width: many steps, from where alpha is next to 0."""
     schedule, means, widths = Schedule.cosine(), torch.tensor([[-1.0, 0.5], [0.8, -0.4]], dtype=F64), [0.2, 0.5]
     D = lambda x, t, y: GaussianMixture(means[y][None], widths[y]).denoiser(schedule)(x, t)
@@ -253,7 +253,7 @@ def test_eq_5_38():
 COSINE = Schedule.cosine()
 
 
-def test_eq_5_39():
+def test_eq_5_40():
     """Written out for the first layer; and places do not matter: a picture moved within its black border has the same statistics."""
     from course_lib.lab.features import classifier
     x = data.mnist("test")[0][:20]
@@ -268,7 +268,7 @@ def test_eq_5_39():
     torch.testing.assert_close(styles.statistics(small), styles.statistics(small.roll((2, -1), (2, 3))), atol=1e-4, rtol=1e-3)
 
 
-def test_eq_5_40():
+def test_eq_5_41():
     """A^T Sigma A = I; and the nearest mean in seven numbers is the nearest in all, by the distance that Sigma gives."""
     g, style = G(), torch.arange(4000) % 8
     s = (torch.randn(8, 12, generator=g)[style] + torch.randn(4000, 12, generator=g) @ (torch.eye(12) + 0.2 * torch.randn(12, 12, generator=g)))
@@ -283,7 +283,7 @@ def test_eq_5_40():
     assert same.double().mean() > 0.998                                 # a ridge of 1e-3 moves a few
 
 
-def test_eq_5_41():
+def test_eq_5_42():
     """A Gaussian world and a linear f: the gradient in closed form; and at 1 / 2w = the variance of f(x0) given x_t it is the posterior mean."""
     mu, v, alpha, sigma = 0.3, 0.8, COSINE.alpha(torch.tensor(0.5)), COSINE.sigma(torch.tensor(0.5))
     V = (alpha * v) ** 2 + sigma**2
@@ -311,7 +311,7 @@ def pens(x, t, mu=None, v=None):
     return gaussian(mu, v)(x, t)
 
 
-def test_eq_5_42():
+def test_eq_5_43():
     """There and back under the same condition is nothing; under another the old mean and deviation are exchanged for the new ones."""
     x = 0.5 + 0.3 * torch.randn(50, 2, generator=G(), dtype=F64)
     same = {"mu": torch.tensor(0.5), "v": torch.tensor(0.3)}

@@ -1,4 +1,5 @@
-"""The real JupyterLab in a real browser: open notebook 01, run it up to the first widget, move the slider by keyboard, see the figure change."""
+"""The real JupyterLab in a real browser: run cells up to a widget, move its slider by keyboard or write into its box, see the figure change."""
+import contextlib
 import os
 import shutil
 import socket
@@ -25,21 +26,20 @@ RUN_ALL = """async () => {
 }"""
 
 
-@pytest.fixture
-def lab(tmp_path):
-    """JupyterLab on a copy of notebook 01 that ends with the first widget; yields its address."""
-    notebook = nbformat.read(ROOT / "notebooks/01_diffusion_fundamentals.ipynb", 4)
-    end = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and "widgets." in cell.source)
-    notebook.cells = notebook.cells[:end + 1]
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    nbformat.write(notebook, tmp_path / "01.ipynb")
+PICTURES = ".jupyter-widgets-output-area img, .widget-output img"
+CHANGED = f"old => {{ const all = document.querySelectorAll('{PICTURES}'); return all.length && all[all.length - 1].src !== old }}"
+
+
+@contextlib.contextmanager
+def laboratory(folder: Path, notebook: nbformat.NotebookNode):
+    """JupyterLab on a folder with one notebook, open in Chromium with every cell run; yields the page."""
+    from playwright.sync_api import sync_playwright
+    nbformat.write(notebook, folder / "lesson.ipynb")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    environment = os.environ | {"JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "JUPYTER_DATA_DIR": str(tmp_path / "data"), "COURSE_STATIC": "0"}
-    server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", f"--notebook-dir={tmp_path}",
+    environment = os.environ | {"JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_DATA_DIR": str(folder / "data"), "COURSE_STATIC": "0"}
+    server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", f"--notebook-dir={folder}",
                                "--LabApp.expose_app_in_browser=True", "--IdentityProvider.token="], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
@@ -49,29 +49,74 @@ def lab(tmp_path):
                 break
             except OSError:
                 time.sleep(0.5)
-        yield address
+        with sync_playwright() as p:
+            browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+            page = browser.new_page(viewport={"width": 1200, "height": 1400})
+            page.goto(f"{address}/lab/tree/lesson.ipynb?reset", timeout=120_000)
+            page.wait_for_function("window.jupyterapp !== undefined", timeout=120_000)
+            page.wait_for_selector(".jp-NotebookPanel", timeout=120_000)
+            page.evaluate(RUN_ALL)
+            yield page
+            assert not page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count()
+            browser.close()
     finally:
         server.terminate()
         server.wait(30)
 
 
-def test_a_student_moves_the_slider(lab):
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1200, "height": 1400})
-        page.goto(f"{lab}/lab/tree/01.ipynb?reset", timeout=120_000)
-        page.wait_for_function("window.jupyterapp !== undefined", timeout=120_000)
-        page.wait_for_selector(".jp-NotebookPanel", timeout=120_000)
-        page.evaluate(RUN_ALL)
-        picture = page.locator(".jupyter-widgets-output-area img, .widget-output img").last
-        picture.wait_for(timeout=180_000)
-        before = picture.get_attribute("src")
+def shown(page) -> str:
+    """The newest picture of a widget, once there is one."""
+    picture = page.locator(PICTURES).last
+    picture.wait_for(timeout=180_000)
+    return picture.get_attribute("src")
+
+
+def test_a_student_moves_the_slider(tmp_path):
+    """Notebook 01 up to its first widget."""
+    notebook = nbformat.read(ROOT / "notebooks/01_diffusion_fundamentals.ipynb", 4)
+    end = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and "widgets." in cell.source)
+    notebook.cells = notebook.cells[:end + 1]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    with laboratory(tmp_path, notebook) as page:
+        before = shown(page)
         slider = page.locator(".noUi-handle").last
         slider.focus()
         for _ in range(5):
             slider.press("ArrowRight")
-        page.wait_for_function("([selector, old]) => { const all = document.querySelectorAll(selector); return all.length && all[all.length - 1].src !== old }",
-                               arg=[".jupyter-widgets-output-area img, .widget-output img", before], timeout=60_000)
-        assert not page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count()
-        browser.close()
+        page.wait_for_function(CHANGED, arg=before, timeout=60_000)
+
+
+def lesson(*cells: str) -> nbformat.NotebookNode:
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
+                                    metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+
+
+def test_a_student_guides_a_mixture(tmp_path):
+    """Lesson 5's guidance explorer: another w, another cloud."""
+    cells = ("from course_lib import Schedule\nfrom course_lib.lab import data, widgets",
+             "widgets.guidance_explorer(data.GaussianMixture([[-1., 0.], [1., 0.]], 0.3), data.GaussianMixture([[-1., 0.]], 0.3), Schedule.cosine())")
+    with laboratory(tmp_path, lesson(*cells)) as page:
+        before = shown(page)
+        slider = page.locator(".noUi-handle").last
+        slider.focus()
+        slider.press("ArrowRight")
+        page.wait_for_function(CHANGED, arg=before, timeout=60_000)
+
+
+def test_a_student_writes_a_caption(tmp_path):
+    """Lesson 5's prompt box: another caption, another picture, a word that it does not know, and a caption that is too long."""
+    with laboratory(tmp_path, lesson("from course_lib.lab import train, widgets\nwidgets.prompt_box(train.load('nouns'), ['a panda'])")) as page:
+        before, box = shown(page), page.locator(".widget-text input")
+        for caption, answer in (("a shark head, red glasses", None), ("a kitten head", "read as an unknown word: kitten"), ("a " * 40, "a caption has at most 32 words")):
+            box.fill(caption)
+            box.press("Enter")
+            if answer:
+                page.get_by_text(answer).wait_for(timeout=60_000)
+            else:
+                page.wait_for_function(CHANGED, arg=before, timeout=60_000)
+        page.wait_for_function(f"() => !document.querySelector('{PICTURES}')", timeout=60_000)           # too long: a sentence in place of pictures
+        box.fill("a panda")
+        box.press("Enter")
+        page.wait_for_function(CHANGED, arg="", timeout=60_000)
