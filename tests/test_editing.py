@@ -2,6 +2,7 @@
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,7 +48,8 @@ def test_bad_masks():
     for share in (0.0, 1.0, -0.1, 50):
         with pytest.raises(ValueError, match="share is the part of the picture to be drawn anew"):
             create_mask(28, "half", share)
-    for size in (0, (28,), (28, 28, 1), (28.0, 28)):
+    assert create_mask(np.int64(8)).shape == (1, 1, 8, 8)
+    for size in (0, (28,), (28, 28, 1), (28.0, 28), 28.0, True, "28", None):
         with pytest.raises(ValueError, match="size is a number of pixels, or"):
             create_mask(size)
     with pytest.raises(ValueError, match="rounds to none of them"):
@@ -71,7 +73,7 @@ def test_brush():
     assert slanted[4, 5] == 1 and slanted[4, 6] == 0, "0.71 and 1.41 from the diagonal"
 
 
-@pytest.mark.parametrize("strokes, radius", [([], 1.0), ([[]], 1.0), ([[(1, 2, 3)]], 1.0), ([[(1, 2)]], 0.0)])
+@pytest.mark.parametrize("strokes, radius", [([], 1.0), ([[]], 1.0), ([[(1, 2, 3)]], 1.0), ([[(1, 2)]], 0.0), ([(3, 2), (8, 8)], 1.0), ([[(1, 2)], []], 1.0), (3, 1.0)])
 def test_bad_brushes(strokes, radius):
     with pytest.raises(ValueError, match="brush needs strokes"):
         brush(8, strokes, radius)
@@ -143,6 +145,15 @@ def test_bad_known_parts(fill):
         fill(D, known, torch.full((1, 1, 8, 8), 0.5))
     for shape in ((1, 1, 8, 8), (2, 3, 8, 8), (1, 3, 1, 8)):
         fill(D, known, torch.ones(shape))
+
+
+def test_a_known_part_of_another_size():
+    """It would spread over the batch or the colours without a word."""
+    D, x = lambda x, t: x, torch.zeros(2, 3, 8, 8)
+    for known in (torch.zeros(5, 3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 1)):
+        for fill in (lambda: inpaint(D, known, torch.ones_like(known))(x, torch.tensor(0.5)), lambda: next(repaint(D, Schedule.flow(), x, known, torch.ones_like(known), [0.5, 0.0]))):
+            with pytest.raises(ValueError, match="the known picture must have the shape of what is drawn"):
+                fill()
 
 
 def test_bad_resampling():
@@ -217,6 +228,13 @@ def test_pseudo_inverse_is_exact_for_one_round_gaussian(schedule):
         torch.testing.assert_close(pseudo_inverse(D, schedule, H, y[0], noise, d)(x[:1], t[0]), made[:1])
 
 
+def test_pseudo_inverse_hears_a_faint_measurement():
+    """Without noise even a coordinate seen with the factor 5e-4 is known; only what is 0 up to rounding says nothing."""
+    schedule, H, x0 = Schedule.cosine(), torch.diag(torch.tensor([1.0, 5e-4], dtype=F64)), torch.tensor([[0.7, -0.4]], dtype=F64)
+    D = GaussianMixture([[0.0, 0.0]], 1.0).denoiser(schedule)
+    torch.testing.assert_close(pseudo_inverse(D, schedule, H, x0 @ H.T)(X, T), x0.expand(50, -1), rtol=1e-6, atol=1e-6)
+
+
 @each_schedule
 def test_dps_moves_along_the_covariance(schedule):
     """One round Gaussian: Cov(x0 | x_t) A^T r / |r| times scale, for a measurement of two numbers and one that is not linear."""
@@ -263,6 +281,15 @@ def test_bad_measurements():
             match_features(D, schedule, lambda x: x @ A.T, Y, scale)
     with pytest.raises(ValueError, match="shape of what measure returns, .50, 1., or 1 in front; got .1, 2."):
         dps(D, schedule, lambda x: x @ A.T, torch.zeros(1, 2), 1.0)(X, half)
+    for y in (torch.tensor([0.3, 0.4]), torch.tensor(0.3)):
+        with pytest.raises(ValueError, match="shape of what measure returns"):
+            dps(D, schedule, lambda x: x.mean(1), y, 1.0)(X, half)
+    assert dps(D, schedule, lambda x: x.mean(1), torch.tensor([0.3]), 1.0)(X, half).shape == X.shape, "one number for each picture will do"
+    with pytest.raises(ValueError, match="one for each of 50 pictures; got 3"):
+        pseudo_inverse(D, schedule, A, torch.zeros(3, 1, dtype=F64))(X, half)
+    for target in (torch.zeros(3, 1), torch.tensor(0.3)):
+        with pytest.raises(ValueError, match="features are .B, d. and the target"):
+            match_features(D, schedule, lambda x: x @ A.T, target, 1.0)(X, half)
     with pytest.raises(ValueError, match="no gradient"):
         dps(D, schedule, lambda x: (x @ A.T).detach(), Y[None], 1.0)(X, half)
     with pytest.raises(ValueError, match="features are .B, d. and the target"):
@@ -294,7 +321,7 @@ def test_sdedit_starts_at_its_level():
 
 
 def test_sdedit_keeps_less_the_stronger_it_is():
-    """Two clusters, left and right; the sketch is on the left of a third place. Weak: stays near; full strength: the mixture's shares."""
+    """Two clusters, left and right, and a sketch near the left one. Weak: it stays there; full strength: the mixture's shares."""
     schedule, mix, x0 = Schedule.cosine(), GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], 0.2, [0.3, 0.7]), torch.tensor([[-0.8, 0.5]]).double().expand(1000, 2)
     left = lambda strength: (last(sdedit(mix.denoiser(schedule), schedule, x0, strength, 40, generator=G()))[:, 0] < 0).double().mean().item()
     assert left(0.2) > 0.97 and 0.4 < left(0.6) < 0.9 and abs(left(1.0) - 0.3) < 0.06

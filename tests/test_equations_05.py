@@ -53,6 +53,15 @@ def verdict(x, y, alpha=ALPHA, sigma=SIGMA):
     return PRIOR[y].log() + CLASS[y].log_prob(x, alpha, sigma) - ALL.log_prob(x, alpha, sigma)
 
 
+SIDE = torch.linspace(-4, 4, 401, dtype=F64)
+PLANE = torch.cartesian_prod(SIDE, SIDE)                                                 # (401^2, 2), a fine grid of x0
+
+
+def behind(x):
+    """p(x0 | x_t = x) on the grid, without labels: (401^2,), adds up to 1."""
+    return (ALL.log_prob(PLANE) - (x - ALPHA * PLANE).square().sum(1) / (2 * SIGMA**2)).softmax(0)
+
+
 def gradient(f, x):
     x = x.clone().requires_grad_(True)
     return torch.autograd.grad(f(x).sum(), x)[0]
@@ -85,7 +94,13 @@ def test_eq_5_3():
 
 
 def test_eq_5_4():
-    close(gradient(lambda x: CLASS[0].log_prob(x, ALPHA, SIGMA), X), ALL.score(X, ALPHA, SIGMA) + gradient(lambda x: verdict(x, 0), X))
+    """log p(y | x_t) not by Bayes' rule at level t, but as the mean of the clean verdicts on what may lie behind x_t, over a fine grid."""
+    clean = [verdict(PLANE, y, 1.0, 0.0).exp() for y in (0, 1)]
+    for y in (0, 1):
+        log_p = lambda x: (behind(x) * clean[y]).sum().log()
+        said = torch.stack([gradient(log_p, x) for x in X[:4]])
+        close(gradient(lambda x: CLASS[y].log_prob(x, ALPHA, SIGMA), X[:4]), ALL.score(X[:4], ALPHA, SIGMA) + said, rtol=1e-6, atol=1e-8)
+        assert said.norm(dim=1).min() > 0.01
 
 
 @pytest.mark.parametrize("y", (0, 1))
@@ -102,11 +117,8 @@ def test_eq_5_6():
 
 def test_eq_5_7():
     """The verdict on noise is the mean verdict on what may lie behind it: by integration over a fine grid of x0."""
-    side = torch.linspace(-4, 4, 401, dtype=F64)
-    x0 = torch.cartesian_prod(side, side)
     for x in X[:4]:
-        behind = (ALL.log_prob(x0) - (x - ALPHA * x0).square().sum(1) / (2 * SIGMA**2)).softmax(0)
-        close((behind * verdict(x0, 1, 1.0, 0.0).exp()).sum(), verdict(x[None], 1).exp()[0], rtol=1e-6, atol=1e-9)
+        close((behind(x) * verdict(PLANE, 1, 1.0, 0.0).exp()).sum(), verdict(x[None], 1).exp()[0], rtol=1e-6, atol=1e-9)
         assert abs(verdict(x[None], 1, 1.0, 0.0).exp()[0] - verdict(x[None], 1).exp()[0]) > 1e-3    # not the clean verdict on the noisy point
 
 
@@ -139,10 +151,18 @@ def test_eq_5_11(target):
 
 
 def test_eq_5_12():
-    """Two ways to write the tempered density differ by a constant."""
-    w = 2.5
-    difference = ALL.log_prob(X) + w * verdict(X, 0, 1.0, 0.0) - (1 - w) * ALL.log_prob(X) - w * CLASS[0].log_prob(X)
-    close(difference, difference.mean().expand(40), rtol=1e-9, atol=1e-9)
+    """Two ways to write the tempered density differ by a constant, w log p(y). Here p(y | x0) is counted: the share of class y among the draws near x0."""
+    w, half = 2.5, 0.04
+    draws = [CLASS[0].sample(2_400_000, 1), CLASS[1].sample(1_600_000, 2)]                  # as often as the prior says
+    places = {0: [[-0.9, 0.3], [0.5, -0.3], [0.2, -0.5], [0.4, -0.5]], 1: [[0.1, 0.9], [-0.2, -0.7], [-0.3, -0.3], [0.3, 0.5]]}
+    for y, at in places.items():
+        for x0 in torch.tensor(at, dtype=F64):
+            near = torch.stack([((draw - x0).abs() < half).all(1).sum() for draw in draws])
+            p = near[y] / near.sum()
+            q, given = ALL.log_prob(x0[None])[0], CLASS[y].log_prob(x0[None])[0]
+            constant = (q + w * p.log()) - ((1 - w) * q + w * given)
+            allowed = 5 * w * ((1 - p) / (p * near.sum())) ** 0.5 + 0.02                    # five standard errors, and the square is not a point
+            assert abs(constant - w * PRIOR[y].log()) < allowed < 0.25
 
 
 @pytest.mark.parametrize("w, m, s", [(3.0, 1.0, 0.5), (1.5, -0.7, 0.8)])
@@ -265,11 +285,16 @@ def test_eq_5_22():
 
 
 def test_eq_5_23():
-    """The largest cosine among vectors of length 1 is the nearest one; the library returns it."""
-    names, u = nouns.art().names["head"], sentences.shipped().names["head"]
-    q = sentences.vector("kitten")
-    nearest = ((u - q) ** 2).sum(1).argmin()
-    assert names[nearest] == sentences.nearest("kitten", "head", 1)[0][0] == "cat"
+    """Ranked by cosine, vectors of length 1 are ranked by distance: the library's whole list, for several words and parts."""
+    assert sentences.nearest("kitten", "head", 1)[0][0] == "cat"
+    asked = {"head": ("kitten", "ocean"), "body": ("scarlet", "gold"), "accessory": ("kitten", "music"), "background": ("sun",), "glasses": ("purple",)}
+    for word, part in ((word, part) for part, words in asked.items() for word in words):
+        names, u, q = nouns.art().names[part], sentences.shipped().names[part].double(), sentences.vector(word).double()
+        distance = dict(zip(names, ((u - q) ** 2).sum(1).tolist()))
+        ranking = sentences.nearest(word, part, len(names))
+        assert sorted(name for name, _ in ranking) == sorted(names)
+        close([distance[name] for name, _ in ranking], sorted(distance.values()), rtol=0, atol=1e-6)       # names of nearly the same cosine may change places
+        close([cosine for _, cosine in ranking], [1 - distance[name] / 2 for name, _ in ranking], rtol=0, atol=1e-6)
 
 
 def test_eq_5_24():

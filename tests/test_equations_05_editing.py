@@ -100,10 +100,25 @@ def test_eq_5_29(schedule):
 
 def test_eq_5_30():
     """A measurement in the conventions of the lesson: blur, fewer pixels and the left half are matrices acting on flattened pictures."""
-    x = torch.randn(4, 1, 8, 8, generator=G(), dtype=F64)
-    for measure in (lambda x: torch.nn.functional.avg_pool2d(x, 4).flatten(1), lambda x: x[..., :4].flatten(1)):
-        matrix = measure(torch.eye(64, dtype=F64).view(64, 1, 8, 8)).T                    # column k: the picture with one pixel
-        close(measure(x), x.flatten(1) @ matrix.T)
+    x, kernel = torch.randn(4, 1, 12, 12, generator=G(), dtype=F64), torch.rand(1, 1, 9, 9, generator=G(1), dtype=F64)
+    flat, place = x.flatten(1), lambda i, j: 12 * i + j                                     # of a pixel in the flattened picture
+    pool, left, blur = torch.zeros(9, 144, dtype=F64), torch.zeros(72, 144, dtype=F64), torch.zeros(144, 144, dtype=F64)
+    for i in range(12):
+        for j in range(12):
+            pool[3 * (i // 4) + j // 4, place(i, j)] = 1 / 16                               # the mean of each square of 4 x 4
+            if j < 6:
+                left[6 * i + j, place(i, j)] = 1                                            # rows of the identity
+            for a in range(max(i - 4, 0), min(i + 5, 12)):
+                for b in range(max(j - 4, 0), min(j + 5, 12)):
+                    blur[place(i, j), place(a, b)] = kernel[0, 0, a - i + 4, b - j + 4]     # black outside
+    close(torch.nn.functional.avg_pool2d(x, 4).flatten(1), flat @ pool.T)
+    close(x[..., :6].flatten(1), flat @ left.T)
+    blurred = torch.nn.functional.conv2d(x, kernel, padding=4).flatten(1)
+    close(blurred, flat @ blur.T)
+    by_hand = sum(kernel[0, 0, 4 + a, 4 + b] * x[:, 0, 6 + a, 5 + b] for a in range(-4, 5) for b in range(-4, 5) if 5 + b >= 0)
+    close(blurred[:, place(6, 5)], by_hand)                                                 # one pixel, as the sum that it is
+    columns = torch.nn.functional.conv2d(torch.eye(144, dtype=F64).view(144, 1, 12, 12), kernel, padding=4).flatten(1).T
+    close(columns, blur)                                                                    # how the lesson gets A: column k is the measurement of one pixel
     one, n = GaussianMixture(MIX.means[:1], MIX.stds[0]), 100_000                            # the variance of y: s_k^2 A A^T + s^2, which (5.33) builds on
     y = (one.sample(n).double() @ A.T)[:, 0] + NOISE * torch.randn(n, generator=G(), dtype=F64)
     variance = (one.stds[0] ** 2 * A @ A.T)[0, 0] + NOISE**2
@@ -180,12 +195,13 @@ def jacobian(schedule, x):
 
 @each_schedule
 def test_eq_5_34(schedule):
-    """The gradient of DPS's log-likelihood through the guess, by autograd: J^T A^T (y - A x0_hat) / s^2."""
-    x = X[3].clone().requires_grad_()
-    guess = MIX.denoiser(schedule)(x[None], T)
-    log_prob = log_normal(Y, guess @ A.T, torch.tensor(NOISE**2, dtype=F64)).sum()
-    wanted = jacobian(schedule, X[3]).T @ A.T @ (Y - A @ guess[0]) / NOISE**2
-    close(torch.autograd.grad(log_prob, x)[0], wanted.detach())
+    """The library's push, sigma^2 / alpha times the gradient of log p(y | x0_hat), against J^T A^T (y - A x0_hat) / s^2 with a Jacobian by differences."""
+    D, variance, h = MIX.denoiser(schedule), torch.tensor(NOISE**2, dtype=F64), 1e-5
+    guess = D(X, T)
+    made = editing.guided_by_guess(D, schedule, lambda x0_hat, t: log_normal(Y, x0_hat @ A.T, variance)[:, 0])(X, T)
+    J = torch.stack([(D(X + h * e, T) - D(X - h * e, T)) / (2 * h) for e in torch.eye(2, dtype=F64)], dim=2)     # (30, 2, 2): guess, x_t
+    gradient = (J.mT @ A.T @ (Y - guess @ A.T)[:, :, None])[..., 0] / NOISE**2
+    close(made - guess, schedule.sigma(T) ** 2 / schedule.alpha(T) * gradient, rtol=1e-5, atol=1e-6)
 
 
 @each_schedule
@@ -254,16 +270,18 @@ COSINE = Schedule.cosine()
 
 
 def test_eq_5_40():
-    """Written out for the first layer; and places do not matter: a picture moved within its black border has the same statistics."""
+    """Written out for both layers; and places do not matter: a picture moved within its black border has the same statistics."""
     from course_lib.lab.features import classifier
     x = data.mnist("test")[0][:20]
-    h = classifier().body[:3](x).double()                               # (20, 32, 28, 28)
-    P = 28 * 28
-    m = h.sum((2, 3)) / P
-    s = (((h - m[:, :, None, None]) ** 2).sum((2, 3)) / P).sqrt()
-    found = styles.statistics(x).double()
-    torch.testing.assert_close(found[:, :32], m, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found[:, 32:64], (s**2 + 1e-5).sqrt(), atol=1e-5, rtol=1e-4)
+    found, P = styles.statistics(x).double(), 28 * 28
+    assert found.shape == (20, 128)
+    for layers, start in ((3, 0), (6, 64)):                             # up to the first ReLU, up to the second
+        h = classifier().body[:layers](x).double()                      # (20, 32, 28, 28)
+        m = h.sum((2, 3)) / P
+        s = (((h - m[:, :, None, None]) ** 2).sum((2, 3)) / P).sqrt()
+        assert isinstance(classifier().body[layers - 1], torch.nn.ReLU) and h.shape == (20, 32, 28, 28)
+        torch.testing.assert_close(found[:, start:start + 32], m, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found[:, start + 32:start + 64], (s**2 + 1e-5).sqrt(), atol=1e-5, rtol=1e-4)
     small = torch.nn.functional.pad(x[..., 6:22, 6:22], (6, 6, 6, 6), value=-1.0)
     torch.testing.assert_close(styles.statistics(small), styles.statistics(small.roll((2, -1), (2, 3))), atol=1e-4, rtol=1e-3)
 

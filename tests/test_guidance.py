@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from course_lib import Denoiser, Schedule, UNet, cfg, ddim, grid, last
-from course_lib.guidance import autoguidance, classifier_guidance, compose, interval
+from course_lib.guidance import autoguidance, classifier_guidance, compose, interval, threshold
 from course_lib.lab.data import GaussianMixture
 
 F64 = torch.float64
@@ -57,12 +57,15 @@ def test_cfg_rescaled():
     torch.testing.assert_close(full[0], 3 / 5 * plain[0])
     torch.testing.assert_close(half, (plain + full) / 2)
     flat = cfg(lambda x, t, y: 0 * x + y, 2.0, {"y": 0.0}, 1.0)(x, torch.tensor(0.5), y=1.0)
-    assert flat.isfinite().all(), "a guess that is one colour has no spread"
+    assert (flat == 2).all(), "a guess that is one colour has no spread"
+    vanishing = cfg(lambda x, t, y: x if y else 2 * x + 1, 2.0, {"y": 0}, 1.0)(x, torch.tensor(0.5), y=1)
+    torch.testing.assert_close(vanishing, -torch.ones_like(x), msg="where guidance leaves a flat guess, nothing gives it a contrast")
 
 
 def test_interval():
     w = interval(3.0, 0.2, 0.6)
     assert w(torch.tensor([0.1, 0.2, 0.4, 0.6, 0.7], dtype=F64)).tolist() == [1, 3, 3, 3, 1] and w(0.5) == 3
+    assert interval(2.1, 0.2, 0.6)(0.5).item() == 2.1 and interval(2.1, 0.2, 0.6, outside=0.0)(0.9) == 0
     calls = []
 
     def D(x, t, y):
@@ -86,14 +89,14 @@ def test_autoguidance():
     assert autoguidance(strong, weak, lambda t: 1 + t)(torch.zeros(2), t, y=1).tolist() == [2.5] * 2
 
 
-@pytest.mark.parametrize("wrap", [lambda D, w: cfg(D, w, {"y": 0}), lambda D, w: autoguidance(D, D, w),
-                                  lambda D, w: classifier_guidance(D, Schedule.flow(), lambda x, t, y: x.sum(1), w)])
-def test_bad_weights(wrap):
+@pytest.mark.parametrize("wrap, none", [(lambda D, w: cfg(D, w, {"y": 0}), 1), (lambda D, w: autoguidance(D, D, w), 1),
+                                        (lambda D, w: classifier_guidance(D, Schedule.flow(), lambda x, t, y: x.sum(1), w), 0)])
+def test_bad_weights(wrap, none):
     D = lambda x, t, y: x + y
     for w in (-1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match=rf"finite number, 0 or more, where 1 is no guidance; got {w}"):
+        with pytest.raises(ValueError, match=rf"finite number, 0 or more, where {none} is no guidance; got {w}"):
             wrap(D, w)
-        with pytest.raises(ValueError, match=rf"finite number, 0 or more, where 1 is no guidance; got {w}"):
+        with pytest.raises(ValueError, match=rf"finite number, 0 or more, where {none} is no guidance; got {w}"):
             wrap(D, lambda t: torch.tensor([1.0, w]))(torch.zeros(2, 3), torch.tensor(0.5), y=1)
 
 
@@ -143,6 +146,18 @@ def test_classifier_guidance_inside_a_sampler():
     torch.testing.assert_close(x, last(ddim(of_class(schedule), schedule, X, ts, y=1)), rtol=1e-6, atol=1e-6)
 
 
+def test_a_classifier_in_an_interval():
+    """Outside it the guess is D's own, and the classifier is not even asked; so t = 1, where alpha = 0, is no trouble there."""
+    schedule, D, asked = Schedule.flow(), lambda x, t: 0 * x, []
+
+    def log_prob(x, t):
+        asked.append(float(t))
+        return x.sum(1)
+    guided = classifier_guidance(D, schedule, log_prob, interval(3.0, 0.2, 0.4, outside=0.0))
+    assert (guided(X, torch.tensor(0.5)) == 0).all() and (guided(X, torch.tensor(1.0)) == 0).all() and not asked
+    torch.testing.assert_close(guided(X, torch.tensor(0.3)), torch.full_like(X, 3 * 0.3**2 / 0.7))
+
+
 def test_bad_classifiers():
     schedule, D = Schedule.flow(), lambda x, t: x
     guided = lambda log_prob: classifier_guidance(D, schedule, log_prob)
@@ -152,6 +167,8 @@ def test_bad_classifiers():
         guided(lambda x, t: x)(X, T)
     with pytest.raises(ValueError, match="no gradient with respect to x"):
         guided(lambda x, t: x.detach().sum(1))(X, T)
+    with pytest.raises(ValueError, match="no gradient with respect to x"):
+        guided(lambda x, t: torch.nn.Linear(2, 1).double()(x.detach())[:, 0])(X, T)       # a network always has gradients, of its weights
 
 
 # ---- several conditions at once
@@ -183,3 +200,19 @@ def test_bad_compositions():
     for conditions, null in (([{"y": 1}], {}), ([{"y": 1}, {"z": 1}], {"y": 0})):
         with pytest.raises(ValueError, match="name the same things"):
             compose(D, conditions, null, [1.0] * len(conditions))
+    with pytest.raises(ValueError, match="compose has its own y"):
+        compose(D, [{"y": 1}], {"y": 0}, [1.0])(X, T, y=5)
+
+
+# ---- the data's range
+
+def test_threshold():
+    """By hand: 100 guesses from 0.03 to 3, their 0.9 quantile 2.703, for two ranges; guesses inside the range stay as they are."""
+    x0_hat, t = torch.linspace(0.03, 3, 100).view(1, 1, 10, 10), torch.tensor(0.5)
+    s = x0_hat.quantile(0.9)
+    for least in (1.0, 0.5):
+        torch.testing.assert_close(threshold(lambda x, t: x, 0.9, least)(x0_hat, t), least * x0_hat.clamp(max=s) / s)
+    torch.testing.assert_close(threshold(lambda x, t: x, 0.9, 4.0)(x0_hat, t), x0_hat)
+    for share, least in ((99.5, 1.0), (0.0, 1.0), (0.9, 0.0), (0.9, math.inf)):
+        with pytest.raises(ValueError, match="share is a quantile"):
+            threshold(lambda x, t: x, share, least)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from course_lib import Denoiser, Schedule
 from course_lib.lab import cost, train
 from course_lib.networks.dit import DiT, DiTBlock, positions_2d
+from course_lib.networks.text import UNKNOWN, ConditionalUNet, TextBlock, Tokenizer
 from course_lib.networks.unet import AttentionBlock, CrossAttentionBlock, ResnetBlock, TimeEmbedding, UNet, attention
 
 
@@ -305,3 +306,25 @@ def test_costs_by_hand():
     assert cost.multiply_adds(net, torch.zeros(2, 3, 4, 4)) == 2 * (3 * 5 * 9 * 16 + 80 * 7)
     fast, slow = cost.seconds(lambda: None, lambda: sum(range(200_000)), rounds=3)
     assert 0 <= fast < slow
+
+
+# ---- the network that reads
+
+def test_words_of_other_alphabets_and_numbers_are_unknown_not_absent():
+    """A caption that vanished would be drawn as no caption at all, without a word."""
+    tokenizer = Tokenizer(["a", "shark", "head"], length=6)
+    for caption, known in (("a красная shark", ["a", "shark"]), ("a 42 head", ["a", "head"]), ("éléphant head", ["head"])):
+        with pytest.warns(UserWarning, match=next(word for word in caption.split() if word not in known)):
+            tokens = tokenizer(caption)[0]
+        assert (tokens == UNKNOWN).sum() == 1 and tokenizer.text(tokens[None])[0].split() == [word if word in known else "<unknown>" for word in caption.split()]
+
+
+def test_bad_text_networks_and_tokens():
+    with pytest.raises(ValueError, match="18 channels cannot be split among 4"):
+        ConditionalUNet(1, ["a"], text_dim=18, widths=(8,))
+    with pytest.raises(ValueError, match="cannot be split"):
+        TextBlock(10, heads=4)
+    net, x, t = ConditionalUNet(1, ["a"], length=4, text_dim=8, widths=(8,)), torch.zeros(2, 1, 8, 8), torch.rand(2)
+    for tokens in (torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, 4, dtype=torch.bool), torch.zeros(2, 4), torch.zeros(2, 5, dtype=torch.long)):
+        with pytest.raises(ValueError, match="tokens are whole numbers"):
+            net(x, t, tokens)

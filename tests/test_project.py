@@ -1,5 +1,6 @@
 """The house itself: one list of dependencies, one address, a light import, assets with licences."""
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -31,6 +32,15 @@ def test_the_readme_tells_every_lesson_and_its_links_exist():
         assert f"| {number} |" in readme
     for link in re.findall(r"\]\(((?!http|#)[^)]+)\)", readme):
         assert (ROOT / link).exists(), link
+
+
+def test_the_readme_s_python_runs(tmp_path):
+    """Every Python block, one after the other, with one second of training instead of sixty."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert len(blocks) == 2 and "seconds=60" in blocks[0]
+    code = "\n".join(blocks).replace("seconds=60", "seconds=1")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"COURSE_RUNS": str(tmp_path), "MPLBACKEND": "agg"})
+    assert done.returncode == 0, done.stderr
 
 
 def test_importing_the_course_is_light():
@@ -67,3 +77,15 @@ def test_every_script_compiles_and_says_what_it_does():
     for file in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tools").glob("*.py")]:
         tree = ast.parse(file.read_text(), file.name)
         assert file.name == "setup_cell.py" or f"python {file.parent.name}/{file.name}" in ast.get_docstring(tree), file.name
+
+
+def test_the_list_of_mutations_follows_the_code():
+    """Each expression that tools/mutations.py would break stands in its file, once."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    import mutations
+    equations = {f.name: f.read_text() for f in sorted((ROOT / "tests").glob("test_equations_*.py"))}
+    stale = [(file, old) for file, old, _, _ in mutations.MUTATIONS if (ROOT / "course_lib" / file).read_text().count(old) != 1]
+    for formula, old, _ in mutations.FORMULAS:
+        test = f"def test_eq_{formula.replace('.', '_')}("
+        stale += [(formula, old)] * (next(text for text in equations.values() if test in text).count(old) != 1)
+    assert not stale, stale

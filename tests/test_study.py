@@ -1,4 +1,5 @@
 """The study of samplers: it counts what it says it counts, repeats itself, and sees a bad sampler."""
+import pytest
 import torch
 
 from course_lib import ddim
@@ -42,3 +43,9 @@ def test_what_three_minutes_gave_is_shipped_and_better_than_guessing():
     assert live["x"].shape == (8, 3, 32, 32) and live["parts"].shape == (200, 5) and "180 s" in live["about"]
     assert (live["right"] > metrics.part_chance(live["parts"]) + 5 * (0.25 / 200) ** 0.5 * torch.tensor([1, 1, 0.2, 1, 1])).all()
     assert live["losses"][-1, 1] < 0.3 * live["losses"][0, 1]
+
+
+def test_look_and_real_go_together():
+    for other in ({"look": lambda x: x}, {"real": torch.zeros(5, 2)}):
+        with pytest.raises(ValueError, match="look and real go together"):
+            study.analyze_sampling_quality(None, [1], n=1, **other)

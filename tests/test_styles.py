@@ -4,6 +4,7 @@ import torch
 
 from course_lib import clip, editing, last
 from course_lib.lab import checkpoint, data, styles, train
+from course_lib.lab.features import predict
 
 X = data.mnist("test")[0][:200]
 
@@ -33,10 +34,36 @@ def test_the_judge_knows_real_styles_and_hardly_sees_the_digit():
     x, y, style = styles.styled(800, 1, "test")
     assert (styles.style_of(x) == style).double().mean() >= 0.97
     assert len(style.unique()) == len(styles.STYLES) and style.bincount().min() == 100
-    f = styles.style_features(X)
-    assert f.shape == (200, 7)
-    centre = styles.judge().centroids[0]
-    assert (f - centre).square().mean().sqrt() < 2, "digits of one style lie about one unit from their centroid"
+
+
+@torch.no_grad()
+def test_styles_lie_far_apart_and_digits_of_one_style_about_one_unit_from_its_mean():
+    x, y, style = styles.styled(800, 1, "test")
+    f, centroids = styles.style_features(x), styles.judge().centroids
+    assert f.shape == (800, 7)
+    gap = (f - centroids[style]).square()
+    assert 0.7 < gap.mean().sqrt() < 1.3 and (gap.mean(0).sqrt() > 0.6).all() and (gap.mean(0).sqrt() < 1.3).all()
+    apart = lambda means: (means - means.mean(0)).square().mean().sqrt()                # how far means lie from their own mean, in each number
+    x, y = (part[:400] for part in data.mnist("test"))
+    for k, draw in enumerate(styles.STYLES.values()):
+        f = styles.style_features(draw(x))
+        assert apart(torch.stack([f[y == digit].mean(0) for digit in range(10)])) < 0.1 * apart(centroids), "the digit matters little"
+        assert (f.mean(0) - centroids[k]).abs().max() < 0.5, "test digits lie where the training digits lay"
+
+
+def test_the_classifier_reads_the_readable_styles():
+    x, y = (part[:400] for part in data.mnist("test"))
+    read = {name: (predict(draw(x)) == y).double().mean() for name, draw in styles.STYLES.items()}
+    assert min(read[name] for name in styles.READABLE) > 0.9 and max(read[name] for name in read if name not in styles.READABLE) < 0.7, read
+
+
+def test_styled_takes_each_style_equally_often_and_no_digit_twice():
+    x, y, style = styles.styled(60, 2, "test")
+    assert sorted(style.bincount().tolist()) == [7] * 4 + [8] * 4 and (style.diff() != 1).any()
+    test, numbers = data.mnist("test")
+    draws = torch.stack([draw(test) for draw in styles.STYLES.values()])                # (8, 10000, 1, 28, 28)
+    rows = [(draws[k] == picture).flatten(1).all(1).nonzero()[:, 0].tolist() for picture, k in zip(x, style)]
+    assert all(len(row) == 1 for row in rows) and len({row[0] for row in rows}) == 60 and torch.equal(numbers[[row[0] for row in rows]], y)
 
 
 def test_features_have_a_gradient():
@@ -64,6 +91,27 @@ def test_the_score_of_known_results():
     assert nothing["style"] < 0.05 and nothing["error"] > 0.5 and another["style"] > 0.95 and another["found"] < 0.2
 
 
+def test_the_nearest_picture_is_found_among_all_in_the_style_asked_for():
+    """Against a loop over tasks and digits; and what cannot be read leaves nothing to read."""
+    tasks = styles.transfers(24, 3)
+    x = 0.5 * tasks.content + 0.5 * tasks.answer
+    draws = list(styles.STYLES.values())
+    right = sum(min(range(24), key=lambda k: (draws[after](tasks.digit[k:k + 1]) - x[i]).square().mean()) == i for i, after in enumerate(tasks.after))
+    assert 0 < right < 24 and styles.score(x, tasks)["found"] == pytest.approx(right / 24)
+    hidden = styles.part(tasks, ~torch.isin(tasks.after, torch.tensor([list(styles.STYLES).index(name) for name in styles.READABLE])))
+    scores = styles.score(hidden.answer, hidden)
+    assert scores["read"] != scores["read"] and scores["found"] == 1
+
+
+def test_the_score_of_a_thousand_results_needs_little_memory(monkeypatch):
+    """Never more than one style of all digits at once."""
+    tasks, asked = styles.transfers(50), []
+    in_style = styles.in_style
+    monkeypatch.setattr(styles, "in_style", lambda x, style: asked.append(len(x)) or in_style(x, style))
+    styles.score(tasks.answer, tasks)
+    assert sum(asked) <= 8 * 50
+
+
 def test_the_shipped_denoiser_transfers():
     """Twenty digits through their noise into the style of another: nearly as good as the card says."""
     D, tasks = train.load("mnist_styles", on="cpu"), styles.transfers(20)
@@ -82,6 +130,11 @@ def test_bad_input(tmp_path):
         styles.styled(10, split="pairs")
     with pytest.raises(ValueError, match="n = 0"):
         styles.transfers(0)
+    for numbers, says in (([0, 8], "from 0 to 7; got 8"), ([-1, 0], "got -1"), ([0], "2 digits and 1 styles"), ([0.5, 1.0], "got 0.5")):
+        with pytest.raises(ValueError, match=says):
+            styles.in_style(X[:2], torch.tensor(numbers))
+    with pytest.raises(ValueError, match="each of the 3 tasks; got 2"):
+        styles.score(X[:2], styles.transfers(3))
     with pytest.raises(ValueError, match="digits must be"):
         styles.style_of(X[:, 0])
     bad = tmp_path / "judge.safetensors"

@@ -47,24 +47,31 @@ def nouns(n: int, seed: int = 0, split: str = "train", omit: float = 0.1) -> Nou
 
     split: "train"; "test": combinations of parts that "train" never has, with no pair kept away on purpose; "pairs": a head with glasses,
     and a body with an accessory, that never meet in "train" or "test". omit: how often a caption leaves a part unsaid.
-    Raises ValueError for another split, OSError when the shipped file is missing or damaged.
+    Raises ValueError for another split and for a negative seed, OSError when the shipped file is missing or damaged.
     """
     parts = draw_parts(n, seed, split)
     return Nouns(render(parts), captions(parts, seed, omit), parts)
 
 
 def draw_parts(n: int, seed: int = 0, split: str = "train") -> Tensor:
-    """n combinations (n, 5), every part equally likely, of one split."""
+    """n combinations (n, 5), every part equally likely, of one split. Raises ValueError for another split, n below 1, and a negative seed."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
     if n < 1:
         raise ValueError(f"n counts pictures, 1 or more; got {n}")
+    check_seed(seed)
     g, found, rows = torch.Generator().manual_seed(seed), 0, []
     while found < n:
         drawn = torch.stack([torch.randint(len(art().layers[part]), (4096,), generator=g) for part in PARTS], dim=1)
         rows.append(drawn[_split_of(drawn) == SPLITS.index(split)])
         found += len(rows[-1])
     return torch.cat(rows)[:n]
+
+
+def check_seed(seed: int) -> None:
+    """One clear sentence for a negative seed."""
+    if seed < 0:
+        raise ValueError(f"a seed is a whole number, 0 or more; got {seed}")
 
 
 def _split_of(parts: Tensor) -> Tensor:
@@ -87,7 +94,7 @@ def _mixed(*keys) -> np.ndarray:
 
 
 def render(parts: Tensor) -> Tensor:
-    """The parts laid on top of each other: (n, 5) numbers -> (n, 3, 32, 32) in [-1, 1]."""
+    """The parts laid on top of each other: (n, 5) numbers -> (n, 3, 32, 32) in [-1, 1]. Raises ValueError for numbers that no part has."""
     parts = checked_parts(parts)
     x = torch.empty(len(parts), 3, 32, 32)
     for rows, pictures in zip(parts.split(256), x.split(256)):          # few enough to stay in the processor's cache
@@ -98,9 +105,9 @@ def render(parts: Tensor) -> Tensor:
 
 
 def indices(parts: Tensor) -> Tensor:
-    """The same pictures as palette indices: (n, 32, 32) bytes."""
+    """The same pictures as palette indices: (n, 32, 32) bytes. Raises ValueError for numbers that no part has."""
     index = None
-    for part, which in zip(PARTS, parts.T):
+    for part, which in zip(PARTS, checked_parts(parts).T):
         layer = art().layers[part][which]
         index = layer if index is None else torch.where(layer == 0, index, layer)
     return index
@@ -111,13 +118,18 @@ def checked_parts(parts: Tensor) -> Tensor:
     parts, counts = torch.as_tensor(parts).cpu(), torch.tensor([len(art().layers[part]) for part in PARTS])
     if parts.ndim != 2 or parts.shape[1] != len(PARTS) or parts.is_floating_point():
         raise ValueError(f"parts are whole numbers (n, {len(PARTS)}): {', '.join(PARTS)}; got {parts.dtype} {tuple(parts.shape)}")
-    if (parts < 0).any() or (parts >= counts).any():
-        raise ValueError(f"there are {', '.join(f'{count} of {part}' for part, count in zip(PARTS, counts.tolist()))}, counted from 0; got up to {parts.max(0).values.tolist()}")
+    strange = ((parts < 0) | (parts >= counts)).nonzero()               # (how many, 2): row and column
+    if len(strange):
+        row, column = strange[0].tolist()
+        there = ", ".join(f"{count} of {part}" for part, count in zip(PARTS, counts.tolist()))
+        raise ValueError(f"there are {there}, counted from 0; got {PARTS[column]} number {parts[row, column]} in row {row}")
     return parts.long()
 
 
 def number(part: str, name: str) -> int:
-    """Which one a name is: number("head", "shark"). Raises ValueError with the names that come close."""
+    """Which one a name is: number("head", "shark"). Raises ValueError for another part, and for another name, with those that come close."""
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}")
     names = art().names[part]
     if name not in names:
         close = [other for other in names if set(other.split()) & set(name.split())] or names
@@ -158,7 +170,8 @@ def plain_captions(parts: Tensor) -> list[str]:
 
 
 def captions(parts: Tensor, seed: int = 0, omit: float = 0.0) -> list[str]:
-    """Captions in varied words: synonyms, phrases in any order after the head; each part unsaid with probability `omit`."""
+    """Captions in varied words: synonyms, phrases in any order after the head; each part unsaid with probability `omit`. Raises ValueError for a negative seed."""
+    check_seed(seed)
     g = np.random.default_rng((seed, 5))
     choices = g.random((len(parts), 16)).tolist()
     return [_caption(w, row, omit) for w, row in zip(words(parts), choices)]
@@ -166,7 +179,7 @@ def captions(parts: Tensor, seed: int = 0, omit: float = 0.0) -> list[str]:
 
 def _caption(named: dict[str, str], u: list[float], omit: float) -> str:
     """u: 16 random numbers in [0, 1): five whether to omit a part, five for wordings, four for the order, the noun, a synonym."""
-    pick = lambda options, u: options[int(u * len(options))]
+    pick = lambda options, at: options[int(at * len(options))]          # at in [0, 1)
     said = [part for part, chance in zip(PARTS, u[:5]) if chance >= omit] or ["head"]
     noun = pick(NOUNS, u[14])
     background = pick(SYNONYMS[named["background"]], u[15])

@@ -73,8 +73,10 @@ def analyze_sampling_quality(D: Denoiser, evaluations: Iterable[int], ways: dict
     A row says what was asked and what it cost (sampler, w, n, evaluations, seconds), and how good it was: Fréchet distance and KID with
     its error against MNIST's 10,000 test digits, and class agreement. Other pictures need other eyes: look, from pictures to features
     (n, d), and `real` (m, d), what it sees in real pictures; then there is no agreement. Compare at one n, beside what real
-    pictures score, as many of each label (`metrics.frechet_floor(n, balanced=True)`).
+    pictures score, as many of each label (`metrics.frechet_floor(n, balanced=True)`). Raises ValueError for look without real, or real without look.
     """
+    if (look is None) != (real is None):
+        raise ValueError("look and real go together: real is what look sees in real pictures; leave out both to judge digits")
     y, rows = torch.arange(n) % D.net.num_classes, []
     digits, look = look is None, look or metrics.features
     real = metrics.test_features() if digits else real
@@ -111,8 +113,11 @@ def painted(D: Denoiser, captions: list[str], w: float = 2.0, steps: int = 10, s
     """A picture for each caption, by a network that reads: (N, 3, 32, 32) in [-1, 1], on the CPU.   DPM-Solver++
 
     null: what guidance leads away from; None: the empty caption. A negative prompt is {"tokens": D.net.tokenizer("...")}.
+    Raises ValueError as `cfg` and the tokenizer do.
     """
-    on, g, guided = next(D.parameters()).device, torch.Generator().manual_seed(seed), clip(cfg(D, w, null or D.net.null))
+    on, g = next(D.parameters()).device, torch.Generator().manual_seed(seed)
+    null = {name: value.to(on) if isinstance(value, Tensor) else value for name, value in (D.net.null if null is None else null).items()}
+    guided = clip(cfg(D, w, null))
     tokens, parts = D.net.tokenizer(captions), []
     noise = D.schedule.prior((len(tokens), *picture_shape(D)), generator=g)
     for start, words in zip(noise.split(batch), tokens.split(batch)):

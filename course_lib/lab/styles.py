@@ -76,7 +76,15 @@ STYLES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def in_style(x: Tensor, style: Tensor) -> Tensor:
-    """Each digit in its own style: x (N, 1, 28, 28), style (N,) numbers in the order of STYLES -> (N, 1, 28, 28)."""
+    """Each digit in its own style: x (N, 1, 28, 28), style (N,) numbers in the order of STYLES -> (N, 1, 28, 28).
+
+    Raises ValueError for another count of styles than of digits, and for a number that no style has.
+    """
+    if len(style) != len(x):
+        raise ValueError(f"each digit needs one style; got {len(x)} digits and {len(style)} styles")
+    strange = ~torch.isin(style, torch.arange(len(STYLES), device=style.device))
+    if strange.any():
+        raise ValueError(f"styles are numbered from 0 to {len(STYLES) - 1}; got {style[strange][0].item()}")
     out = torch.empty_like(x)
     for k, draw in enumerate(STYLES.values()):
         out[style == k] = draw(x[style == k])
@@ -84,9 +92,10 @@ def in_style(x: Tensor, style: Tensor) -> Tensor:
 
 
 def styled(n: int, seed: int = 0, split: str = "train") -> tuple[Tensor, Tensor, Tensor]:
-    """n digits of MNIST, each in one of the styles: x (n, 1, 28, 28) in [-1, 1], y (n,), style (n,). Each style equally often, in random order.
+    """n digits of MNIST, each in one of the styles: x (n, 1, 28, 28) in [-1, 1], y (n,), style (n,).
 
-    The digits of "train" and "test" are MNIST's own split; none comes twice while n lasts. Raises ValueError for another split, or for more than there are.
+    Each style comes as nearly equally often as n allows, in random order. The digits of "train" and "test"
+    are MNIST's own split; no digit comes twice. Raises ValueError for another split, or for more than there are.
     """
     x, y = mnist(split)
     if not 1 <= n <= len(x):
@@ -211,11 +220,19 @@ def score(x: Tensor, tasks: Transfers) -> dict[str, float]:
     style: the share in which the judge sees the style of the example
     error: the mean squared distance of a pixel to the right answer
     found: the share whose nearest picture, among all n digits in the style asked for, is the right answer (chance 1 / n)
-    read:  the share in which the digit classifier sees the content's digit, over the styles that it can read
+    read:  the share in which the digit classifier sees the content's digit, over the tasks that lead to a READABLE style; nan if none does
+
+    Raises ValueError for another count of results than of tasks.
     """
-    x, n = x.clamp(-1, 1), len(x)
-    rivals = torch.stack([in_style(tasks.digit, k.expand(n)) for k in tasks.after])       # (n, n, 1, 28, 28): every digit in each task's style
-    nearest = (rivals - x[:, None]).square().flatten(2).mean(2).argmin(1)
+    n = len(tasks.digit)
+    if len(x) != n:
+        raise ValueError(f"one result is wanted for each of the {n} tasks; got {len(x)}")
+    x = x.clamp(-1, 1)
+    nearest = torch.empty(n, dtype=torch.long)                                          # the row of the nearest digit
+    for k in tasks.after.unique():
+        rivals = in_style(tasks.digit, k.expand(n)).flatten(1)                          # (n, 784): every digit in this style
+        asked = tasks.after == k
+        nearest[asked] = torch.cdist(x[asked].flatten(1), rivals, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
     readable = torch.isin(tasks.after, torch.tensor([list(STYLES).index(name) for name in READABLE]))
     share = lambda right: right.double().mean().item()
     return {"style": share(style_of(x) == tasks.after), "error": (x - tasks.answer).square().mean().item(),

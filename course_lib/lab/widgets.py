@@ -140,7 +140,7 @@ def prompt_box(D, prompts: Sequence[str], n: int = 4) -> None:
     """
     if os.environ.get("COURSE_STATIC") == "1":
         pictures = torch.cat([study.painted(D, [prompt] * n) for prompt in prompts])
-        return plots.captioned(pictures, [text for prompt in prompts for text in (prompt, *[""] * (n - 1))], columns=2 * n, title="Each prompt from four noises")
+        return plots.captioned(pictures, [text for prompt in prompts for text in (prompt, *[""] * (n - 1))], columns=2 * n, title=f"Each prompt from {n} noises")
     prompt = ipywidgets.Text(value=prompts[0], description="prompt", continuous_update=False, layout=ipywidgets.Layout(width="700px"))
     weight = ipywidgets.FloatSlider(value=2.0, min=0.0, max=8.0, step=0.5, description="w", continuous_update=False)
     seed = ipywidgets.IntSlider(value=0, min=0, max=99, description="noise", continuous_update=False)

@@ -5,13 +5,13 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from .unet import UNet, attention
+from .unet import UNet, attention, checked_heads
 
 PAD, UNKNOWN = 0, 1
 
 
 class Tokenizer:
-    """Captions to whole numbers: a fixed list of words, each with its number; 0 is "no word here", 1 a word that is not in the list.
+    """Captions to whole numbers: a fixed list of words, each with its number; 0 is "no word here", 1 a word (or number) that is not in the list.
 
     words: the vocabulary; length: L, the tokens of every caption, padded with 0.
     """
@@ -22,7 +22,7 @@ class Tokenizer:
 
     def split(self, caption: str) -> list[str]:
         """The caption's words: small letters only, so that hyphens, commas and capitals do not matter."""
-        return re.findall(r"[a-z]+", caption.lower())
+        return re.findall(r"[^\W_]+", caption.lower())
 
     def unknown(self, caption: str) -> list[str]:
         """The words of a caption that are not in the vocabulary."""
@@ -62,6 +62,7 @@ class TextBlock(nn.Module):
 
     def __init__(self, dim: int, heads: int = 4):
         super().__init__()
+        checked_heads(dim, heads)
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
@@ -96,7 +97,7 @@ class ConditionalUNet(UNet):
     """A U-Net that reads: its pixels look at the words of a caption, and the mean of the words joins the time embedding.
 
     words:   the vocabulary, a list; kept in `config`, so that a checkpoint knows its words
-    length:  of captions, in tokens; text_dim: size of a word's vector
+    length:  of captions, in tokens; text_dim: size of a word's vector, a multiple of 4 (the encoder's heads); text_depth: its layers
     others:  as in UNet
 
     net(x, t, tokens): tokens (B, L) from net.tokenizer, 0 everywhere for "no caption"; None means it too.
@@ -131,7 +132,7 @@ def checked_tokens(tokens: Tensor | int, text: TextEncoder, B: int) -> Tensor:
     length, size = text.place.shape[0], text.word.num_embeddings
     if isinstance(tokens, int):                                         # such as 0, no caption for anyone
         tokens = torch.full((1, length), tokens, device=text.place.device)
-    if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.ndim != 2 or len(tokens) not in (1, B) or tokens.shape[1] > length:
+    if not isinstance(tokens, Tensor) or tokens.dtype not in (torch.int64, torch.int32) or tokens.ndim != 2 or len(tokens) not in (1, B) or not 1 <= tokens.shape[1] <= length:
         what = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
         raise ValueError(f"tokens are whole numbers ({B}, {length}), as net.tokenizer(captions) makes them; got {what}")
     if not tokens.is_cuda and not torch.compiler.is_compiling() and (tokens.min() < 0 or tokens.max() >= size):
