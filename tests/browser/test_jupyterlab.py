@@ -24,17 +24,14 @@ RUN_ALL = """async () => {
     await panel.sessionContext.ready;
     await app.commands.execute('notebook:run-all-cells');
 }"""
-
-
 PICTURES = ".jupyter-widgets-output-area img, .widget-output img"
 CHANGED = f"old => {{ const all = document.querySelectorAll('{PICTURES}'); return all.length && all[all.length - 1].src !== old }}"
 
 
-@contextlib.contextmanager
-def laboratory(folder: Path, notebook: nbformat.NotebookNode):
-    """JupyterLab on a folder with one notebook, open in Chromium with every cell run; yields the page."""
-    from playwright.sync_api import sync_playwright
-    nbformat.write(notebook, folder / "lesson.ipynb")
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab on an empty folder: the folder and the address."""
+    folder = tmp_path_factory.mktemp("lab")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -49,19 +46,30 @@ def laboratory(folder: Path, notebook: nbformat.NotebookNode):
                 break
             except OSError:
                 time.sleep(0.5)
-        with sync_playwright() as p:
-            browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-            page = browser.new_page(viewport={"width": 1200, "height": 1400})
-            page.goto(f"{address}/lab/tree/lesson.ipynb?reset", timeout=120_000)
-            page.wait_for_function("window.jupyterapp !== undefined", timeout=120_000)
-            page.wait_for_selector(".jp-NotebookPanel", timeout=120_000)
-            page.evaluate(RUN_ALL)
-            yield page
-            assert not page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count()
-            browser.close()
+        yield folder, address
     finally:
         server.terminate()
         server.wait(30)
+
+
+@contextlib.contextmanager
+def opened(lab, notebook: nbformat.NotebookNode):
+    """The notebook in JupyterLab in Chromium, every cell run: yields the page; at the end no cell may have failed."""
+    from playwright.sync_api import sync_playwright
+    folder, address = lab
+    name = f"lesson{len(list(folder.glob('*.ipynb')))}.ipynb"
+    nbformat.write(notebook, folder / name)
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1200, "height": 1400})
+        page.goto(f"{address}/lab/tree/{name}?reset", timeout=120_000)
+        page.wait_for_function("window.jupyterapp !== undefined", timeout=120_000)
+        page.wait_for_selector(".jp-NotebookPanel", timeout=120_000)
+        page.evaluate(RUN_ALL)
+        yield page
+        assert not page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count()
+        page.evaluate("async () => { await window.jupyterapp.commands.execute('kernelmenu:shutdown'); }")
+        browser.close()
 
 
 def shown(page) -> str:
@@ -71,7 +79,7 @@ def shown(page) -> str:
     return picture.get_attribute("src")
 
 
-def test_a_student_moves_the_slider(tmp_path):
+def test_a_student_moves_the_slider(lab):
     """Notebook 01 up to its first widget."""
     notebook = nbformat.read(ROOT / "notebooks/01_diffusion_fundamentals.ipynb", 4)
     end = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and "widgets." in cell.source)
@@ -79,7 +87,7 @@ def test_a_student_moves_the_slider(tmp_path):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    with laboratory(tmp_path, notebook) as page:
+    with opened(lab, notebook) as page:
         before = shown(page)
         slider = page.locator(".noUi-handle").last
         slider.focus()
@@ -93,11 +101,11 @@ def lesson(*cells: str) -> nbformat.NotebookNode:
                                     metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
 
 
-def test_a_student_guides_a_mixture(tmp_path):
+def test_a_student_guides_a_mixture(lab):
     """Lesson 5's guidance explorer: another w, another cloud."""
     cells = ("from course_lib import Schedule\nfrom course_lib.lab import data, widgets",
              "widgets.guidance_explorer(data.GaussianMixture([[-1., 0.], [1., 0.]], 0.3), data.GaussianMixture([[-1., 0.]], 0.3), Schedule.cosine())")
-    with laboratory(tmp_path, lesson(*cells)) as page:
+    with opened(lab, lesson(*cells)) as page:
         before = shown(page)
         slider = page.locator(".noUi-handle").last
         slider.focus()
@@ -105,9 +113,9 @@ def test_a_student_guides_a_mixture(tmp_path):
         page.wait_for_function(CHANGED, arg=before, timeout=60_000)
 
 
-def test_a_student_writes_a_caption(tmp_path):
+def test_a_student_writes_a_caption(lab):
     """Lesson 5's prompt box: another caption, another picture, a word that it does not know, and a caption that is too long."""
-    with laboratory(tmp_path, lesson("from course_lib.lab import train, widgets\nwidgets.prompt_box(train.load('nouns'), ['a panda'])")) as page:
+    with opened(lab, lesson("from course_lib.lab import train, widgets\nwidgets.prompt_box(train.load('nouns'), ['a panda'])")) as page:
         before, box = shown(page), page.locator(".widget-text input")
         for caption, answer in (("a shark head, red glasses", None), ("a kitten head", "read as an unknown word: kitten"), ("a " * 40, "a caption has at most 32 words")):
             box.fill(caption)
