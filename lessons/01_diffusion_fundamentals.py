@@ -52,7 +52,7 @@ plots.animate_points(path[::5], [f"t = {t:.2f}" for t in times[::5]], alt="A clo
 # %% [markdown]
 # (Read the last four lines as: a schedule of noise in 1000 levels; a hundred and one of its times; random steps from time to time with the denoiser; draw.)
 #
-# **What the film shows.** For three quarters of the time hardly anything seems to happen. Then arms appear and tighten, until every point lies on the spiral. No point was told where to go: where it ends depends on its start and on the small random pushes on its way. That is *generating*: drawing new samples from the distribution of the data.
+# **What the film shows.** For more than four fifths of the time hardly anything seems to happen. Then, in the last few frames, arms appear and tighten, until every point lies on the spiral. No point was told where to go: where it ends depends on its start and on the small random pushes on its way. That is *generating*: drawing new samples from the distribution of the data.
 #
 # Why go this way? Adding noise is easy, so for every clean point or picture we can make as many noisy ones as we like, and learning to remove noise is ordinary regression: known input, known answer, squared error. Other generative models (if you know them; nothing below depends on it) pay elsewhere:
 #
@@ -114,7 +114,7 @@ for i, beta in enumerate(betas):
 plots.show(torch.cat(film + [x]), title="One digit after 0, 100, 200, ..., 1000 steps")
 
 # %% [markdown]
-# **What the figure shows.** The digit fades into snow. Its fine lines go first, its shape later, and at the end nothing of it is left that an eye could find.
+# **What the figure shows.** The digit fades into snow. After 300 steps one can still read it; after 500 an eye finds nothing of it, and the other half of the steps adds noise to snow.
 #
 # In terms of probability, each step draws $x_t$ from a Gaussian around $x_{t-1}$ times a number slightly below 1. We write $q$ for the distributions of this forward process, and $I$ says that every pixel gets its own noise:
 #
@@ -139,7 +139,7 @@ print(f"variance of the pixels: data {digits[:500].var():.2f}; after 1000 steps 
 #
 # ## 1.4 Jumping straight to step t
 #
-# To train, we need $x_t$ at random $t$, thousands of times a second. Walking there one step at a time would cost $t$ draws of noise per image. **Can one draw replace them all?** Try it: walk 10,000 copies of one number, and look.
+# To train, we need $x_t$ at random $t$, for a thousand images a second and more. Walking there one step at a time would cost $t$ draws of noise per image. **Can one draw replace them all?** Try it: walk 10,000 copies of one number, and look.
 
 # %%
 walked = torch.full((10_000,), 2.0)                         # ten thousand copies of x0 = 2
@@ -203,9 +203,9 @@ plots.densities({f"t = {t}, log SNR {schedule.log_snr(t):.1f}": lambda x, t=t: s
                  for t in (0.02, 0.1, 0.2, 0.5)}, title="The exact density of x_t")
 
 # %% [markdown]
-# **What the figure shows.** The arms widen and merge, from the inside outwards, while the whole shrinks towards the centre; at t = 0.5 hardly anything tells it from the bell of $\mathcal N(0, I)$.
+# **What the figure shows.** The arms widen and merge, from the inside outwards, while their centre line shrinks towards the middle; at t = 0.5 hardly anything tells it from the bell of $\mathcal N(0, I)$.
 #
-# **And a digit: at which noise level does it become unreadable?** Move the slider. (Without a running kernel you see five of its positions.) Watch the histogram, too: paper, at -1, and ink, at +1, merge into one bell.
+# **And a digit: at which noise level does it become unreadable?** Move the slider. (Without a running kernel you see five of its positions.) Watch the histogram, too: the background (black), at -1, and the strokes (white), at +1, merge into one bell.
 
 # %%
 one_noise = torch.randn(1, 1, 28, 28)
@@ -274,7 +274,7 @@ for name, s in schedules.items():
     print(f"{name:8} spends {end - start:.0%} of its steps between log SNR 0 and -6 (t = {start:.2f} to {end:.2f})")
 
 # %% [markdown]
-# **What the figure shows.** Down to log SNR 0, where noise is as strong as signal, the guesser still knows which image it was: 784 pixels help each other. Nearly all of it is lost between 0 and -6, where each schedule spends about half of its steps; linear spends another quarter below -6, the other two almost nothing. And which *digit* it was goes between -1.5 and -5, most of it near -3. There the large decisions fall; at high log SNR only details are left to learn. (Larger images have more pixels to help each other, and need more noise still.)
+# **What the figure shows.** Down to log SNR 0, where image and noise are multiplied by the same number, the guesser still knows which image it was: 784 pixels help each other. Nearly all of it is lost between 0 and -6, where each schedule spends about half of its steps; linear spends another quarter below -6, the other two almost nothing. And which *digit* it was goes between -1.5 and -5, most of it near -3. There the large decisions fall. Above log SNR 0 this guesser has nothing left to find out; for a network, which has no list of images, only details are open. (Larger images have more pixels to help each other, and need more noise still.)
 #
 # **What does the end of the schedule cost?** Sampling starts from $\mathcal N(0, I)$, but the walk ends at $q(x_T \mid x_0)$. By (1.3), with $d$ pixels, the mismatch is
 #
@@ -297,7 +297,7 @@ for name, s in (schedules | {"linear betas, but T = 100": Schedule.from_betas(to
 widgets.schedule_explorer(digits[5:6], one_noise)
 
 # %% [markdown]
-# **What the figure shows.** A last beta of 0.005 stops too early, with the image at 0.28 of its strength: the eye hardly sees it, but the perfect guesser still would. And 0.05 arrives long before the end and spends most of its steps on snow.
+# **What the figure shows.** A last beta of 0.005 stops too early, with the image at 0.28 of its strength: the eye hardly sees it, but the perfect guesser still knows more than half: only 5 of the 13.3 bits are gone. And 0.05 arrives long before the end and spends most of its steps on snow.
 #
 # ## 1.6 Why there is a way back
 #
@@ -321,7 +321,7 @@ for beta in torch.tensor([0.7, 0.2, 0.01]):
 plots.panels(y, pictures, title="One step back", xlabel="x_{t-1}, given x_t = 0.15", ylabel="density")
 
 # %% [markdown]
-# **What the figures show.** After a large step, $x_{t-1}$ may have been in either bump, and no single Gaussian can say so. After a small step the exact density is nearly a Gaussian. Here is why. As a function of $y = x_{t-1}$, the factor $q(x_t\mid y)$ is a Gaussian bell around $c = x_t/\sqrt{\alpha_t}$ with variance $\beta_t/\alpha_t$. If the bell is narrow, $\log q_{t-1}(y)$, the log-density of $x_{t-1}$, is practically a straight line across it: $\log q_{t-1}(y) \approx \log q_{t-1}(c) + (y-c)\cdot h$ with the slope $h = \nabla\log q_{t-1}(c)$. A bell times the exponential of a straight line is the same bell, moved: completing the square in $-\tfrac{\alpha_t}{2\beta_t}\|y-c\|^2 + (y-c)\cdot h$ gives
+# **What the figures show.** After a step of 0.7, and even of 0.2, $x_{t-1}$ may have been in either bump, and no single Gaussian can say so. After a small step the exact density is nearly a Gaussian. Here is why. As a function of $y = x_{t-1}$, the factor $q(x_t\mid y)$ is a Gaussian bell around $c = x_t/\sqrt{\alpha_t}$ with variance $\beta_t/\alpha_t$. If the bell is narrow, $\log q_{t-1}(y)$, the log-density of $x_{t-1}$, is practically a straight line across it: $\log q_{t-1}(y) \approx \log q_{t-1}(c) + (y-c)\cdot h$ with the slope $h = \nabla\log q_{t-1}(c)$. A bell times the exponential of a straight line is the same bell, moved: completing the square in $-\tfrac{\alpha_t}{2\beta_t}\|y-c\|^2 + (y-c)\cdot h$ gives
 #
 # $$q(x_{t-1} \mid x_t) \approx \mathcal N\Big(\frac{x_t}{\sqrt{\alpha_t}} + \frac{\beta_t}{\alpha_t}\,\nabla\log q_{t-1}\Big(\frac{x_t}{\sqrt{\alpha_t}}\Big),\ \frac{\beta_t}{\alpha_t} I\Big) \qquad\text{for small } \beta_t \tag{1.16}$$
 
@@ -332,7 +332,7 @@ print(f"exact:  mean {mean:.4f}, variance {variance:.5f}")
 print(f"(1.16): mean {centre + beta / (1 - beta) * slope:.4f}, variance {beta / (1 - beta):.5f}")
 
 # %% [markdown]
-# They differ by the bend that the straight line leaves out: between the bumps $\log q$ curves upwards, which widens the step. ($\beta_t$ is small *enough* if $\log q_{t-1}$ hardly bends over a width of $\sqrt{\beta_t}$. Here $x_{t-1}$ was the data itself; after some noise $\log q$ is smoother, and larger steps will do.)
+# They differ because $\log q$ is not quite straight across the bell. In the middle between the bumps it curves upwards, and that widens the step. Its slope is steepest close to $c$ and smaller on both sides, so the mean moves a little less than (1.16) says. ($\beta_t$ is small *enough* if $\log q_{t-1}$ hardly bends over a width of $\sqrt{\beta_t}$. Here $x_{t-1}$ was the data itself; after some noise $\log q$ is smoother, and larger steps will do.)
 #
 # So a thousand small steps make each step back *simple*: only its mean has to be learned. The slope $\nabla\log q$ is called the *score*; it points to where data is denser, and we meet it again in 1.9.
 #
@@ -359,7 +359,7 @@ plots.curves(torch.arange(1, T + 1), {"beta, forward": betas, "beta tilde, back"
              title="Variance of a step forward, and of the step back if the data is known", xlabel="step t", ylabel="variance")
 
 # %% [markdown]
-# **What the figure shows.** After some thirty steps the two are the same to the eye: knowing $x_0$ narrows the step back only when $x_t$ is almost $x_0$ itself. ($\tilde\beta_1 = 0$ has no place on a logarithmic axis.)
+# **What the figure shows.** After some fifty steps the two are the same to the eye: knowing $x_0$ narrows the step back only when $x_t$ is almost $x_0$ itself. ($\tilde\beta_1 = 0$ has no place on a logarithmic axis.)
 #
 # ## 1.8 What to learn: the bound, from beginning to end
 #
@@ -573,7 +573,7 @@ plots.scatter({"data": points[:2000], "our DDPM, 1000 steps": drawn, "one guess,
               title="Two thousand points each")
 
 # %% [markdown]
-# **What the figure shows.** A thousand steps draw the spiral, with a few points lost between the arms. One step, handing the network pure noise as if it were a point at t = 0.5 and believing the answer, gives averages of *many* clean points: a disc in the middle. One question cannot choose; the walk chooses a little at every step. (At t = 1 the answer would be the middle itself, could we read it: there (1.27) divides by $\sqrt{\bar\alpha_T} = 0.0064$, which makes every error of the network 157 times larger. The walk hardly minds, because (1.18) gives the early guesses a tiny weight. Lesson 3 brings targets without this division.)
+# **What the figure shows.** A thousand steps draw the spiral, with a few points lost between the arms. One step, handing the network pure noise as if it were a point at t = 0.5 and believing the answer, gives averages of *many* clean points: a shapeless patch in the middle. One question cannot choose; the walk chooses a little at every step. (At t = 1 the answer would be the middle itself, could we read it: there (1.27) divides by $\sqrt{\bar\alpha_T} = 0.0064$, which makes every error of the network 157 times larger. The walk hardly minds, because (1.18) gives the early guesses a tiny weight. Lesson 3 brings targets without this division.)
 #
 # The library's `DDPM` is the same algebra with bad input refused; its general `Denoiser` (a network, a schedule, and what the network is asked for) has the same loss. Asserted, step by step:
 
@@ -617,9 +617,9 @@ plots.curves(steps, {"mean squared error of the noise": losses}, title="The loss
              xlabel="training step", ylabel="loss", yscale="log")
 
 # %% [markdown]
-# **What the figures show.** The first row shows blobs and snow, the next strokes, the later ones digits, most of which one can read. The loss falls steeply at first and very little later, while the samples go on improving: a part of it is unavoidable, as on the spiral (how large a part nobody knows for real digits), and what still improves is a small part of the total. We do not judge a diffusion model by its loss alone.
+# **What the figures show.** The first row shows blobs and snow, the next two strokes and lumps, the last two digits, of which one can read rather more than half. The loss falls by four fifths in the first hundred steps and slowly after that, in the second half by about a sixth; the samples improve most after that first fall: a part of it is unavoidable, as on the spiral (how large a part nobody knows for real digits). So we do not judge a diffusion model by its loss alone.
 #
-# **One question, or a walk?** The first row asks the network for the clean image once, from the original with noise at several levels; the second walks from the same starting images, in steps of 0.01.
+# **One question, or a walk?** The first row is the original with noise at seven levels. The second asks the network once for the clean image; the third walks there from the same noisy images, in steps of 0.01.
 
 # %%
 levels, g = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), torch.Generator().manual_seed(4)
@@ -632,7 +632,7 @@ plots.show({"noisy": torch.cat(starts), "one guess": blurs, "a walk": walks},
            title="From t = 0.1 (left) to t = 0.7 (right)")
 
 # %% [markdown]
-# **What the figure shows.** Little noise leaves one possible digit, and both agree. With more noise the guess turns into a blur of several digits, as (1.28) says it must, and the walk decides for one shape: at first the original, later another, and not always a good digit after two minutes of training. Now the whole way, a thousand steps for twenty images, with a new draw of noise in each:
+# **What the figure shows.** Little noise leaves one possible digit, and both agree. With more noise the guess blurs into an average of several digits, as (1.28) says it must; the grain at $t = 0.7$ is the network's own error, made larger by the division in (1.27). The walk decides for one shape: the original at $t = 0.1$ and 0.2, then others, not all of them good digits after two minutes of training. Now the whole way, a thousand steps for twenty images, with a new draw of noise in each:
 
 # %%
 ddpm, frames = DDPM(D.net, betas), []
@@ -680,7 +680,7 @@ plots.show({f"{name}  {distance(x):.1f}": x[:14] for name, x in results.items()}
            title="The same network, five ways to sample, and their Fréchet distances")
 
 # %% [markdown]
-# **What the figure shows.** *No noise*, or nearly none (for a small variance, the variance is much smaller than its root): $x_t$ holds less noise than the network is told, so it removes too much; the walks run to the plainest shape there is, a 1, and variety is gone. *Too much noise*: the network cannot keep up, and grain and torn strokes remain. *Four steps*: each step back is far from Gaussian, as in 1.6, and the strokes come out blurred and broken. Every error has its look; and where looks deceive, as in exercise 1.3, there is the number.
+# **What the figure shows.** *No noise*, or nearly none (for a small variance, the variance is much smaller than its root): $x_t$ holds less noise than the network is told, so it removes too much; without noise every walk runs to the plainest shape there is, a 1, and variety is gone; with the variance in place of its root most walks do. *Too much noise*: the network cannot keep up, and grain and torn strokes remain. *Four steps* (no bug, only too few): each step back is far from Gaussian, as in 1.6, and the last one returns the network's guess at $t = 0.25$ as it is; the strokes come out blurred and broken. Every error has its look; and where looks deceive, as in exercise 1.3, there is the number. (Even the right way is far above the floor: that is what a small network has learned in two minutes. And the number does not say *what* is wrong.)
 #
 # ## 1.13 A perfect denoiser that is useless
 #
@@ -707,7 +707,7 @@ print(f"distance to the nearest training digit: perfect {nearest(recalled).value
       f"trained {nearest(ours).values.mean():.1f}, unseen real digits {nearest(unseen).values.mean():.1f} (300 each)")
 
 # %% [markdown]
-# **What the figure shows.** Every sample of the perfect denoiser *is* one of the stored images. It has learned nothing but the list. The trained network's digits lie no nearer to the digits it was trained on than unseen real digits do, even a little further: they are new. What saves the network is that it *cannot* be perfect. The small one has 0.55 million weights, too few to store 60,000 images of 784 pixels; it is smooth, built of local filters, and was stopped long before it could memorise. It averages over images that are alike, and where it errs, it generalises. (Large networks trained long on few images do memorise; lesson 3 tests for it.)
+# **What the figure shows.** Every sample of the perfect denoiser *is* one of the stored images. It has learned nothing but the list. On average the trained network's digits lie a fifth further from the training digits than unseen real ones do: in general they are not copies. (Part of the distance is no merit: badly drawn digits are far from every real one.) What saves the network is that it *cannot* be perfect. The small one has 0.55 million weights, too few to store 60,000 images of 784 pixels; it is smooth, built of local filters, and saw each image only two or three times. It averages over images that are alike, and where it errs, it generalises. (Large networks trained long on few images do memorise; lesson 3 tests for it.)
 #
 # ## 1.14 A Rosetta stone
 #

@@ -41,7 +41,7 @@ schedule = Schedule.cosine()
 # %% [markdown]
 # ## 2.1 What a denoiser must see
 #
-# **How far must a network look to clean one pixel?** With little noise the neighbours are enough: a grey pixel on a black line is noise. With much noise the neighbours are noise, too, and only the whole image can tell which digit this might be. So a denoiser needs *fine detail* and *wide view* at once, and it needs to know how much noise there is.
+# **How far must a network look to clean one pixel?** With little noise the neighbours are enough: a grey pixel in the middle of a white stroke is noise. With much noise the neighbours are noise, too, and only the whole image can tell which digit this might be. So a denoiser needs *fine detail* and *wide view* at once, and it needs to know how much noise there is.
 #
 # A convolution with a kernel of size $k$ sees $k$ pixels; a second one sees $k - 1$ more, and if the first one moved in steps of $s$ pixels (its *stride*), each of those counts $s$ times. So after $L$ layers with kernels $k_l$ and strides $s_l$, one output pixel depends on a square of side
 #
@@ -95,7 +95,7 @@ for kernel, stride in [(3, 1), (3, 1), (3, 1), (3, 2)] + 8 * [(3, 1)]:  # stem, 
 print(f"(2.1) down to the end of the bottom: {r} pixels")
 
 # %% [markdown]
-# **What the figure shows.** The six convolutions see a square of side 13, as (2.1) says. The U-Net, with sixteen 3x3 convolutions in a row, sees the whole image even without attention, most strongly the middle. Attention makes no difference that one could see: with random weights it looks everywhere a little, and what it is to look for must be learned. (The last line counts only down to the end of the bottom, where one pixel is 4 wide; with that it exceeds the image already.)
+# **What the figure shows.** The six convolutions see a square of side 13, as (2.1) says. The U-Net, with sixteen 3x3 convolutions in a row, sees the whole image even without attention, most strongly the middle. Attention makes no difference that one could see: with random weights it looks everywhere a little, and what it is to look for must be learned. (The last printed line leaves out the way up; even so it gives more than the image's 28 pixels.)
 #
 # **Another cheap trick** stands at our network's door. `pixel_unshuffle` folds each square of 2x2 pixels into four channels: nothing is lost, and every layer after it works on a quarter of the places. (Cheap, but not free: section 2.9 measures the price in quality.)
 
@@ -139,7 +139,7 @@ print("                                           without it:",
       similarity(time_embedding(torch.tensor([1e-5, 2e-5, 9e-4]), 64))[0, 1:].tolist())
 
 # %% [markdown]
-# **What the figure shows.** With the 1000, near times are alike and distant ones are not, in degrees: slow waves remember the coarse time, fast ones the fine. (The faint stripes are fast waves that have come round again.) Without it all times look nearly the same.
+# **What the figure shows.** With the 1000, the nearest times are most alike, and on the whole the likeness falls with distance: slow waves remember the coarse time, fast ones the fine. It falls with ups and downs; the stripes are waves that have come round again. Without it all times look nearly the same.
 #
 # **And the alternatives?** One could give the bare number, or *learn* a vector for each hundredth of the time, as for classes (`nn.Embedding`). Which of them prepares best what a network must find out? Take a quantity that it surely needs, the log-SNR, and fit it by a single linear layer from each embedding, at 1,000 random times. Then judge at 1,000 *other* times:
 
@@ -255,9 +255,9 @@ for name, (_, gradient) in results.items():
     print(f"{name:11} gradient at the entrance: {gradient:.1e}")
 
 # %% [markdown]
-# **What the figure shows.** With neither, the signal is gone after a few blocks (what is left comes from the biases), and no gradient comes back. Either of the two is enough to let signal and gradient pass; with both, most of the gradient returns.
+# **What the figure shows.** With neither, what is left after two blocks comes almost only from the biases; that the signal is gone, the gradient shows. Either of the two is enough to let signal and gradient pass. (The gradients of the three cannot be compared closely: the loss is a mean square, so a larger output also sends back a larger gradient.)
 #
-# With both, the sum still grows with each block: variances add. EDM2 (Karras et al. 2024) *preserves magnitudes* instead: mix $a$ and $b$ with a weight $\tau$ and divide by the standard deviation of the mixture,
+# With both, the sum still grows with each block: variances add. EDM2 (Karras et al. 2024) *preserves magnitudes* instead: mix $a$ and $b$ with a weight $\tau$ and divide by the standard deviation that the mixture has if both are independent, with standard deviation 1,,
 #
 # $$\operatorname{mix}(a, b, \tau) = \frac{(1-\tau)\,a + \tau\,b}{\sqrt{(1-\tau)^2 + \tau^2}} \tag{2.8}$$
 
@@ -357,7 +357,7 @@ for size in (1, 3, 10):
           f"with QK normalisation {entropy(normed):.2f} (of {math.log(1000):.2f})")
 
 # %% [markdown]
-# Where queries and keys grow, plain attention ends by looking at a single token; then the softmax is flat, and hardly any gradient passes. Normalised, it stays open.
+# Where queries and keys grow, plain attention ends by looking at a single token; then a small change of a query no longer changes the weights, and hardly any gradient can pass. Normalised, it stays open.
 #
 # ## 2.5 Down, and up again
 #
@@ -374,7 +374,7 @@ plots.maps({f"{name}\nspread {y.std():.3f}": y[0, 0] - y.mean() for name, y in i
            title="A flat image, enlarged (inner part)")
 
 # %% [markdown]
-# **What the figure shows.** With a 3x3 kernel and stride 2 the painted kernels overlap unevenly: on one, two or four of them, in turn. A 4x4 kernel overlaps evenly (which is why Odena et al. advise it), but still four different sets of weights paint the four kinds of place, so a random start has a pattern, too, which training must remove. Enlarging first (each pixel becomes four) and convolving then treats every pixel alike. That is what our `Upsample` does. (Whether it matters for the trained network, section 2.9 measures.)
+# **What the figure shows.** With a 3x3 kernel and stride 2 the painted kernels overlap unevenly: a pixel is painted once, twice or four times, depending on its place. A 4x4 kernel overlaps evenly (which is why Odena et al. advise it), but still four different sets of weights paint the four kinds of place, so a random start has a pattern, too, which training must remove. Enlarging first (each pixel becomes four) and convolving then leaves a flat image flat. That is what our `Upsample` does. (Whether it matters for the trained network, section 2.9 measures.)
 #
 # ## 2.6 The whole U-Net
 #
@@ -491,7 +491,7 @@ for name, split in {"split_a": split_a, "split_b": split_b}.items():
 split_heads = split_a                                                   # the right one
 
 # %% [markdown]
-# To attention, words are a set, so `split_b` is wrong. It cuts a row of memory that holds the first word, then the second, into pieces that no longer belong to words. A *property that must hold* finds what shapes cannot.
+# To attention, words are a set, so `split_b` is wrong. In memory the words lie one after the other. `split_b` cuts this row as if the channels did, so its "words" are mixtures of several. A *property that must hold* finds what shapes cannot.
 #
 # SD3 and Flux (Esser et al. 2024) go one step further: **joint attention**. Image and text tokens each have their own linear maps, but stand in one long list and all look at all, so that the text can change, too. It takes the place of a self-attention among the pixels *and* a cross-attention to the words; what does it cost beside these two?
 
@@ -563,9 +563,9 @@ plots.show(positions_2d(7, 96).T.view(1, 96, 7, 7)[:, 0:96:6].transpose(0, 1), c
            title="Sixteen of the 96 waves that tell a token its place")
 
 # %% [markdown]
-# **What the figure shows.** A transformer does not know where a token is (2.4), so `net.positions` tells it: waves of the row (above) and of the column (below), four sines and then four cosines each, from fast to slow; the slow ones hardly move over seven places.
+# **What the figure shows.** A transformer does not know where a token is (section 2.4), so `net.positions` tells it: waves of the row (above) and of the column (below), four sines and then four cosines each, from fast to slow; the slow ones hardly move over seven places.
 #
-# **How should places be told?** Added waves are one way; a *learned* table is another; and most large models now *turn* queries and keys (*rotary* positions, Su et al. 2021). Take a pair of channels as a point in the plane, and turn it by an angle $\theta m$ at place $m$. Turning both points of a dot product by the same angle does not change it, so only the distance is left:
+# **How should places be told?** Added waves are one way; a *learned* table is another; and most large models now *turn* queries and keys (*rotary* positions, Su et al. 2021). Take a pair of channels as a point in the plane, and turn it by an angle $\theta m$ at place $m$. If both points are turned by the same angle, their dot product stays the same. So it depends only on the difference of the places:
 #
 # $$\big(R_{\theta m}\,q\big)\cdot\big(R_{\theta n}\,k\big) = q\cdot R_{\theta (n-m)}\,k, \qquad R_\varphi = \begin{pmatrix}\cos\varphi & -\sin\varphi\\ \sin\varphi & \cos\varphi\end{pmatrix} \tag{2.14}$$
 #
@@ -598,7 +598,7 @@ for name, error in {"no positions": error_of(nothing), "added waves": error_of(T
     print(f"{name:16} error {error:.1e}")
 
 # %% [markdown]
-# Without positions the best guess is the mean of all tokens; all three ways solve the task. They differ in what they can do beyond it: a learned table ends with its last entry, waves and turns go on. What positions are worth in a whole DiT, section 2.9 measures.
+# Without positions the best guess is the mean of the other tokens, with an error of $1 - 1/11 = 0.91$. All three ways solve the task; in these 300 steps the added waves come less close than the other two. They differ in what they can do beyond it: a learned table ends with its last entry, waves and turns go on. What positions are worth in a whole DiT, section 2.9 measures.
 #
 # **What does it cost?** A block with $N$ tokens of width $d$ needs $4Nd^2$ multiply-adds for attention's linear maps, $8Nd^2$ for the small network, which is four times as wide inside, and (2.11). (The map from the embedding adds $6d^2$ per image.)
 #
@@ -615,7 +615,7 @@ for name, net in {"U-Net": UNet(1, widths=(32, 64), num_classes=10), "DiT": dit}
 # %% [markdown]
 # ## 2.9 Which parts matter? A measurement
 #
-# Everything above sounded reasonable. So do many things that are not so. The table below changes **one thing at a time** and trains each network on the same examples (class-conditional MNIST, 32,000 of its 60,000 images, once; two seeds, the same learning rates for all). ("No zeros, no way past" goes one step further than "no zeros": with zeros and without a way past nothing would ever pass. And the DiT is another network altogether, of the same cost.) *Validation loss* is the mean squared error on test digits; the *Fréchet distance* is that of lesson 1 (500 samples). Lower is better for both; *gap* is the distance between the two seeds. It was made by `python benchmarks/ablations.py`, which takes an hour or two, and its rows are in `course_lib/assets/ablations.csv`.
+# Everything above sounded reasonable. So do many things that are not so. The table below changes **one thing at a time**, as far as that can be done (two rows with another patch have other levels and widths as well), and trains each network on the same examples (class-conditional MNIST, 32,000 of its 60,000 images, once; two seeds, the same learning rates for all). (*No zeros, no way past the blocks* is to be compared with *no zero initialisation*, not with the base: with zeros and without a way past nothing would ever pass. And the DiT is another network altogether, with as many multiply-adds and 1.7 times the parameters.) *Validation loss* is the mean squared error on test digits; the *Fréchet distance* is that of lesson 1 (500 samples). Lower is better for both; *gap* is the distance between the two seeds. It was made by `python benchmarks/ablations.py`, which takes an hour or two, and its rows are in `course_lib/assets/ablations.csv`.
 
 # %%
 table = {}
@@ -630,19 +630,20 @@ for name in sorted(table, key=lambda name: mean(name, "validation_loss")):
           f"{mean(name, 'frechet_distance'):16.2f}  ({gap(name, 'frechet_distance'):.2f})")
 
 # %% [markdown]
-# **What the table shows.** Read each row against *base* (or the row that its name refers to), with the gap between seeds beside it. From large to small:
+# **What the table shows.** Read each row against *base* (or the row that its name refers to), with the gap between seeds beside it. Roughly from large to small:
 #
-# - **Bridges** matter most by far, as 2.1 expected.
-# - **Fine pixels.** The best network of all works on the pixels as they are (*patch 1*), with narrow layers where the image is large: as many parameters as the base, 1.4 times the multiply-adds. Spending more than that on width (*48, 96*) or on blocks (*depth 2*) buys less. Coarse patches of 4 are far worse.
+# - **Bridges** matter most by far, as section 2.1 expected.
+# - **The transformer** is far behind the base after 32,000 images, with the same learning rates. Part of it may be its patches of 4: the U-Net with such patches is no better, though it is also smaller. Part may be that a transformer knows nothing of neighbours beforehand; this table does not separate the two. Without *positions* it is much worse still.
+# - **Fine pixels.** The best network of all works on the pixels as they are (*patch 1*), with narrow layers where the image is large: about as many parameters as the base, 1.4 times the multiply-adds (and one level more, which may help, too). Spending more than that on width (*48, 96*) or on blocks (*depth 2*) buys less. Coarse patches of 4 are far worse, at 0.6 times the multiply-adds.
 # - **A way past the blocks** and **a start at zero** keep the samples good in so short a training.
-# - **The transformer** is far behind after 32,000 images, with the same learning rates; it knows nothing of neighbours beforehand. Without *positions* it is much worse still.
-# - **Time** matters less than one would think. Without any, the network does nearly as well: it can guess the noise level from the image. The bare number and a learned table lie within a hundredth of the waves; the waves *without the 1000*, which look all alike (2.2), are hardly better than no time at all. Scale and shift beat adding.
-# - **Normalisation** and *SiLU* over ReLU help a little; *dropout* hurts here, for half an epoch cannot be learned by heart.
-# - **Null results.** *Attention* at 7 x 7 changes nothing in the loss, and *QK normalisation* nothing in it. Attention at 14 x 14 as well brings a little, for a quarter more work. The *transposed convolution* does as well as enlarging, whatever 2.5 made one fear. (On larger and richer images attention does pay: Dhariwal & Nichol 2021, table 1.)
+# - **Normalisation** is worth 6 per cent of the loss, *SiLU* over ReLU 2; *dropout* hurts here: it guards against learning images by heart, and a network that sees each image at most once cannot do that.
+# - **Time** matters less than one would think. Without any, the loss is only 4 per cent higher and the Fréchet distance a quarter; presumably the network can guess the noise level from the image. The bare number and a learned table come within one per cent of the waves; the waves *without the 1000*, which look all alike (section 2.2), get only a quarter of what time is worth, less than the bare number, although the linear test of section 2.2 put them before it: that test did not foretell what a network needs. Scale and shift beat adding.
+# - **Attention** at 14 x 14 as well lowers the loss by 2 per cent, as much as SiLU does, for a quarter more work; the Fréchet distance shows no difference beyond the seeds.
+# - **Null results.** *Attention* at 7 x 7, *QK normalisation* and the *transposed convolution* change the loss by no more than the seeds do, and the Fréchet distance hardly, whatever section 2.5 made one fear. (On larger and richer images attention does pay: Dhariwal & Nichol 2021, table 1.)
 #
 # What this table cannot show is which network is best after a long training, or with learning rates of its own.
 #
-# **One row again, live**, with half the images (and a loss at 8 noise levels, not 16, so compare these two with each other only). In the library, `UNet.join` is the `torch.cat` of `my_forward`. To take the bridges away, it is enough to put zeros in their place; the number of parameters stays the same.
+# **One row again, live**, with about half the images (and a loss at 8 noise levels, not 16, so compare these two with each other only). In the library, `UNet.join` is the `torch.cat` of `my_forward`. To take the bridges away, it is enough to put zeros in their place; the number of parameters stays the same.
 
 # %%
 class NoBridges(UNet):
@@ -706,11 +707,11 @@ print(f"entropy of the weights, mean over all places: {[round(e, 2) for e in (-(
       f"nats a head; looking everywhere alike would be {math.log(49):.2f}")
 
 # %% [markdown]
-# **What the figures show.** The first level's features are edges and strokes of the noisy image; at the bottom each pixel stands for a 4 x 4 patch and the features are coarse; on the last level a few features hold the cleaned strokes. After so short a training attention looks nearly everywhere alike, as the entropies say, and the table has said already that little depends on it here. In lesson 5, with captions, the maps will have something to tell.
+# **What the figures show.** The first level's features are the noisy image, filtered in several ways, the 2 shining through in some; at the bottom each pixel stands for a 4 x 4 patch and the features are coarse; on the last level two or three of the twelve show strokes, and the others still look like noise. After so short a training attention looks nearly everywhere alike, as the entropies say, and the table has said already that little depends on it here. In lesson 5, with captions, the maps will have something to tell.
 #
 # ## What we built
 #
-# The U-Net from its parts, each asserted equal to the library's; a transformer from its parts; conditions through three doors; two tests that find what shapes cannot; and a table that says which parts earn their keep.
+# The U-Net from its parts, each asserted equal to the library's; a transformer from its parts; conditions through three doors; three tests that find what shapes cannot; and a table that says which parts earn their keep.
 #
 # **Three things to remember.** (1) A denoiser needs fine detail and a wide view: go down, come up, and build bridges. (2) Test properties, not only shapes: attention does not know order, examples do not see each other, a new block is the identity. (3) An architecture is an opinion until it is measured, one change at a time, with the noise between seeds beside it.
 #

@@ -11,7 +11,7 @@
 #
 # {{badge}}
 #
-# "My samples are pure noise." "I cannot reach the FID of the paper." These are the two sentences that one reads most often in the issue trackers of diffusion code. This lesson is about both: what to minimise and why, what makes training work, what breaks it and how one finds out, and how to tell a good model from one that only looks good.
+# "My samples are pure noise." "I cannot reach the FID of the paper." One meets these two sentences again and again in the issue trackers of diffusion code. This lesson is about both: what to minimise and why, what makes training work, what breaks it and how one finds out, and how to tell a good model from one that only looks good.
 #
 # **After this lesson you can** say what each loss estimates; change between targets, weightings and ways to draw times, and know what changes and what does not; derive flow matching and EDM's preconditioning; choose a schedule for a resolution; train with averaged weights and in half precision; find the mistake in a training that fails; and judge samples by several metrics with their biases and error bars.
 #
@@ -85,7 +85,7 @@ for name, x in ends.items():
     print(f"{name:10} share of samples above 0: {(x > 0).double().mean():.3f} (the data: 0.700), standard deviation within the upper bump {x[x > 0].std():.3f} (0.100)")
 
 # %% [markdown]
-# **What the figure shows.** Only the mean keeps the shares. (Its bumps are a little thinner than the data's.) The median, asked in the middle of the way, answers with the likelier value altogether, and the rarer one dies out. All the equations of lesson 1 want a conditional *mean*; so a diffusion model is trained with $\ell_2$. (People train with $\ell_1$ or Huber, too, and like the crisper pictures. Now you know what they pay.)
+# **What the figure shows.** Only the mean keeps the shares. (Its bumps are a little thinner than the data's.) The median, asked in the middle of the way, answers with the likelier value altogether, and the rarer one shrinks from 30 % to 11 % (Huber's loss with $\delta = 0.1$ does nearly the same). All the equations of lesson 1 want a conditional *mean*; so a diffusion model is trained with $\ell_2$. (People train with $\ell_1$ or Huber, too, and like the crisper pictures. Now you know what they pay.)
 #
 # ## 3.2 One loss, four weightings
 #
@@ -97,7 +97,7 @@ for name, x in ends.items():
 #
 # $$\epsilon:\ \mathrm{SNR}, \qquad x_0:\ 1, \qquad v:\ \mathrm{SNR}+1, \qquad \text{flow}:\ \big(1+\sqrt{\mathrm{SNR}}\big)^2 \tag{3.5}$$
 #
-# Measured, with an untrained network, whose guesses are as wrong as any:
+# The next cell measures them with an untrained network, whose guesses are as wrong as any, and stops if one misses (3.5) by more than 2 %; the figure draws the formulas:
 
 # %%
 class MLP(nn.Module):
@@ -128,7 +128,7 @@ plots.curves(log_snr, {name: f(log_snr.exp()) for name, f in formulas.items()}, 
              title="The weight that each target puts on the error of x0", xlabel="log SNR   (noise → data)", ylabel="weight")
 
 # %% [markdown]
-# **What the figure shows.** $\epsilon$, $v$ and flow weigh clean images most, $x_0$ weighs all alike. The three differ at the noisy end: $\epsilon$ hardly asks what the image is when there is much noise, $v$ and flow always ask a little.
+# **What the figure shows.** $\epsilon$, $v$ and flow weigh clean images most, $x_0$ weighs all alike. At the noisy end they part: $\epsilon$ hardly asks what the image is when there is much noise, $v$ and flow always ask a little. ($v$ and flow differ only in the middle, by a factor of two at most.)
 #
 # A weight can be put on any loss by hand, so is the target only a matter of taste? No: the *function* that the network must produce differs. Near the data, $x_0$ asks it to repeat its input; near pure noise, $\epsilon$ does, and there a small error of $\epsilon$ is divided by $\alpha \approx 0$ (lesson 1). $v$ is never a mere copy of the input.
 #
@@ -161,7 +161,7 @@ times = torch.linspace(0, 1, 60)
 straight = (1 - times) * clean + times * noise                                       # (5, 60)
 states = list(ddim(exact, flow, noise, grid(flow, 59)))                              # from t = 1 to t = 0
 followed = torch.cat(states[::-1], dim=1)                                            # (5, 60)
-plots.panels(times, {"straight lines": {f"from noise {k}": straight[k] for k in range(5)}, "following the mean": {f"from noise {k}": followed[k] for k in range(5)}},
+plots.panels(times, {"straight lines": {f"$\\epsilon_{k}$": straight[k] for k in range(5)}, "following the mean": {f"$\\epsilon_{k}$": followed[k] for k in range(5)}},
              xlabel="t   (data → noise)", ylabel="x")
 x, t_now, s = noise, torch.tensor(0.7, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64)
 u = (x - exact(x, t_now)) / t_now                                                    # eps_hat - x0_hat
@@ -272,7 +272,7 @@ for name, weight in {"v loss": lambda t: 1.0, "the bound": bound}.items():
         print(f"{name:9} {way:10} size of the gradient's noise, root of the summed variances: {draws.var(0).sum().sqrt():7.3f}")
 
 # %% [markdown]
-# **What this shows.** For the $v$ loss on these data no way of drawing is much better than another: its gradients have nearly one size at all times, so hardly any of their noise comes from the times: it comes from $\epsilon$ and from which examples were drawn. (A good reason to like this loss. Nor do stratified times help here beyond the error of 200 draws.) For the bound, whose gradients are huge near $t = 0$, drawing those times more often and weighing them less halves the noise. That is why one needs it to train the bound itself (Nichol & Dhariwal 2021), and not to train $v$. *Logit-normal* times, $t = \operatorname{sigmoid}(z)$ with normal $z$, as in EDM and SD3, are usually *not* weighed back: there they are a weighting in disguise, with an accent on the middle.
+# **What this shows.** For the $v$ loss on these data no way of drawing is much better than another: its gradients differ in size by less than a factor of three over all times (the bound's by several hundred), so there is little for importance sampling to win: nearly all of the noise comes from $\epsilon$ and from which examples were drawn. (A good reason to like this loss. Stratified times give 3 % less here; with 200 draws, and no error bar, we do not build on that.) For the bound, whose gradients are huge near $t = 0$, drawing those times more often and weighing them less halves the noise. That is why one needs it to train the bound itself (Nichol & Dhariwal 2021), and not to train $v$. *Logit-normal* times, $t = \operatorname{sigmoid}(z)$ with normal $z$, as in EDM and SD3, are usually *not* weighed back: there they are a weighting in disguise, with an accent on the middle.
 
 # %% [markdown]
 # ## 3.6 Designing a schedule
@@ -343,7 +343,7 @@ for name, b in bright.items():
     print(f"{name:24} standard deviation {b.std():.3f} (uniform: {3**-0.5:.3f}), darker than -0.8: {(b < -0.8).double().mean():.3f} (uniform: 0.100)")
 
 # %% [markdown]
-# **What the figure shows.** With the usual schedule, perfect sampling of a perfect model yields medium pictures only. `Schedule.zero_terminal_snr` shifts and stretches $\sqrt{\bar\alpha}$ to end at 0 exactly, and the brightness is right again. There $\epsilon$ says nothing about $x_0$ any more, so it needs another target: $v$.
+# **What the figure shows.** With the usual schedule, perfect sampling of a perfect model yields medium pictures only. `Schedule.zero_terminal_snr` shifts and stretches $\sqrt{\bar\alpha}$ to end at 0 exactly, and the brightness is very nearly right again. There $\epsilon$ says nothing about $x_0$ any more, so it needs another target: $v$.
 #
 # ## 3.7 Learning the variance, and counting bits
 #
@@ -353,7 +353,7 @@ for name, b in bright.items():
 #
 # (At the first step $\tilde\beta_1 = 0$; the second step's is taken there.)
 #
-# $L_{\text{simple}}$ does not contain the variance, so nothing would teach it. The bound does. The *hybrid* loss takes both, and a little of the bound, in bits per dimension. (The bound is a sum over $T$ steps; one term is drawn, and multiplied by $T$.) The network's guess of $\epsilon$ is detached in the second part, so that the bound's gradient reaches the variance only:
+# $L_{\text{simple}}$ does not contain the variance, so nothing would teach it. The bound does. The *hybrid* loss is $L_{\text{simple}}$ plus a little of the bound, which is counted in bits per dimension. (The bound is a sum over $T$ steps; one term is drawn, and multiplied by $T$.) The network's guess of $\epsilon$ is detached in the second part, so that the bound's gradient reaches the variance only:
 #
 # $$L_{\text{hybrid}} = L_{\text{simple}} + 0.001\;L_{\text{vlb}} \tag{3.21}$$
 #
@@ -405,15 +405,15 @@ for name, term in terms.items():
 print(f"the data's own:    {(-small_ring.log_prob(test).mean() / 2 / math.log(2) - math.log2(2 / 255)):.3f}")
 
 # %% [markdown]
-# **What the figure shows.** A learned variance shortens the file, against $\tilde\beta$ much and against $\beta$ a little, at the price of one more output per pixel. Nearly all of it is won in the first few steps next to the data, where $\beta$ and $\tilde\beta$ lie far apart. What is left to the truth may be the price of 100 steps, in which each posterior is only nearly a Gaussian, or of a short training; we have not told the two apart.
+# **What the figure shows.** A learned variance shortens the file, by 0.45 bits per dimension against $\tilde\beta$ and by 0.20 against $\beta$, at the price of one more output per pixel. Against $\tilde\beta$ nearly all of it is won in the first six steps next to the data; against $\beta$ about three quarters, and the rest mostly by step 20, where $\beta$ and $\tilde\beta$ lie far apart. The bits that still separate us from the data's own length may be the price of 100 steps, in which each posterior is only nearly a Gaussian, or of a short training; we have not told the two apart.
 #
 # ## 3.8 The craft of training
 #
-# **Averaging weights.** A network that still moves around its goal is, on average, nearer to it than at any moment. The *exponential moving average* keeps a second set of weights, $\bar\theta \leftarrow \beta\,\bar\theta + (1-\beta)\,\theta$. Unrolled, weights of $k$ steps ago count
+# **Averaging weights.** A network that still moves around its goal is, on average, nearer to it than at most moments. The *exponential moving average* keeps a second set of weights, $\bar\theta \leftarrow \beta\,\bar\theta + (1-\beta)\,\theta$. Unrolled, weights of $k$ steps ago count
 #
 # $$(1-\beta)\,\beta^{k}, \qquad\text{and the random start still counts } \beta^{n} \text{ after } n \text{ steps} \tag{3.23}$$
 #
-# With the popular $\beta = 0.9999$ that is 90 % after 1000 steps: the samples of a short run come from noise. Two remedies: a *warm-up*, $\min\big(\beta, \frac{1+n}{10+n}\big)$, or a *power function* (Karras et al. 2024), which `train.train` uses. Take $\beta_n = (1-\frac1n)^{\gamma+1}$ at step $n$. By the telescoping product, step $k$ counts after $n$ steps
+# With the popular $\beta = 0.9999$ that is 90 % after 1000 steps: the average of a short run is still mostly the untrained network, and so are its samples. Two remedies: a *warm-up*, $\min\big(\beta, \frac{1+n}{10+n}\big)$, or a *power function* (Karras et al. 2024), which `train.train` uses. Take $\beta_n = (1-\frac1n)^{\gamma+1}$ at step $n$. By the telescoping product, step $k$ counts after $n$ steps
 #
 # $$(1-\beta_k)\prod_{j=k+1}^{n}\Big(1-\frac1j\Big)^{\gamma+1} = (1-\beta_k)\Big(\frac kn\Big)^{\gamma+1} \approx \frac{\gamma+1}{n}\Big(\frac kn\Big)^{\gamma} \tag{3.24}$$
 #
@@ -467,7 +467,7 @@ plots.curves(torch.arange(len(constant)), lines, yscale="log", title="Avoidable 
 print({name: round(result[name], 4) for name in ("0.0", "power 3", "power 9", "power 16")})
 
 # %% [markdown]
-# **What the figure shows.** Averaging beats the last weights; too long an average without a warm-up is far worse than none. (The warm-up itself does not exceed 0.99 in 800 steps, so beyond that its curve is flat.) A power average scales with the run, by (3.24), however long it is; its $\gamma$ still matters, and the best one here does as well as the best constant decay.
+# **What the figure shows.** Averaging beats the last weights; too long an average without a warm-up is up to twice as bad as none. (The warm-up itself does not exceed 0.99 in 800 steps, so beyond that its curve is flat.) A power average scales with the run, by (3.24), however long it is; its $\gamma$ still matters, and the best one here does as well as the best constant decay.
 #
 # *Post-hoc averages.* Which length is best is known only afterwards. Karras et al. (2024) store snapshots of two power-function averages during the run, and afterwards combine them linearly into an average of any other length: the coefficients are those whose combined profile over the steps, by (3.24), comes nearest to the wanted profile in least squares.
 
@@ -530,7 +530,7 @@ for name, change in changes.items():
     print(f"{name:27}" + "".join(f"{variant(seed, **change):8.4f}" for seed in range(2)))
 
 # %% [markdown]
-# The rate matters most: between one that is too low to arrive and one that destroys the network lies little more than a factor of ten, so try it first, in factors of three. (0.1433, whatever the seed, is a dead network: it gives one and the same answer to every input.) Letting it fall to zero is worth another factor of four or five, in whichever way it falls. Clipping guards against rare huge gradients; it costs little where there are none, and is no cure for a rate that is too high. For the same number of examples, 150 large steps are far too few at this rate, and 2,400 small ones hardly better than 600. For the same number of steps a larger batch is better, and four times the work. And *gradient accumulation*, a batch taken in parts whose gradients add up, is the same training up to rounding, in a fraction of the memory: the last line against the line before.
+# The rate matters most: 1e-3 is too low to arrive in 600 steps, 1e-1 destroys the network, and both rates tried in between work, so try it first, in factors of three. (0.1433, whatever the seed, is a dead network: it gives one and the same answer to every input.) Letting it fall to zero is worth another factor of about five, in whichever way it falls. Clipping guards against rare huge gradients; it costs little where there are none, and is no cure for a rate that is too high. For the same number of examples, 150 large steps are far too few at this rate, and 2,400 small ones hardly better than 600. For the same number of steps a larger batch is better, and four times the work. And *gradient accumulation*, a batch taken in parts whose gradients add up, is the same training up to rounding, in a fraction of the memory: the last line against the line before.
 #
 # **Half precision.** fp16 has 5 bits of exponent and 10 of fraction, bf16 8 and 7: bf16 reaches as far as fp32 and is coarse, fp16 is finer and short.
 
@@ -692,17 +692,17 @@ for name in ("healthy", "average too slow", "wrong sign"):
     print(f"correlation of samples with the noise they began as, {name}: {torch.corrcoef(torch.stack([began.flatten(), clouds[name].flatten()]))[0, 1]:.2f}")
 
 # %% [markdown]
-# **What the figure and the table show.** *The training loss.* Wrong sign, average too slow and other schedule have the healthy loss, step by step: a network learns $-v$ as easily as $v$, and the other two defects come after the loss. Data in [0, 1] and noise drawn once end *lower*; the second far below the exact network, which no honest loss can be. (Data of half the size have a lower floor of their own.) Time, labels, sigma squared and t below 0.5 end higher, but they fell, too, and without a healthy twin nobody would know. Only rate x 30 shows itself, by its jump. (Where such a run ends depends on the seed.)
+# **What the figure and the table show.** *The training loss.* Wrong sign, average too slow and other schedule have the healthy loss, step by step: a network learns $-v$ as easily as $v$, and the other two defects come after the loss. Data in [0, 1] and noise drawn once end *lower*; the second far below the exact network, which no honest loss can be. (Data of half the size have a lower floor of their own.) Time, labels, sigma squared and t below 0.5 end higher, but they fell, too, and without a healthy twin nobody would know. Rate x 30 ends higher, too, and shows itself by its jump. (Where such a run ends depends on the seed.)
 #
 # *Validation by noise level* says more: t below 0.5 is as good as the healthy training at 0.2 and 0.5, and lost at 0.8.
 #
-# *The samples.* Average too slow returns the very noise it began with, as the correlation says; wrong sign throws the same noise out of the frame. Time not passed leaves a haze of strays, labels at 1 - p mixes the moons. Data in [0, 1] sits in the wrong place at half the size; mapped back, it is worse than the healthy one, but no ruin. And three *look* better than the healthy training: other schedule, sigma squared and t below 0.5 draw fine lines where the data is broad. Their labels are right more often, and the energy distance of sigma squared is at the floor, though that of the other two is ten times the healthy one. (Nor does a thin line prove a defect: in twenty steps even the exact network draws moons thinner than the data's.)
+# *The samples.* Average too slow returns the very noise it began with, as the correlation says; wrong sign throws the same noise out of the frame. Time not passed leaves a haze of strays, labels at 1 - p mixes the moons. Data in [0, 1] sits in the wrong place at half the size; mapped back, it is worse than the healthy one, but no ruin. And three *look* better than the healthy training: other schedule, sigma squared and t below 0.5 draw fine lines where the data is broad. Their labels are right more often, and the energy distance of sigma squared is at the floor, though those of the other two are ten and fourteen times the healthy one. (Nor does a thin line prove a defect: in twenty steps even the exact network draws moons thinner than the data's.)
 #
 # **From symptoms to tests.** A test returns one number, and we know beforehand what it must be. Four formulas tell us, and one from section 3.8. A network whose last layer starts at zero has as its first loss the mean square of $v = \alpha\epsilon - \sigma x_0$; the noise is independent of the data, so the mixed term vanishes, and per coordinate
 #
 # $$\mathbb E\,v^2 = \alpha^2 + \sigma^2\,\mathbb E\,x_0^2. \tag{3.25}$$
 #
-# (On average over all times this is the 0.615 with which nearly every row of the table begins.)
+# (On average over all times this is the 0.615 with which eight of the eleven trainings begin.)
 #
 # For the same reason the noisy data has, per coordinate,
 #
@@ -796,7 +796,7 @@ for name, r in runs.items():
     assert all(low <= v <= high for v, low, high in values) == (name == "healthy")
 
 # %% [markdown]
-# **What the matrix shows.** A point is a pass, a number a failure. The healthy training passes every test, and each defect fails at least one. The tests from *range* to *gauss* need no training and find seven of the ten before the first step. Four defects fail one test only: nothing general stands in for looking at the range, the time, the labels and the average. Even *lib*, the loss by somebody else's code, misses most of them. Combinations tell defects apart: wrong sign, other schedule and sigma squared all fail *answer*; if *var* passes it is the sign, if *gauss* fails it is the sampler.
+# **What the matrix shows.** In the healthy row all numbers are shown, and all pass. In the rows below, a point is a pass and a number a failure. The healthy training passes every test, and each defect fails at least one. The tests from *range* to *gauss* need no training and find seven of the ten before the first step. Four defects fail one test only: nothing general stands in for looking at the range, the time, the labels and the average. Even *lib*, the loss by somebody else's code, misses most of them. Combinations tell defects apart: wrong sign, other schedule and sigma squared all fail *answer*; if *var* passes it is the sign, if *gauss* fails it is the sampler.
 #
 # This is one seed, one toy, one defect at a time. The limits of the first eight tests come from formulas and sample sizes, with room (in *gauss* for the error of twenty steps); those of the last five are judgement. On images a missing time does less damage (lesson 2, section 2.9), so *clock* is needed there all the more.
 #
@@ -812,7 +812,7 @@ for name, r in runs.items():
 # | 8 | samples shifted or too small | range | range |
 # | 9 | wrong class | labels dropped, or mixed up | labels |
 #
-# **"My samples are pure noise."** In our matrix few defects look like that; look in this order. (1) Sample with the live weights, those of the last step: an average that is still the start returns its noise, and the training loss does not show it. (2) *answer*: training and sampling disagree about a sign or a coefficient, again with a healthy loss. (3) The loss itself: nearly zero, and the noise is reused; a jump, and the rate is too high. Of the others, noise drawn once gives clumps and too high a rate a shapeless cloud; none gave noise. (How often each happens elsewhere, ten defects of our own choice cannot say. The order is what is quick to try and what the loss hides.)
+# **"My samples are pure noise."** In our figure only one defect looks like that, average too slow; wrong sign gives the same noise, blown up; look in this order. (1) Sample with the live weights, those of the last step: an average that is still the start returns its noise, and the training loss does not show it. (2) *answer*: training and sampling disagree about a sign or a coefficient; with a wrong sign or another schedule the loss is healthy. (3) The loss itself: nearly zero, and the noise is reused; a jump, and the rate is too high. (Those in (3) gave no noise here, but clumps and a shapeless cloud.) (How often each happens elsewhere, ten defects of our own choice cannot say. The order is what is quick to try and what the loss hides.)
 
 # %% [markdown]
 # # Part II · Is it good?
@@ -973,7 +973,7 @@ plots.curves(places[:, 0], {name: data.GaussianMixture(*m).log_prob(places).exp(
              title="Mean 0 and variance 1, all three", xlabel="x", ylabel="density")
 
 # %% [markdown]
-# At every $n$ the mean of KID is 0 to within two or three of its standard errors, while the Fréchet distance is not; but a single draw of KID spreads widely. **What the figure shows.** The Fréchet distance cannot tell the three shapes apart. The cubic kernel sees the long tail, a third moment, but not the bumps; the Gaussian kernel sees both if its width suits the data, and with $w = 10$ neither.
+# At every $n$ the mean of KID is 0 to within two of its standard errors, at $n = 1000$ to within three (the four share their digits, so they are not four independent trials), while the Fréchet distance is not; but a single draw of KID spreads widely. **What the figure shows.** (The figure draws the three shapes.) The Fréchet distance cannot tell them apart. The cubic kernel sees the long tail, a third moment, but not the bumps; the Gaussian kernel sees both if its width suits the data, and with $w = 10$ neither.
 #
 # ## 3.13 Scores that ask one question
 #
@@ -1003,7 +1003,7 @@ for name, z in {"10,000 test digits": test_z, "ten pictures, 200 times": train_z
 #
 # $$\mathrm{precision} = \frac1M\sum_{j=1}^M\mathbf 1\big[\,|g_j-r_i|\le\rho_k(r_i)\ \text{for some } i\,\big], \qquad \mathrm{recall}: g \text{ and } r \text{ exchanged} \tag{3.41}$$
 #
-# Precision asks whether the samples are good, recall whether they are all there. Construct the failures:
+# Precision asks whether the samples look like data, recall whether all of the data are found among the samples. Construct the failures:
 
 # %%
 def inside(points, cloud, k=3):
@@ -1076,11 +1076,11 @@ for part in ((0, 1, 2), (3, 4)):
     plots.panels(torch.tensor(ns), {names[k]: {label: means[:, k]} for k in part}, errors={names[k]: {label: spreads[:, k]} for k in part}, xlabel="n", xscale="log")
 
 # %% [markdown]
-# **What the figures show.** The Fréchet distance is biased upwards, the Inception Score downwards (a few pictures show less variety than there is); KID is not (a mean of ten draws is itself uncertain by a third of its bar); precision and recall change slowly. So every score is compared at one $n$, with its floor and its spread.
+# **What the figures show.** The Fréchet distance is biased upwards, the Inception Score downwards (a few pictures show less variety than there is); KID is not (a mean of ten draws is itself uncertain by a third of its bar); precision and recall start about 0.05 too high at $n = 50$ and hardly change from 200 on. So every score is compared at one $n$, with its floor and its spread.
 #
 # ## 3.14 Metrics that disagree
 #
-# **Which metric sees which damage?** Spoil 1,000 real test digits in ways we know, and compare with 1,000 others. All the rest gives nine draws of the floor. Copies are of training digits.
+# **Which metric sees which damage?** Spoil 1,000 real test digits in ways we know, and compare with 1,000 others. All the rest gives nine draws of the floor. The copies and the ten repeated images are training digits.
 
 # %%
 n = 1000
@@ -1145,9 +1145,9 @@ def scores(z, n=500):
     """Features z (n, 128) -> Fréchet distance, 1000 KID, precision, recall"""
     return torch.tensor([metrics.frechet_distance(z, reference), 1000 * whole_kid(z, test_z[:n]), *metrics.precision_recall(test_z[:n], z)])
 
-floors = torch.stack([scores(z) for z in train_z[:2500].split(500)])                # (5, 4)
+floors = torch.stack([scores(z) for z in train_z.split(500)])                       # (20, 4)
 print(f"{'500 digits':14}  Fréchet  1000 KID  precision  recall  class agreement")
-print(f"{'real, 5 draws':14}" + "".join(f"{value:9.2f}" for value in floors.mean(0)) + f"   {(belief(test_z).argmax(1) == test_y).double().mean():10.1%} (test digits)")
+print(f"{'real, 20 draws':14}" + "".join(f"{value:9.2f}" for value in floors.mean(0)) + f"   {(belief(test_z).argmax(1) == test_y).double().mean():10.1%} (test digits)")
 print(f"{'   their sd':14}" + "".join(f"{value:9.2f}" for value in floors.std(0)))
 for name, x in samples.items():
     print(f"{name:14}" + "".join(f"{value:9.2f}" for value in scores(look(x))) + f"   {metrics.class_agreement(x, asked):10.1%}")
@@ -1158,9 +1158,9 @@ for name in samples:
           f"{m['n']:,} digits: class agreement {m['class_agreement']:.2%}")
 
 # %% [markdown]
-# **What the table shows.** At $n = 500$ KID cannot tell either model from real digits; the Fréchet distance can hardly tell the large one, and the small one by a few standard deviations of the floor. The cards, with 2,000 digits, see what 500 could hardly see: both lie above real digits, the small model about four times as far. The *class agreement* asks something else, whether the digit is the one that was ordered, and there both are measurably below real digits: a share of $p$ of 500 is known to $\sqrt{p(1-p)/500}$, here to somewhat less than a point. (Guidance, lesson 5, is the usual remedy, and costs variety.)
+# **What the table shows.** At $n = 500$ KID cannot tell either model from real digits; nor, in truth, can the Fréchet distance: even the small model is little more than one standard deviation above the floor. The cards, with 2,000 digits, see more. The small model lies far above real digits; the large one about three standard deviations above the card's floor, and less than two above that of section 3.11 (0.153 $\pm$ 0.046), so it is probably, not certainly, worse than real digits. The *class agreement* asks something else, whether the digit is the one that was ordered, and there both are measurably below real digits: a share of $p$ of 500 is known to $\sqrt{p(1-p)/500}$, here to somewhat less than a point. (Guidance, lesson 5, is the usual remedy, and costs variety.)
 #
-# **Have they been learned by heart?** **Memory** none of these numbers sees, so look for it: how far is each sample from its *nearest training image*? Divide by the median for test digits, which nobody can have learned by heart. The next cell tries this on copies, too, disguised by a little noise or by a shift of one pixel. (It searches 10,000 of the 60,000 training images; a real check searches all.)
+# **Have the models learned by heart?** None of these numbers sees memory, so we must look for it ourselves: how far is each sample from its *nearest training image*? Divide by the median for test digits, which nobody can have learned by heart. The next cell tries this on copies, too, disguised by a little noise or by a shift of one pixel. (It searches 10,000 of the 60,000 training images; a real check searches all.)
 
 # %%
 copies, stored = train_x[:200], train_x.flatten(1)                                  # (10000, 784)
@@ -1177,7 +1177,7 @@ for where, d in nearest.items():
 plots.panels(at, shares, title="How near is the nearest training image?", xlabel="ratio to test median", ylabel="share nearer than this")
 
 # %% [markdown]
-# **What the figure shows.** Pixels find every noisy copy and are blind to a shift. Features find that the shifted copies, as a set, are too near, and are blind to the noise. The model's samples lie as test digits do: no sign of copies among the images searched. So check with more than one distance, and look at the nearest pairs.
+# **What the figure shows.** Pixels find every noisy copy and are blind to a shift. Features find that the shifted copies, as a set, are too near, and are blind to the noise. The model's samples lie nearly as test digits do, in features a little nearer; there is no heap of very near ones, so no sign of copies among the images searched. So check with more than one distance, and look at the nearest pairs.
 #
 # ## 3.16 Why not simply the loss?
 #
@@ -1221,7 +1221,7 @@ plots.scatter(clouds, title="Samples from the same noise, and how much of them a
 #
 # ## What we built
 #
-# A reason for every part of the training: what the loss estimates, what a target and a weighting change, when a schedule fits, why weights are averaged. Ten broken trainings and thirteen tests that tell them apart. And a set of metrics, each derived, each with the number that real data score.
+# A reason for every part of the training: what the loss estimates, what a target and a weighting change, when a schedule fits, why weights are averaged. Ten broken trainings and thirteen tests that tell them apart. And a set of metrics, each rebuilt from its formula, nearly all beside the number that real data score.
 #
 # **Three things to remember.** (1) All targets minimise one error with different weights; the mean is what the equations need. (2) A training that fails seldom says so: test the parts, not the loss. (3) A metric without its sample size, its floor and its spread is not a measurement.
 #

@@ -119,7 +119,7 @@ plots.panels(counts, {f"data of width {w}": {name: torch.stack([final_width(w, n
              title="Two variances", xlabel="steps", ylabel="width of the samples / w", xscale="log", ylim=(0, 1.15))
 
 # %% [markdown]
-# **What the figure shows.** The posterior's samples are too thin in all three panels, most where the data is narrow: with 50 steps 0.41, 0.79 and 0.96 of the right width. Sigma-hat is nearer to 1 throughout; in the middle panel it overshoots by 5 %. Both reach the data as the steps become many. (That is for a perfect denoiser. With a trained one on CIFAR-10, Song, Meng and Ermon, table 1, report with 10 steps FID 41 for the posterior and 367 for sigma-hat; with 1,000 steps 4.7 and 3.2. So the choice cannot be made from theory alone.)
+# **What the figure shows.** The posterior's samples are too thin in all three panels, most where the data is narrow: with 50 steps 0.41, 0.79 and 0.96 of the right width. Sigma-hat is nearer to 1 throughout; in the middle panel it overshoots by 5 %. Both approach the data as the steps become many; at width 0.02 the posterior is still about a tenth too thin with 1,000. (That is for a perfect denoiser. With a trained one on CIFAR-10, Song, Meng and Ermon, table 1, report with 10 steps FID 41 for the posterior and 367 for sigma-hat; with 1,000 steps 4.7 and 3.2. So the choice cannot be made from theory alone.)
 #
 # ## 4.3 DDIM: the same marginals, any amount of noise
 #
@@ -189,7 +189,7 @@ floor = torch.tensor([distance(three.sample(n, seed=k)) for k in range(10)])
 print(f"20,000 draws of the data itself: {floor.mean():.4f} +- {floor.std():.4f}")
 
 # %% [markdown]
-# **What the table shows.** Within the family the error grows with $\eta$ at 5, 10 and 20 steps; at 50 chance is too large to tell. What matters far more is the number of steps. Sigma-hat, which is outside the family, is clearly best with 5 steps here. (On CIFAR-10 it was worst, see above; the order of the $\eta$ was this one.)
+# **What the table shows.** Within the family the error grows with $\eta$ at 5, 10 and 20 steps, though neighbours often differ by no more than chance; at 50 chance is too large to tell. What matters far more is the number of steps. Sigma-hat, which is outside the family, is clearly best with 5 steps here. (On CIFAR-10 it was worst, see above; the order of the $\eta$ was this one.)
 #
 # ## 4.4 Without noise, sampling is an ODE
 #
@@ -261,9 +261,9 @@ for eta in (0.0, 0.5, 1.0):
 plots.curves(levels_t, shares | {"the data": torch.full((9,), 0.7)}, title="A wrong start, 0.3 on the right", xlabel="t where the wrong cloud starts", ylabel="share that ends on the right", ylim=(0.25, 0.75))
 
 # %% [markdown]
-# **What the figure shows.** Where the wrong cloud starts at low noise, nothing helps: the bumps are too far apart. Where it starts at high noise, both kinds of cloud were nearly the same to begin with. Between, noise repairs more than the ODE: from $t = 0.8$ on it ends at 0.68 instead of 0.61, from $t = 0.5$ at 0.51 instead of 0.45. A part of the error is forgotten, not all.
+# **What the figure shows.** Where the wrong cloud starts at low noise, nothing helps: the bumps are too far apart. Where it starts at high noise, both kinds of cloud were nearly the same to begin with. Between, the gap between the curves is what noise repairs: started at $t = 0.8$, $\eta = 1$ ends at 0.68 and the ODE at 0.61, from $t = 0.5$ at 0.51 instead of 0.45. A part of the error is forgotten, not all.
 #
-# **And a learned model's errors?** They are made anew at each level, so noise can only work on those of earlier (noisier) levels, and adds the errors of the next guess. Which wins has to be measured. Train a tiny network on the spiral, once briefly and two times for longer, and count the *strays*: samples where the data's density is lower than at 99 % of the data.
+# **And a learned model's errors?** A learned model errs anew at each level: noise can repair only the errors of earlier (noisier) levels, and the guess that follows brings errors of its own. Which wins has to be measured. Train a tiny network on the spiral, once briefly and two times for longer, and count the *strays*: samples where the data's density is lower than at 99 % of the data.
 
 # %%
 class Tiny(nn.Module):
@@ -306,7 +306,7 @@ floor = torch.tensor([[strays(x), apart(x)] for x in (spiral.sample(2000, seed=k
 print(f"the data: {floor.mean(0)[0]:.1%} +- {floor.std(0)[0]:.1%} ({floor.mean(0)[1]:.2f} +- {floor.std(0)[1]:.2f})")
 
 # %% [markdown]
-# **What the table shows.** The better network strays less with noise, 25 and 26 % in place of 31 and 30 %, where chance is about 1 % (2,000 samples). For the barely trained one noise changes next to nothing. The kernel distance, which asks for the shares along the arm rather than for strays, shows no clear trend. So noise *can* correct a learned model, and whether it does must be measured for each.
+# **What the table shows.** The better network strays less with noise, 25 and 26 % in place of 31 and 30 %, where chance is about 1 % (2,000 samples). For the barely trained one noise does not reduce the strays. The kernel distance, which asks for the shares along the arm rather than for strays, shows no clear trend. So noise *can* correct a learned model, and whether it does must be measured for each.
 #
 # ## 4.6 Order: how fast does the error fall?
 #
@@ -453,7 +453,7 @@ for name, e in errors.items():
     print(f"{name:9} error at 20 evaluations {e[1]:.4f}; measured order, doubling after doubling: " + ", ".join(f"{order:.2f}" for order in (e[:-1] / e[1:]).log2()))
 
 # %% [markdown]
-# **What the figure shows.** The orders come out as derived: 1 for DDIM; 2 for Heun and DPM-Solver++(2M); 3 for the three-guess method and UniPC. They appear only when steps are small: with 10 evaluations Heun is the worst of all, and it overtakes DDIM at about 20. At equal cost UniPC and the three-guess method are the best from 20 on.
+# **What the figure shows.** The orders come out as derived: 1 for DDIM; 2 for Heun and DPM-Solver++(2M); 3 for the three-guess method and UniPC. They appear only when steps are small: with 10 evaluations Heun is the worst of all, and it overtakes DDIM at about 20. At equal cost the three-guess method and UniPC are the best two at every count.
 #
 # ## 4.8 Where to put the steps
 #
@@ -497,7 +497,7 @@ for name, by_grid in table.items():
     print(f"{name:9} error at 10 evaluations (heun: 11): " + ", ".join(f"{grid} {e[2]:.3f}" for grid, e in by_grid.items()))
 
 # %% [markdown]
-# **What the figures show.** Even in $t$ and quadratic fall from 80 to 6 and 3 in one step; Karras' grid goes lowest. The grid matters as much as the sampler. With 10 evaluations DPM-Solver++(2M) errs by 0.01 on the quadratic grid and by 0.24 on Karras'. No grid is best for all: DDIM does best even in $t$ or quadratic, Heun even in $t$, the two exponential ones quadratic, which for Heun is the worst. And the result is for these bumps, whose narrowest is 0.15 wide; Karras' grid goes down to $\bar\sigma = 0.002$, log-SNR's to 0.006 here. So try grids on your own model, and compare samplers only on the best grid of each.
+# **What the figures show.** Even in $t$ and quadratic fall from 80 to 6 and 3 in one step; Karras' grid goes lowest. The grid matters as much as the sampler. With 10 evaluations DPM-Solver++(2M) errs by 0.01 on the quadratic grid and by 0.24 on Karras'. No grid is best for all: DDIM does best even in $t$ or quadratic, Heun even in $t$, the two exponential ones quadratic, which is Heun's worst from 10 evaluations on. And the result is for these bumps, whose narrowest is 0.15 wide; Karras' grid goes down to $\bar\sigma = 0.002$, log-SNR's to 0.006 here. So try grids on your own model, and compare samplers only on the best grid of each.
 #
 # ## 4.9 Churn, done right
 #
@@ -542,11 +542,11 @@ clouds = {f"{name}\nwidth {width(x):.3f}": x for name, x in {"data": ring.sample
 plots.scatter(clouds, title="Heun with churn 20, 30 steps: width of a bump", limit=1.5)
 
 # %% [markdown]
-# **What the figure shows.** Asked at the right level, churn leaves the bumps almost as they are: 0.054, the data 0.050. Asked at the wrong one, noise is left over in every step, and the bumps are five times too wide.
+# **What the figure shows.** Asked at the right level, churn leaves the bumps almost as they are: 0.054, the data 0.050. Asked at the wrong one, noise is left over in every step: the bumps spread and move outwards, and points lie five times too far from the right centres.
 #
 # ## 4.10 Guesses out of range
 #
-# Pixels lie in $[-1, 1]$, guesses need not. **Where do guesses leave the range?** (i) A network that predicts $\epsilon$ is divided by $\alpha$: an error $\delta$ of the noise is an error $\frac{\sigma}{\alpha}\delta$ of the image, and on the cosine schedule $\sigma/\alpha$ begins at 20,000. *Clipping* the guess repairs it, if $\hat\epsilon$ is recomputed from the clipped guess, as all samplers above do.
+# Pixels lie in $[-1, 1]$, guesses need not. **Where do guesses leave the range?** (i) A network that predicts $\epsilon$ is divided by $\alpha$: an error $\delta$ of the noise is an error $\frac{\sigma}{\alpha}\delta$ of the image, and on the cosine schedule $\sigma/\alpha$ begins at 20,000. *Clipping* the guess keeps it in range, if $\hat\epsilon$ is recomputed from the clipped guess, as all samplers above do.
 
 # %%
 noise_net, ts = trained("eps", 300), samplers.grid(cosine, 20)
@@ -690,13 +690,13 @@ show(short)
 print(f"4,000 real training digits, 400 of each label: {floor:.3f} (labels drawn at random: {metrics.frechet_floor(4000):.3f})")
 
 # %% [markdown]
-# **What the figure shows.** (The floor first. Our samples have equally many of each label, the test digits have not; so must the real digits that we compare with. It makes the floor higher, and narrower.)
+# **What the figure shows.** (The floor first. Our samples have equally many of each label; the test digits do not. So the real digits that give the floor must have equally many, too. It makes the floor higher.)
 #
 # - *Few evaluations.* UniPC is best up to 8: 0.19 with 4 evaluations, 0.16 with 6, where DDIM needs 10 for 0.18. But UniPC's own limit is 0.20, so a part of its error happens to score well. Do not read this as accuracy.
-# - *Many.* `dpmpp` and `unipc` come to rest at 0.20, `ddim` a little below. There the ODE is solved; what is left is the network's own error, and more steps do not help. Samplers with noise go on falling and pass them: $\eta = 0.5$ from 10 evaluations on, `ancestral` from 15; with 30 and 50 `ancestral` is *at* the floor. That is what (4.16) would lead us to expect of noise; measured is only the score. Sigma-hat comes later, as its large steps make too much noise.
-# - *The grid.* Even in log-SNR is bad with 4 steps and as good as even in $t$ from 8 on. Quadratic steps, tried with DDIM only, are worse. And Heun: on Karras' grid, whose first levels are 80 and (of four) 10, it draws nothing before 10 evaluations and reaches 0.24 with 49; even in $t$ and begun at $t = 0.95$ it draws from 5 on, but stays at 0.4, above the others: noise of the level $\sigma(0.95)$ is not quite what digits look like there. A sampler is as good as its grid. Compare samplers on the best grid of each, as section 4.8 said.
+# - *Many.* `dpmpp` and `unipc` come to rest at 0.20, `ddim` a little below. There the ODE is solved; what is left is the network's own error, and more steps do not help. Samplers with noise go lower and pass them: $\eta = 0.5$ from 10 evaluations on, `ancestral` from 15; with 30 and 50 `ancestral` is *at* the floor. That is what (4.16) would lead us to expect of noise; measured is only the score. Sigma-hat comes later, perhaps because the network cannot remove all the noise that its large steps add; we have not tested it.
+# - *The grid.* Even in log-SNR is bad with 4 steps; from 8 on it scores like even in $t$ for `dpmpp` and a little worse for `unipc`. Quadratic steps, tried with DDIM only, are worse. And Heun: on Karras' grid, whose first levels are 80 and (of four) 10, it fails with 5 evaluations or fewer, draws half of the digits with 7 and nearly all with 9 and reaches 0.24 with 49; even in $t$ and begun at $t = 0.95$ it reaches 0.34 with 7 and then rises to 0.44 with 49, well above where the other ODE samplers end, probably because noise of the level $\sigma(0.95)$ is not quite what digits look like there. A sampler is as good as its grid. Compare samplers on the best grid of each, as section 4.8 said.
 #
-# So eight evaluations do what this ODE can do, and with noise twenty or thirty reach real digits.
+# So with eight evaluations the best ODE samplers score what this ODE scores when it is solved; with noise twenty come near real digits, and thirty reach their score.
 #
 # ## 4.13 The table of the DDIM paper, on digits
 #
@@ -729,7 +729,7 @@ show([r | {"agreement": 100 * r["agreement"]} for r in guided if r["sampler"] in
 #
 # ## 4.15 Digits and their noise
 #
-# Section 4.11 turned points into noise and back. **Does it work for digits, with a network that errs?** First, eight steps along the arc between the noises of two digits, the label held:
+# Section 4.11 turned points into noise and back. **Does it work for digits, with a network that errs?** First, eight places on the arc between the noises of two digits, the label held:
 
 # %%
 net = clip(D)
@@ -756,7 +756,7 @@ plots.curves(torch.tensor(counts), back, xscale="log", yscale="log", title="50 t
 plots.show({"test digits": digits[:10], "their noise": z[:10], "and back": again[:10]}, columns=10, width=6)
 
 # %% [markdown]
-# **What the figures show.** Between two noises of one label lie digits of that label, all of them legible. The inverted digits come back, with 40 steps even in $t$ to within 0.03 of a range of 2. But look at the noise in the middle: it is no noise. Its standard deviation is half of what it should be, and the digit shows through. For a pixel that is $-1$ in every image, the ODE brings *every* noise to $-1$; so the way back cannot know which it was, and the first step, which sees no noise, says none. What little appears there is the network's error. The noise found works as an address, since it leads back. As a draw of noise it is worthless. (Exercise 4.8 edits data that has a width everywhere, where inversion does what one hopes.)
+# **What the figures show.** Between two noises of one label lie digits of that label, all of them legible. The inverted digits come back: with 40 steps the root mean square error of a pixel is 0.03 even in $t$, and 0.08 even in log-SNR (the one in the picture), of a range of 2. But look at the noise in the middle: it is no noise. Its standard deviation is half of what it should be, and the digit shows through. For a pixel that is $-1$ in every image, the ODE brings *every* noise to $-1$; so the pixel does not tell which noise it came from. The first step back sees a clean image, and guesses that there is no noise. What little appears there is the network's error. The noise found works as an address, since it leads back. As a draw of noise it is worthless. (Exercise 4.8 edits data that has a width everywhere, where inversion does what one hopes.)
 #
 # ## 4.16 Any data, any schedule
 #
@@ -857,7 +857,7 @@ with torch.no_grad():
 plots.scatter({f"{name}\n{apart(x):.1f}": x for name, x in clouds.items()}, title="Evaluations, and 1000 kernel distance", limit=1.8)
 
 # %% [markdown]
-# **What the figure shows.** One guess of the exact denoiser is the middle of the data. One guess of the student scores better than four DDIM steps with the exact denoiser, two are better still. But many points lie between the moons, where the sixteen DDIM steps that it was taught leave few. This small network has learned the map only roughly, even near the data, and more evaluations would not cure that.
+# **What the figure shows.** One guess of the exact denoiser is the middle of the data. One guess of the student scores better than four DDIM steps with the exact denoiser, two are better still. But many points lie between the moons, where the sixteen DDIM steps that it was taught leave few. This small network has learned the map only roughly; a second evaluation helps a little.
 #
 # **And on digits?** `python tools/distil.py --ship` made the small shipped model consistent on four levels, once with the model itself as the guide (the *student*, which is shipped) and once without a guide: 735 steps of 128 each, against the 5,000 that trained it. The card says what came of it.
 
@@ -875,7 +875,7 @@ plots.show({"teacher, ddim, 1": draw(teacher, samplers.ddim, 1)[:10], "teacher, 
            columns=10, width=6)
 
 # %% [markdown]
-# **What the table and the figure show.** One evaluation of the teacher is a blurred average; one of the student is nearly a digit (its 8 and 9 are smudged). With two evaluations the student scores what its teacher scores with DDIM in four, which is what it was taught; with eighteen the teacher is hardly better. One evaluation of the student beats two of the teacher. Fresh noise helps the teacher, too: with four evaluations it scores better with (4.37) than with DDIM, and agrees with its label more often than anything else here. The training was about a quarter of the teacher's work, if a pass backward counts as two forward.
+# **What the table and the figure show.** One evaluation of the teacher is a blurred average; one of the student is nearly a digit (its 8 and 9 are smudged). It was taught to do in one evaluation what its teacher's DDIM does in four. That it does not reach (2.37 against 1.00); with two it does (1.01); with eighteen the teacher is hardly better. One evaluation of the student beats two of the teacher. Fresh noise helps the teacher, too: with four evaluations it scores better with (4.37) than with DDIM, and agrees with its label more often than anything else here. The training was about a quarter of the teacher's work, if a pass backward counts as two forward.
 #
 # Without a guide, one evaluation is hardly a jump: at gaps of a quarter the target is still an average. With four evaluations and fresh noise it gives the best score of all. An average is just what a sampler with noise wants.
 #
@@ -966,7 +966,7 @@ for name, x in clouds.items():
     print(f"{name:15} energy distance to the data {energy(x):8.4f}, 1000 kernel distance {apart(x):7.2f}")
 
 # %% [markdown]
-# **What the figure shows.** A step along the velocity at $t=1$ gathers everything in the middle. A step along the average velocity, also one evaluation, spreads it over the place of the moons, without any teacher; the energy distance falls a hundredfold. Many points remain between the moons, and a second step does not remove them: the small network knows $u$ only roughly. (The energy distance, which is (3.39) with the kernel $-\|x-y\|$, hardly sees them; the Gaussian kernel, 0.3 wide, does. And strictly, a loss that weighs large errors less no longer asks for the mean, section 3.1.)
+# **What the figure shows.** A step along the velocity at $t=1$ gathers everything in the middle. A step along the average velocity, also one evaluation, spreads it over the place of the moons, without any teacher; the energy distance falls a hundredfold. Many points remain between the moons, and a second step does not remove them: the small network knows $u$ only roughly. (Both distances fall to about a hundredth, and stay above the data's. The energy distance is (3.39) with the kernel $-\|x-y\|$. And strictly, a loss that weighs large errors less no longer asks for the mean, section 3.1.)
 #
 # Its relatives differ in how they get the average. A *shortcut model* (Frans et al. 2025) uses that two steps of length $d$ are one of length $2d$,
 #
