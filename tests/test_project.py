@@ -83,9 +83,5 @@ def test_the_list_of_mutations_follows_the_code():
     """Each expression that tools/mutations.py would break stands in its file, once."""
     sys.path.insert(0, str(ROOT / "tools"))
     import mutations
-    equations = {f.name: f.read_text() for f in sorted((ROOT / "tests").glob("test_equations_*.py"))}
-    stale = [(file, old) for file, old, _, _ in mutations.MUTATIONS if (ROOT / "course_lib" / file).read_text().count(old) != 1]
-    for formula, old, _ in mutations.FORMULAS:
-        test = f"def test_eq_{formula.replace('.', '_')}("
-        stale += [(formula, old)] * (next(text for text in equations.values() if test in text).count(old) != 1)
+    stale = [(path.name, old) for path, old, _, _ in mutations.entries(ROOT) if path.read_text().count(old) != 1]
     assert not stale, stale

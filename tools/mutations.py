@@ -310,17 +310,22 @@ def noticed(path: Path, old: str, new: str, tests: list[str]) -> bool:
     return done.returncode == 1
 
 
+def entries(root: Path) -> list[tuple[Path, str, str, list[str]]]:
+    """Every mutation of the repository at `root`: the file, the expression, what it becomes, and the tests that should notice."""
+    found = [(root / "course_lib" / file, old, new, [f"tests/test_{tests}.py", "tests/test_equations_01.py"]) for file, old, new, tests in MUTATIONS]
+    for formula, old, new in FORMULAS:
+        lesson, number = formula.split(".")
+        file = next(f for f in sorted((root / "tests").glob(f"test_equations_{int(lesson):02d}*.py")) if f"def test_eq_{lesson}_{number}(" in f.read_text())
+        found.append((file, old, new, [f"tests/{file.name}::test_eq_{lesson}_{number}"]))
+    return found
+
+
 def main() -> int:
     wanted, missed, tried = sys.argv[1] if len(sys.argv) > 1 else "", 0, 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "course")
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "*.ipynb", "__pycache__"))
-        entries = [(copy / "course_lib" / file, old, new, [f"tests/test_{tests}.py", "tests/test_equations_01.py"]) for file, old, new, tests in MUTATIONS]
-        for formula, old, new in FORMULAS:
-            lesson, number = formula.split(".")
-            file = next(f for f in sorted((copy / "tests").glob(f"test_equations_{int(lesson):02d}*.py")) if f"def test_eq_{lesson}_{number}(" in f.read_text())
-            entries.append((file, old, new, [f"tests/{file.name}::test_eq_{lesson}_{number}"]))
-        for path, old, new, tests in entries:
+        for path, old, new, tests in entries(copy):
             line = f"{tests[0]}: {old.strip()}  ->  {new.strip()}"
             if wanted not in line:
                 continue

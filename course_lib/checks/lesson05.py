@@ -286,7 +286,7 @@ def judge_bells(f: Callable) -> None:
         got, where = four(function(f)(w, m, s, S)), f"w = {w:.3g}, m = {m:.3g}, s = {s:.3g}, S = {S:.3g}: "
         mean, std = tempered(w, m, s, S)
         compare(got[:2], torch.tensor((mean, std)), pairs(tempered_mistakes(w, m, s, S)), rtol=0.005, atol=1e-4, otherwise=f"{where}tempered: mean {mean:.4f} and std {std:.4f} are right; yours are {got[0]:.4f} and {got[1]:.4f}. Add up the exponents of (5.12), then complete the square")
-        compare(got[2:], right, mistakes, rtol=0.03, atol=1e-4, otherwise=f"{where}the tempered half is right. Guidance ends at mean {right[0]:.4f} and std {right[1]:.4f}; yours are {got[2]:.4f} and {got[3]:.4f}. "
+        compare(got[2:], right, mistakes, rtol=0.02, atol=1e-4, otherwise=f"{where}the tempered half is right. Guidance ends at mean {right[0]:.4f} and std {right[1]:.4f}; yours are {got[2]:.4f} and {got[3]:.4f}. "
                 "Run ddim (some 1,000 steps) on the two exact guesses from x = 0 and from x = 1: the first end is the mean, their difference the std")
 
 
