@@ -825,7 +825,7 @@ print(f"{len(new_words)} new words for heads; of the {len(words)} known rows the
       f"and {explained(e[torch.randperm(len(e), generator=seeded(0))]):.0%} if each word gets the row of another")
 
 # %% [markdown]
-# That is nothing: with 128 inputs to 372 rows, least squares explains as much where there is nothing to explain. No linear rule connects the two lists. Our encoder learnt from pictures to keep "cat" and "dog" apart, and nothing told it that they are alike. **What else maps vectors to rows?** Lesson 1 has it. Take the new word for a *noisy* version of a known one, $\alpha q = \alpha u_k + \sigma z$. The exact denoiser of a finite set (1.32) weighs all that it may be by (1.13); since all $u_k$ have length 1, of the squared distances only the products stay, and with *their rows* in place of the words themselves
+# That is nothing: with 128 inputs to 372 rows, least squares explains as much where there is nothing to explain. No linear rule connects the two lists. Our encoder learnt from pictures to keep "cat" and "dog" apart, and nothing told it that they are alike. **What else maps vectors to rows?** Lesson 1 has it. Take the new word for a *noisy* version of a known one, $\alpha q = \alpha u_k + \sigma z$. The exact denoiser of a finite set (1.32) weighs all that it may be by (1.13); since $q$ and all $u_k$ have length 1, $\|\alpha q-\alpha u_k\|^2/2\sigma^2 = (1 - q\cdot u_k)\,\alpha^2/\sigma^2$, and the 1 cancels. With *their rows* in place of the words themselves
 #
 # $$\hat e(q) = \sum_k \frac{\exp(q\cdot u_k/\tau)}{\sum_j \exp(q\cdot u_j/\tau)}\;e_k, \qquad \tau = \frac{\sigma^2}{\alpha^2} \tag{5.24}$$
 #
