@@ -7,12 +7,13 @@ BROWSE  = $(if $(or $(DISPLAY),$(WAYLAND_DISPLAY),$(filter Darwin,$(shell uname)
 ROOT_OK = $(if $(filter 0,$(shell id -u)),--allow-root,)
 NN      = $(if $(LESSON),$(shell printf '%02d' $(LESSON)))
 
-.PHONY: help setup lab test test-fast build check html clean
+.PHONY: help setup lab test test-fast lint build check html clean
 
 help:
 	@echo "make lab                  set up, then open JupyterLab on the notebooks (prints its address)"
 	@echo "make test [LESSON=3]      set up, then all tests and notebooks (or those of one lesson)"
-	@echo "make test-fast            the tests without the notebooks"
+	@echo "make test-fast            the tests without the notebooks, the browser and what is slow"
+	@echo "make lint                 is the code readable: ruff, widths, lengths of functions"
 	@echo "make build [REPO=a/b]     lessons -> notebooks, what is out of date; REPO sets the public address"
 	@echo "make check                says what is out of date, runs nothing"
 	@echo "make html                 the notebooks as web pages, in html/"
@@ -35,8 +36,11 @@ lab: $(READY)
 test: $(READY)
 	$(PY) tools/run_tests.py $(NN)
 
-test-fast: $(READY)
-	$(PY) -m pytest -q -m "not browser and not slow"
+test-fast: $(READY) lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal -m "not browser and not slow and not alone"
+
+lint: $(READY)
+	$(PY) tools/lint.py
 
 build: $(READY)
 	$(PY) tools/build.py $(NN) $(if $(REPO),--repo $(REPO)) $(if $(FORCE),--force)

@@ -5,7 +5,7 @@
     python benchmarks/peers.py --speed-only --seconds 60   images per second alone
     (needs pip install diffusers denoising_diffusion_pytorch, which the course itself does not use; what is missing is left out)
 
-ours                      course_lib.lab.train.train with UNet(1, widths=(32, 64), num_classes=10) of lessons 1 and 2, as it comes.
+ours                      course_lib.lab.training.train with UNet(1, widths=(32, 64), num_classes=10) of lessons 1 and 2, as it comes.
 diffusers                 huggingface/diffusers, examples/unconditional_image_generation: the network and the defaults of
                           train_unconditional.py with the flags of its README's command: UNet2DModel of six levels, 128 to 512 channels,
                           three colours at 64 x 64, batch 16, AdamW (0.95, 0.999) at 1e-4 with weight decay 1e-6, 500 steps of warm-up,
@@ -52,8 +52,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from course_lib import Denoiser, Schedule, UNet, cfg, clip, ddim, grid, last
-from course_lib.lab import cost, data, machine, metrics, train
+from course_lib import Denoiser, Schedule, UNet, cfg, clip, ddim, timesteps, last
+from course_lib.lab import data, metrics, profiling, train
 
 GOAL, FIRST, GROWTH, SCREEN = 0.95, 10.0, 1.25, 50
 
@@ -152,7 +152,7 @@ def batches(x: Tensor, y: Tensor, size: int) -> Iterator[list[Tensor]]:
 
 def in_steps(net: Callable, betas: Tensor, target: str) -> Denoiser:
     """A network that is told steps 0 ... 999, as one of the course's denoisers."""
-    return Denoiser(net, Schedule.from_betas(betas), target, time=lambda t: (1000 * t - 1).round())
+    return Denoiser(net, Schedule.from_betas(betas), target, time_transform=lambda t: (1000 * t - 1).round())
 
 
 def of_diffusers(x: Tensor, y: Tensor, ours: bool = False) -> Peer:
@@ -263,8 +263,8 @@ def draw(denoise: Callable, schedule: Schedule, y: Tensor, shape: tuple[int, int
     """One digit for each label y (N,), back at 28 x 28 in grey: (N, 1, 28, 28) in [-1, 1]."""
     g, parts = torch.Generator().manual_seed(1), []
     for labels in y.split(50):
-        x = schedule.prior((len(labels), *shape), generator=g)
-        x = last(ddim(clip(denoise), schedule, x, grid(schedule, steps), y=labels))
+        x = schedule.sample_prior((len(labels), *shape), generator=g)
+        x = last(ddim(clip(denoise), schedule, x, timesteps(schedule, steps), y=labels))
         parts.append(resized(x.mean(1, keepdim=True), 28).clamp(-1, 1))
     return torch.cat(parts)
 
@@ -284,7 +284,7 @@ def run_ours(x: Tensor, y: Tensor, seconds: float, speed_only: bool, w: float) -
         torch.manual_seed(0)
         D = Denoiser(UNet(1, widths=(32, 64), num_classes=10), Schedule.cosine(), "v")
         with contextlib.redirect_stdout(io.StringIO()):                 # its progress bar
-            return train.train(D, (x, y), on="cpu", **how_long)
+            return train.train(D, (x, y), device="cpu", **how_long)
 
     parameters = sum(p.numel() for p in trained(steps=1).parameters())  # and warms up
     given = seconds if speed_only else min(FIRST, seconds)
@@ -305,7 +305,7 @@ def run_peer(name: str, x: Tensor, y: Tensor, seconds: float, speed_only: bool) 
     """One run, looked at now and then, until it reaches 95 % or has trained for `seconds`."""
     torch.manual_seed(0)
     peer = PEERS[name](x, y)
-    result, due = Result(name, cost.parameters(peer.net), 0, 0.0), min(FIRST, seconds)
+    result, due = Result(name, profiling.count_parameters(peer.net), 0, 0.0), min(FIRST, seconds)
     next(peer.steps)                                                    # warms up, a step for nothing
     while not result.reached and result.seconds < seconds:
         start = time.perf_counter()
@@ -347,7 +347,7 @@ def main() -> None:
     args = parser.parse_args()
     os.environ |= {"ACCELERATE_USE_CPU": "true", "COURSE_DEVICE": "cpu"}
     x, y = data.mnist("train")
-    print(f"{machine.about()}; the peers in float32")
+    print(f"{train.about_machine()}; the peers in float32")
     if not args.speed_only:
         digits, labels = (part[:2000] for part in data.mnist("test"))
         real = [f"{metrics.class_agreement(resized(resized(digits, size), 28).clamp(-1, 1), labels):.2%}" for size in (28, 32, 64)]

@@ -13,23 +13,25 @@
 #
 # A picture of a digit is destroyed by noise in a thousand small steps. A network learns to undo the noise. Run it on pure noise, a thousand times over, and it draws new digits. In this lesson you derive how that works, check every formula with numbers, and watch a network learn on your own machine.
 #
-# **After this lesson you can** jump to any noise level in one step and prove that this is allowed; choose a noise schedule and say where it destroys the picture; derive the way back and the training loss from the likelihood (the probability that the model gives to the data), with no step left out; write a *denoising diffusion probabilistic model*, or DDPM, in forty lines; train it on all 60,000 digits of MNIST in two minutes; and tell from bad samples what went wrong.
+# **After this lesson you can** jump to any noise level in one step and prove that this is allowed; choose a noise schedule and say where it destroys the picture; derive the reverse process and the training loss from the likelihood (the probability that the model gives to the data), with no step left out; write a **denoising diffusion probabilistic model**, or DDPM, in forty lines; train it on all 60,000 digits of MNIST in two minutes; and tell from bad samples what went wrong.
 #
 # **You need** Python, some PyTorch, calculus, and the Gaussian distribution (box 1.2 refreshes it). **It takes** about 4 minutes to run on two CPU cores, and an hour or two to read; on a GPU the same cells train a larger network. The exercises are in `exercises/01_diffusion_fundamentals.ipynb`.
 #
-# **Our conventions.** Data lies near [-1, 1]. The paper's formulas count steps $t = 1, \dots, T$; code counts $i = t - 1$ from 0; the library and the later lessons use the number $t/T$ in [0, 1], where 0 is data and 1 is noise. Betas are variances. The paper's $\alpha_t = 1 - \beta_t$ and $\bar\alpha_t$ are its own letters; the library's `alpha(t)` is $\sqrt{\bar\alpha_t}$, the factor on the data, and `sigma(t)` is $\sqrt{1-\bar\alpha_t}$, the standard deviation of the noise. $\log$ is the natural logarithm.
+# **Our conventions.** Data lies near [-1, 1]. The paper's formulas count **timesteps** $t = 1, \dots, T$; code counts $i = t - 1$ from 0; the library and the later lessons use the number $t/T$ in [0, 1], where 0 is data and 1 is noise. Betas are variances. The paper's $\alpha_t = 1 - \beta_t$ and $\bar\alpha_t$ are its own letters; the library's `alpha(t)` is $\sqrt{\bar\alpha_t}$, the factor on the data, and `sigma(t)` is $\sqrt{1-\bar\alpha_t}$, the standard deviation of the noise. $\log$ is the natural logarithm.
 
 # %% tags=["setup"]
 {{setup}}
 
 # %%
 import math
+
 import torch
 from torch import nn
-from course_lib import DDPM, Denoiser, Schedule, UNet, ancestral, grid, last
-from course_lib.lab import data, machine, metrics, plots, train, widgets
 
-device = machine.device()
+from course_lib import DDPM, Denoiser, Schedule, UNet, ancestral, last, timesteps
+from course_lib.lab import data, features, metrics, plots, tables, train, widgets
+
+device = train.default_device()
 torch.manual_seed(0)
 digits, labels = data.mnist("train")
 print(f"{len(digits):,} digits of shape {tuple(digits.shape[1:])}, "
@@ -38,21 +40,25 @@ print(f"{len(digits):,} digits of shape {tuple(digits.shape[1:])}, "
 # %% [markdown]
 # ## 1.1 From noise to data, in one moving picture
 #
-# **What does a diffusion model do?** Here is one at work on points in the plane. The data lie on a spiral; a thousand points start as pure noise and take a hundred small steps. Every step asks one question of a *denoiser*: "if this is a noisy point, where was the clean one, on average?" (For this spiral the answer is a formula, which section 1.9 derives. For pictures a network learns it.)
+# **What does a diffusion model do?** Here is one at work on points in the plane. The data lie on a spiral; a thousand points start as pure noise and take a hundred small steps. Every step evaluates a **denoiser** once: a function of a noisy point and its time that returns where the clean point was, on average. (For this spiral it is a formula, which section 1.9 derives. For pictures a network learns it.)
 
 # %%
-angle = torch.linspace(1.0, (3.5 * math.pi) ** 2, 60).sqrt()            # closer and closer: even along the arm
-centres = torch.stack([angle.cos(), angle.sin()], dim=1) * angle[:, None] / 5               # (60, 2)
-spiral = data.GaussianMixture(centres - centres.mean(0), stds=0.1)      # sixty small round Gaussians
+# closer and closer in angle, so that the arm is covered evenly
+angle = torch.linspace(1.0, (3.5 * math.pi) ** 2, 60).sqrt()
+centres = torch.stack([angle.cos(), angle.sin()], dim=1) * angle[:, None] / 5   # (60, 2)
+# sixty small round Gaussians
+spiral = data.GaussianMixture(centres - centres.mean(0), stds=0.1)
+
 schedule = Schedule.linear(T=1000)
-times = grid(schedule, 100)                                             # 101 times from 1 (noise) to 0 (data)
+times = timesteps(schedule, 100)            # 101 times, from 1 (noise) to 0 (data)
 path = list(ancestral(spiral.denoiser(schedule), schedule, torch.randn(1000, 2), times))
-plots.animate_points(path[::5], [f"t = {t:.2f}" for t in times[::5]], alt="A cloud of noise becomes a spiral")
+plots.animate_points(path[::5], [f"t = {t:.2f}" for t in times[::5]],
+                     alt="A cloud of noise becomes a spiral")
 
 # %% [markdown]
-# (Read the last four lines as: a schedule of noise in 1000 levels; a hundred and one of its times; random steps from time to time with the denoiser; draw.)
+# (Read the lines below the empty one as: a **schedule** of 1000 **noise levels**; a hundred and one of its times; random steps from time to time with the denoiser; draw.)
 #
-# **What the film shows.** For more than four fifths of the time hardly anything seems to happen. Then, in the last few frames, arms appear and tighten, until every point lies on the spiral. No point was told where to go: where it ends depends on its start and on the small random pushes on its way. That is *generating*: drawing new samples from the distribution of the data.
+# **What the film shows.** For more than four fifths of the time hardly anything seems to happen. Then, in the last few frames, arms appear and tighten, until every point lies on the spiral. No point was given a goal: where it ends depends on its start and on the small random pushes on its way. That is *generating*, or **sampling**: drawing new samples from the distribution of the data.
 #
 # Why go this way? Adding noise is easy, so for every clean point or picture we can make as many noisy ones as we like, and learning to remove noise is ordinary regression: known input, known answer, squared error. Other generative models (if you know them; nothing below depends on it) pay elsewhere:
 #
@@ -93,20 +99,20 @@ def kl(m1, v1, m2, v2):
     return 0.5 * ((v2 / v1).log() + (v1 + (m1 - m2) ** 2) / v2 - 1)
 
 m1, v1, m2, v2 = torch.tensor([0.5, 0.3, -1.0, 2.0])
-x = m1 + v1.sqrt() * torch.randn(1_000_000)                             # a million draws from the first
+x = m1 + v1.sqrt() * torch.randn(1_000_000)                 # a million draws from the first
 log_density = lambda x, m, v: -0.5 * ((x - m) ** 2 / v + (2 * math.pi * v).log())
-print(f"KL by the formula {kl(m1, v1, m2, v2):.4f}, "
-      f"by averaging over draws {(log_density(x, m1, v1) - log_density(x, m2, v2)).mean():.4f}")
+by_draws = (log_density(x, m1, v1) - log_density(x, m2, v2)).mean()
+print(f"KL by the formula {kl(m1, v1, m2, v2):.4f}, by averaging over draws {by_draws:.4f}")
 
 # %% [markdown]
-# ## 1.3 One step of noise
+# ## 1.3 One step of the forward process
 #
-# **What happens to an image when noise is added step by step?** Before any formula, do it. Take a digit, multiply its pixels by a number slightly below 1, add a little noise, and repeat a thousand times. How much at step $t$ is set by one small number, $\beta_t$ (in code, `betas[i]` with $i = t - 1$).
+# **What happens to an image when noise is added step by step?** Before any formula, do it. Take a digit, multiply its pixels by a number slightly below 1, add a little noise, and repeat a thousand times. How much at step $t$ is set by one small number, $\beta_t$ (in code, `betas[i]` with $i = t - 1$). All steps together are the **forward process**, or diffusion process.
 
 # %%
 T = 1000
-betas = torch.linspace(1e-4, 0.02, T)                       # (T,) variances, the choice of Ho et al. 2020
-x, film = digits[5:6], []                                   # x: (1, 1, 28, 28)
+betas = torch.linspace(1e-4, 0.02, T)       # (T,) variances, the choice of Ho et al. 2020
+x, film = digits[5:6], []                   # x: (1, 1, 28, 28)
 for i, beta in enumerate(betas):
     if i % 100 == 0:
         film.append(x)
@@ -116,7 +122,7 @@ plots.show(torch.cat(film + [x]), title="One digit after 0, 100, 200, ..., 1000 
 # %% [markdown]
 # **What the figure shows.** The digit fades into snow. After 300 steps one can still read it; after 500 an eye finds nothing of it, and the other half of the steps adds noise to snow.
 #
-# In terms of probability, each step draws $x_t$ from a Gaussian around $x_{t-1}$ times a number slightly below 1. We write $q$ for the distributions of this forward process, and $I$ says that every pixel gets its own noise:
+# In terms of probability, each step draws $x_t$ from a Gaussian around $x_{t-1}$ times a number slightly below 1. We write $q$ for the distributions of the forward process, and $I$ says that every pixel gets its own noise:
 #
 # $$q(x_t \mid x_{t-1}) = \mathcal N\!\big(\sqrt{1-\beta_t}\,x_{t-1},\ \beta_t I\big) \tag{1.4}$$
 #
@@ -139,16 +145,17 @@ print(f"variance of the pixels: data {digits[:500].var():.2f}; after 1000 steps 
 #
 # ## 1.4 Jumping straight to step t
 #
-# To train, we need $x_t$ at random $t$, for a thousand images a second and more. Walking there one step at a time would cost $t$ draws of noise per image. **Can one draw replace them all?** Try it: walk 10,000 copies of one number, and look.
+# To train, we need $x_t$ at random $t$, for a thousand images a second and more. Going there one step at a time would cost $t$ draws of noise per image. **Can one draw replace them all?** Try it: run the process on 10,000 copies of one number, and look.
 
 # %%
-walked = torch.full((10_000,), 2.0)                         # ten thousand copies of x0 = 2
+stepped = torch.full((10_000,), 2.0)                        # ten thousand copies of x0 = 2
 for beta in betas[:300]:
-    walked = (1 - beta).sqrt() * walked + beta.sqrt() * torch.randn_like(walked)
-print(f"after 300 steps: mean {walked.mean():.3f}, standard deviation {walked.std():.3f}")
+    stepped = (1 - beta).sqrt() * stepped + beta.sqrt() * torch.randn_like(stepped)
+print(f"after 300 steps: mean {stepped.mean():.3f}, "
+      f"standard deviation {stepped.std():.3f}")
 
 # %% [markdown]
-# Both numbers can be computed without walking. Write $\alpha_t = 1 - \beta_t$, let $\epsilon_1, \epsilon_2, \dots$ be independent draws from $\mathcal N(0, I)$, and take two steps at once:
+# Both numbers can be computed without the steps. Write $\alpha_t = 1 - \beta_t$, let $\epsilon_1, \epsilon_2, \dots$ be independent draws from $\mathcal N(0, I)$, and take two steps at once:
 #
 # $$x_t = \sqrt{\alpha_t}\,x_{t-1} + \sqrt{1-\alpha_t}\,\epsilon_t = \sqrt{\alpha_t\alpha_{t-1}}\,x_{t-2} + \underbrace{\sqrt{\alpha_t(1-\alpha_{t-1})}\,\epsilon_{t-1} + \sqrt{1-\alpha_t}\,\epsilon_t}_{\text{a sum of two independent Gaussians}} \tag{1.6}$$
 #
@@ -156,23 +163,29 @@ print(f"after 300 steps: mean {walked.mean():.3f}, standard deviation {walked.st
 #
 # $$q(x_t \mid x_0) = \mathcal N\!\big(\sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t) I\big), \qquad x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon \tag{1.7}$$
 #
-# Here $\epsilon$ is one new draw from $\mathcal N(0, I)$: the $x_t$ that it gives has the same *distribution* as the end of a walk, not the same value. At $t = T$ the factor $\sqrt{\bar\alpha_T}$ is 0.0064. Whatever $x_0$ was, $x_T$ is practically a draw from $\mathcal N(0, I)$, which we can make without any image. Sampling will start there.
+# Here $\epsilon$ is one new draw from $\mathcal N(0, I)$: the $x_t$ that it gives has the same *distribution* as the end of $t$ steps, not the same value. At $t = T$ the factor $\sqrt{\bar\alpha_T}$ is 0.0064. Whatever $x_0$ was, $x_T$ is practically a draw from $\mathcal N(0, I)$, which we can make without any image. Sampling will start there.
 
 # %%
 def q_sample(x0, i, eps, alpha_bar):
-    """One draw from q(x_t | x_0).   x0, eps: (B, ...), i: (B,) steps 0 ... T-1, alpha_bar: (T,)"""
+    """One draw from q(x_t | x_0).
+
+    x0, eps: (B, ...), i: (B,) steps 0 ... T-1, alpha_bar: (T,)
+    """
     a = alpha_bar[i].view(-1, *[1] * (x0.ndim - 1))         # (B, 1, ..., 1)
     return a.sqrt() * x0 + (1 - a).sqrt() * eps
 
 # %%
 alpha_bar = torch.cumprod(1 - betas, dim=0)                 # (T,)
-x0, i, eps = torch.full((10_000,), 2.0), torch.full((10_000,), 299), torch.randn(10_000)
+x0 = torch.full((10_000,), 2.0)
+i = torch.full((10_000,), 299)
+eps = torch.randn(10_000)
 jumped = q_sample(x0, i, eps, alpha_bar)
 a = alpha_bar[299]
 print(f"formula: mean {2 * a.sqrt():.3f}, standard deviation {(1 - a).sqrt():.3f}")
 print(f"factor on the image after all 1000 steps: {alpha_bar[-1].sqrt():.4f}")
-plots.histogram([walked, jumped], labels=["300 steps", "one jump"],
-                title="The same distribution, 300 times cheaper", xlabel="x_300, started from x_0 = 2")
+plots.histogram([stepped, jumped], labels=["300 steps", "one jump"],
+                title="The same distribution, 300 times cheaper",
+                xlabel="x_300, started from x_0 = 2")
 
 # %% [markdown]
 # **What the figure shows.** The two histograms coincide, except for random differences, and their mean and width are those of the formula.
@@ -181,13 +194,15 @@ plots.histogram([walked, jumped], labels=["300 steps", "one jump"],
 
 # %%
 schedule = Schedule.from_betas(betas)
-x0, i, eps = digits[:3], torch.tensor([0, 299, 999]), torch.randn(3, 1, 28, 28)
-torch.testing.assert_close(schedule.perturb(x0, (i + 1) / T, eps), q_sample(x0, i, eps, alpha_bar),
-                           atol=1e-4, rtol=0)
+x0 = digits[:3]
+i = torch.tensor([0, 299, 999])
+eps = torch.randn(3, 1, 28, 28)
+torch.testing.assert_close(schedule.perturb(x0, (i + 1) / T, eps),
+                           q_sample(x0, i, eps, alpha_bar), atol=1e-4, rtol=0)
 print("course_lib.Schedule agrees")
 
 # %% [markdown]
-# How much of the data is left is best told by one number, the *signal-to-noise ratio* of variances (for data of variance 1):
+# How much of the data is left is best told by one number, the **signal-to-noise ratio** (SNR) of variances (for data of variance 1):
 #
 # $$\mathrm{SNR}(t) = \frac{\bar\alpha_t}{1-\bar\alpha_t} \tag{1.8}$$
 #
@@ -199,13 +214,16 @@ print("course_lib.Schedule agrees")
 
 # %%
 at = lambda t: {"alpha": schedule.alpha(t), "sigma": schedule.sigma(t)}
-plots.densities({f"t = {t}, log SNR {schedule.log_snr(t):.1f}": lambda x, t=t: spiral.log_prob(x, **at(t))
-                 for t in (0.02, 0.1, 0.2, 0.5)}, title="The exact density of x_t")
+panels = {}
+for t in (0.02, 0.1, 0.2, 0.5):
+    name = f"t = {t}, log SNR {schedule.log_snr(t):.1f}"
+    panels[name] = lambda x, t=t: spiral.log_prob(x, **at(t))
+plots.densities(panels, title="The exact density of x_t")
 
 # %% [markdown]
-# **What the figure shows.** The arms widen and merge, from the inside outwards, while their centre line shrinks towards the middle; at t = 0.5 hardly anything tells it from the bell of $\mathcal N(0, I)$.
+# **What the figure shows.** The arms widen and merge, from the inside outwards, while their centre line shrinks towards the middle; at t = 0.5 hardly anything tells it from $\mathcal N(0, I)$.
 #
-# **And a digit: at which noise level does it become unreadable?** Move the slider. (Without a running kernel you see five of its positions.) Watch the histogram, too: the background (black), at -1, and the strokes (white), at +1, merge into one bell.
+# **And a digit: at which noise level does it become unreadable?** Move the slider. (Without a running kernel you see five of its positions.) Watch the histogram, too: the background (black), at -1, and the strokes (white), at +1, merge into one Gaussian.
 
 # %%
 one_noise = torch.randn(1, 1, 28, 28)
@@ -216,7 +234,7 @@ widgets.noise_explorer(digits[5:6], one_noise, schedule)
 #
 # ## 1.5 Noise schedules
 #
-# A *schedule* is the choice of the betas, or, which is the same, of the curve $\bar\alpha_t$. Three are in wide use. **Linear** (Ho et al. 2020) draws the betas in a straight line, for $T = 1000$:
+# A **noise schedule** is the choice of the betas, or, which is the same, of the curve $\bar\alpha_t$. Three are in wide use. **Linear** (Ho et al. 2020) draws the betas in a straight line, for $T = 1000$:
 #
 # $$\beta_t = 10^{-4} + \frac{t-1}{T-1}\,(0.02 - 10^{-4}) \tag{1.10}$$
 #
@@ -234,111 +252,143 @@ widgets.noise_explorer(digits[5:6], one_noise, schedule)
 schedules = {"linear": schedule, "cosine": Schedule.cosine(), "sigmoid": Schedule.sigmoid()}
 f = lambda u: torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
 u = torch.arange(T + 1, dtype=torch.float64) / T
-torch.testing.assert_close((1 - f(u[1:]) / f(u[:-1])).clamp(max=0.999), schedules["cosine"].betas)
+torch.testing.assert_close((1 - f(u[1:]) / f(u[:-1])).clamp(max=0.999),
+                           schedules["cosine"].betas)
+
 ts = torch.linspace(0.005, 1, 200)
 plots.curves(ts, {name: s.log_snr(ts) for name, s in schedules.items()}, ylim=(-17, 10),
              title="Three schedules", xlabel="t (0 = data, 1 = noise)", ylabel="log SNR")
-drowned = {name: torch.cat([s.perturb(digits[5:6], t, one_noise) for t in torch.linspace(0.1, 1, 10)])
-           for name, s in schedules.items()}
+drowned = {}
+for name, s in schedules.items():
+    noisy = [s.perturb(digits[5:6], t, one_noise) for t in torch.linspace(0.1, 1, 10)]
+    drowned[name] = torch.cat(noisy)
 plots.show(drowned, title="One digit at t = 0.1, 0.2, ..., 1")
 
 # %% [markdown]
 # **What the figures show.** The linear schedule hurries: at t = 0.26 the log SNR has fallen to 0, where the other two wait until 0.5. Its second half looks like nothing but snow.
 #
-# **But where is the information destroyed, in numbers?** Ask a perfect guesser: someone who has 10,000 digits and is shown one of them with noise. By Bayes' rule, all being equally likely beforehand and noise being Gaussian, the probability that it was number $n$ is
+# **But where is the information destroyed, in numbers?** Ask an **ideal observer**: someone who has 10,000 digits and is shown one of them with noise. By Bayes' rule, all being equally likely beforehand and noise being Gaussian, the **posterior** probability that it was number $n$ is
 #
 # $$p(n \mid x_t) = \frac{\exp(-d_n)}{\sum_m \exp(-d_m)}, \qquad d_n = \frac{\|x_t - \sqrt{\bar\alpha_t}\,x^{(n)}\|^2}{2(1-\bar\alpha_t)} \tag{1.13}$$
 #
-# The uncertainty of that guess, $-\sum_n p \log_2 p$, is 0 bits when the guesser is sure, and $\log_2 10{,}000 = 13.3$ bits when nothing is known any more.
+# The uncertainty that is left is the **entropy** $-\sum_n p \log_2 p$: 0 bits when the observer is sure, and $\log_2 10{,}000 = 13.3$ bits when nothing is known any more.
 
 # %%
-memory = digits[:10_000].flatten(1)                                     # (10000, 784)
+memory = digits[:10_000].flatten(1)                         # (10000, 784)
 
 def posterior_over(memory, x, a):
     """p(n | x_t) for each stored image.   x: (B, 784), a: alpha_bar_t -> (B, N)"""
-    distance = torch.cdist(x, a.sqrt() * memory) ** 2                   # (B, N)
+    distance = torch.cdist(x, a.sqrt() * memory) ** 2       # (B, N)
     return torch.softmax(-distance / (2 * (1 - a)), dim=1)
 
-levels, bits, bits_class = torch.linspace(6, -12, 37), [], []
+def entropy(p):
+    """The entropy of each row in bits, averaged over the rows.   p: (B, N)"""
+    return -(p * p.clamp(min=1e-30).log2()).sum(1).mean()
+
+# %%
+levels = torch.linspace(6, -12, 37)
+bits, bits_class = [], []
 for level in levels:
-    a = torch.sigmoid(level)                                            # the alpha_bar with this log SNR
-    p = posterior_over(memory, a.sqrt() * memory[:64] + (1 - a).sqrt() * torch.randn(64, 784), a)
-    by_class = torch.stack([p[:, labels[:10_000] == k].sum(1) for k in range(10)], dim=1)   # (64, 10)
-    entropy = lambda p: -(p * p.clamp(min=1e-30).log2()).sum(1).mean()
-    bits.append(entropy(p)), bits_class.append(entropy(by_class))
-plots.curves(levels, {"which of 10,000 images": torch.stack(bits), "which of 10 digits": torch.stack(bits_class)},
-             title="What a perfect guesser does not know", xlabel="log SNR (noise grows to the left)",
-             ylabel="uncertainty in bits (64 images)")
+    a = torch.sigmoid(level)                # the alpha_bar with this log SNR
+    noisy = a.sqrt() * memory[:64] + (1 - a).sqrt() * torch.randn(64, 784)
+    p = posterior_over(memory, noisy, a)                    # (64, 10000)
+    by_class = [p[:, labels[:10_000] == k].sum(1) for k in range(10)]
+    bits.append(entropy(p))
+    bits_class.append(entropy(torch.stack(by_class, dim=1)))
+plots.curves(levels, {"which of 10,000 images": torch.stack(bits),
+                      "which of 10 digits": torch.stack(bits_class)},
+             title="What the ideal observer does not know",
+             xlabel="log SNR (noise grows to the left)",
+             ylabel="entropy in bits (64 images)")
+
+# %%
+rows = {}
 for name, s in schedules.items():
     start, end = s.t_from_log_snr(0.0), s.t_from_log_snr(-6.0)
-    print(f"{name:8} spends {end - start:.0%} of its steps between log SNR 0 and -6 (t = {start:.2f} to {end:.2f})")
+    rows[name] = {"from t": start, "to t": end, "fraction of the steps": end - start}
+tables.table(rows, {"from t": ".2f", "to t": ".2f", "fraction of the steps": ".0%"},
+             index="schedule", caption="Steps spent between log SNR 0 and -6")
 
 # %% [markdown]
-# **What the figure shows.** Down to log SNR 0, where image and noise are multiplied by the same number, the guesser still knows which image it was: 784 pixels help each other. Nearly all of it is lost between 0 and -6, where each schedule spends about half of its steps; linear spends another quarter below -6, the other two almost nothing. And which *digit* it was goes between -1.5 and -5, most of it near -3. There the large decisions fall. Above log SNR 0 this guesser has nothing left to find out; for a network, which has no list of images, only details are open. (Larger images have more pixels to help each other, and need more noise still.)
+# **What the figure shows.** Down to log SNR 0, where image and noise are multiplied by the same number, the ideal observer still knows which image it was: 784 pixels help each other. Nearly all of it is lost between 0 and -6, where each schedule spends about half of its steps; linear spends another quarter below -6, the other two almost nothing. And which *digit* it was goes between -1.5 and -5, most of it near -3. There the large decisions fall. Above log SNR 0 this observer has nothing left to find out; for a network, which has no list of images, only details are open. (Larger images have more pixels to help each other, and need more noise still.)
 #
-# **What does the end of the schedule cost?** Sampling starts from $\mathcal N(0, I)$, but the walk ends at $q(x_T \mid x_0)$. By (1.3), with $d$ pixels, the mismatch is
+# **What does the end of the schedule cost?** Sampling starts from the **prior** $\mathcal N(0, I)$, but the forward process ends at $q(x_T \mid x_0)$. By (1.3), with $d$ pixels, the mismatch is
 #
 # $$\mathrm{KL}\big(q(x_T\mid x_0)\,\|\,\mathcal N(0, I)\big) = \tfrac12\Big(\bar\alpha_T\|x_0\|^2 - d\,\bar\alpha_T - d\log(1-\bar\alpha_T)\Big) \tag{1.14}$$
 
 # %%
 def prior_mismatch(x0, a):
-    """KL(q(x_T | x_0) || N(0, I)) in bits, averaged over images.   x0: (N, d), a: alpha_bar_T"""
-    d = x0.shape[1]
-    return 0.5 * (a * x0.square().sum(1).mean() - d * a - d * torch.log1p(-a)) / math.log(2)
+    """KL(q(x_T | x_0) || N(0, I)) in bits, averaged over images.
 
-for name, s in (schedules | {"linear betas, but T = 100": Schedule.from_betas(torch.linspace(1e-4, 0.02, 100))}).items():
+    x0: (N, d), a: alpha_bar_T
+    """
+    d = x0.shape[1]
+    nats = 0.5 * (a * x0.square().sum(1).mean() - d * a - d * torch.log1p(-a))
+    return nats / math.log(2)
+
+too_short = Schedule.from_betas(torch.linspace(1e-4, 0.02, 100))
+rows = {}
+for name, s in (schedules | {"linear betas, but T = 100": too_short}).items():
     a = s.alpha(1.0) ** 2
-    print(f"{name:26} alpha_bar_T = {a:.1e}, mismatch {prior_mismatch(memory, a):.1e} bits")
+    rows[name] = {"alpha_bar_T": a, "mismatch in bits": prior_mismatch(memory, a)}
+tables.table(rows, ".1e", index="schedule",
+             caption="Mismatch (1.14) of x_T and N(0, I), mean of 10,000 digits")
 
 # %% [markdown]
-# The three leave next to nothing. The last row is a classic mistake: the same betas with a tenth of the steps. A third of the signal's variance is still there, and the noise that sampling starts from is something the network never saw. (`Schedule.linear(T)` multiplies the betas by $1000/T$ for this reason.) Try other ends for the linear schedule:
+# The three leave next to nothing. The last row is a classic mistake: the same betas with a tenth of the steps. A third of the signal's variance is still there, and the network was never trained on the noise that sampling starts from. (`Schedule.linear(T)` multiplies the betas by $1000/T$ for this reason.) Try other ends for the linear schedule:
 
 # %%
 widgets.schedule_explorer(digits[5:6], one_noise)
 
 # %% [markdown]
-# **What the figure shows.** A last beta of 0.005 stops too early, with the image at 0.28 of its strength: the eye hardly sees it, but the perfect guesser still knows more than half: only 5 of the 13.3 bits are gone. And 0.05 arrives long before the end and spends most of its steps on snow.
+# **What the figure shows.** A last beta of 0.005 stops too early, with the image at 0.28 of its strength: the eye hardly sees it, but the ideal observer still knows more than half: only 5 of the 13.3 bits are gone. And 0.05 arrives long before the end and spends most of its steps on snow.
 #
-# ## 1.6 Why there is a way back
+# ## 1.6 Why there is a way back: the reverse process
 #
-# **If each step forward is a Gaussian, is each step back one, too?** Bayes' rule gives the exact step back:
+# Sampling is the **reverse process**, from $x_T$ to $x_0$. **If each forward step is a Gaussian, is each reverse step one, too?** Bayes' rule gives the exact reverse step:
 #
 # $$q(x_{t-1} \mid x_t) = \frac{q(x_t \mid x_{t-1})\; q(x_{t-1})}{q(x_t)} \tag{1.15}$$
 #
-# For data with two bumps on a line we can compute it. One large step, one smaller and one small, all arriving at the same place, between the bumps:
+# For bimodal data, with two modes (bumps) on a line, we can compute it. One large step, one smaller and one small, all arriving at the same position, between the modes:
 
 # %%
-bumps = data.GaussianMixture([[-1.0], [1.0]], stds=0.3)
-y = torch.linspace(-2, 2, 801)                                          # values of x_{t-1}
-pictures, arrived = {}, torch.tensor(0.15)                               # x_t = 0.15
+bimodal = data.GaussianMixture([[-1.0], [1.0]], stds=0.3)
+y = torch.linspace(-2, 2, 801)                              # values of x_{t-1}
+panels, x_t = {}, torch.tensor(0.15)
 for beta in torch.tensor([0.7, 0.2, 0.01]):
-    log_q = log_density(arrived, (1 - beta).sqrt() * y, beta) + bumps.log_prob(y[:, None]).float()     # (1.15)
-    p = torch.softmax(log_q, 0)                                         # each value's probability
+    log_forward = log_density(x_t, (1 - beta).sqrt() * y, beta)
+    log_q = log_forward + bimodal.log_prob(y[:, None]).float()                  # (1.15)
+    p = torch.softmax(log_q, 0)                             # each value's probability
     mean = (p * y).sum()
     variance = (p * (y - mean) ** 2).sum()
-    bell = log_density(y, mean, variance).exp()
-    pictures[f"beta = {beta:.2f}"] = {"exact": p / (y[1] - y[0]), "Gaussian, same mean and width": bell}
-plots.panels(y, pictures, title="One step back", xlabel="x_{t-1}, given x_t = 0.15", ylabel="density")
+    gaussian = log_density(y, mean, variance).exp()
+    panels[f"beta = {beta:.2f}"] = {"exact": p / (y[1] - y[0]),
+                                    "Gaussian, same mean and variance": gaussian}
+plots.panels(y, panels, title="One reverse step", xlabel="x_{t-1}, given x_t = 0.15",
+             ylabel="density")
 
 # %% [markdown]
-# **What the figures show.** After a step of 0.7, and even of 0.2, $x_{t-1}$ may have been in either bump, and no single Gaussian can say so. After a small step the exact density is nearly a Gaussian. Here is why. As a function of $y = x_{t-1}$, the factor $q(x_t\mid y)$ is a Gaussian bell around $c = x_t/\sqrt{\alpha_t}$ with variance $\beta_t/\alpha_t$. If the bell is narrow, $\log q_{t-1}(y)$, the log-density of $x_{t-1}$, is practically a straight line across it: $\log q_{t-1}(y) \approx \log q_{t-1}(c) + (y-c)\cdot h$ with the slope $h = \nabla\log q_{t-1}(c)$. A bell times the exponential of a straight line is the same bell, moved: completing the square in $-\tfrac{\alpha_t}{2\beta_t}\|y-c\|^2 + (y-c)\cdot h$ gives
+# **What the figures show.** After a step of 0.7, and even of 0.2, $x_{t-1}$ may have been in either mode, and no single Gaussian has two. After a small step the exact density is nearly a Gaussian. Here is why. As a function of $y = x_{t-1}$, the factor $q(x_t\mid y)$ is a Gaussian around $c = x_t/\sqrt{\alpha_t}$ with variance $\beta_t/\alpha_t$. If it is narrow, $\log q_{t-1}(y)$, the log-density of $x_{t-1}$, is practically a straight line across it: $\log q_{t-1}(y) \approx \log q_{t-1}(c) + (y-c)\cdot h$ with the slope $h = \nabla\log q_{t-1}(c)$. A Gaussian times the exponential of a straight line is the same Gaussian, moved: completing the square in $-\tfrac{\alpha_t}{2\beta_t}\|y-c\|^2 + (y-c)\cdot h$ gives
 #
 # $$q(x_{t-1} \mid x_t) \approx \mathcal N\Big(\frac{x_t}{\sqrt{\alpha_t}} + \frac{\beta_t}{\alpha_t}\,\nabla\log q_{t-1}\Big(\frac{x_t}{\sqrt{\alpha_t}}\Big),\ \frac{\beta_t}{\alpha_t} I\Big) \qquad\text{for small } \beta_t \tag{1.16}$$
 
 # %%
-centre = arrived / (1 - beta).sqrt()                                    # beta = 0.01 still
-slope = bumps.score(centre.view(1, 1))[0, 0]
-print(f"exact:  mean {mean:.4f}, variance {variance:.5f}")
-print(f"(1.16): mean {centre + beta / (1 - beta) * slope:.4f}, variance {beta / (1 - beta):.5f}")
+centre = x_t / (1 - beta).sqrt()                            # beta = 0.01 still
+slope = bimodal.score(centre.view(1, 1))[0, 0]
+rows = {"exact": {"mean": mean, "variance": variance},
+        "(1.16)": {"mean": centre + beta / (1 - beta) * slope,
+                   "variance": beta / (1 - beta)}}
+tables.table(rows, {"mean": ".4f", "variance": ".5f"},
+             caption="The reverse step from x_t = 0.15, with beta = 0.01")
 
 # %% [markdown]
-# They differ because $\log q$ is not quite straight across the bell. In the middle between the bumps it curves upwards, and that widens the step. Its slope is steepest close to $c$ and smaller on both sides, so the mean moves a little less than (1.16) says. ($\beta_t$ is small *enough* if $\log q_{t-1}$ hardly bends over a width of $\sqrt{\beta_t}$. Here $x_{t-1}$ was the data itself; after some noise $\log q$ is smoother, and larger steps will do.)
+# They differ because $\log q$ is not quite straight across the Gaussian. In the middle between the modes it curves upwards, and that widens the step. Its slope is steepest close to $c$ and smaller on both sides, so the mean moves a little less than (1.16) says. ($\beta_t$ is small *enough* if $\log q_{t-1}$ hardly bends over a width of $\sqrt{\beta_t}$. Here $x_{t-1}$ was the data itself; after some noise $\log q$ is smoother, and larger steps will do.)
 #
-# So a thousand small steps make each step back *simple*: only its mean has to be learned. The slope $\nabla\log q$ is called the *score*; it points to where data is denser, and we meet it again in 1.9.
+# So a thousand small steps make each reverse step *simple*: only its mean has to be learned. The slope $\nabla\log q$ is called the **score**; it points to where data is denser, and we meet it again in 1.9.
 #
-# ## 1.7 The step back, if we knew the data
+# ## 1.7 The posterior: the reverse step, if we knew the data
 #
-# The score of all digits is unknown. But if we knew $x_0$, the step back would be a formula. Bayes' rule once more: $q(x_{t-1} \mid x_t, x_0) \propto q(x_t \mid x_{t-1})\, q(x_{t-1} \mid x_0)$, where factors without $x_{t-1}$ are left out, and $q(x_t \mid x_{t-1}, x_0) = q(x_t \mid x_{t-1})$ because a step of the walk looks only at the image before it. As a function of $x_{t-1}$, the first factor is a bell around $x_t/\sqrt{\alpha_t}$ with variance $\beta_t/\alpha_t$, and the second, by (1.7), one around $\sqrt{\bar\alpha_{t-1}}\,x_0$ with variance $1-\bar\alpha_{t-1}$. Multiply them by (1.2). The inverse variances add:
+# The score of all digits is unknown. But if we knew $x_0$, the reverse step would be a formula. Bayes' rule once more: $q(x_{t-1} \mid x_t, x_0) \propto q(x_t \mid x_{t-1})\, q(x_{t-1} \mid x_0)$, where factors without $x_{t-1}$ are left out, and $q(x_t \mid x_{t-1}, x_0) = q(x_t \mid x_{t-1})$ because a forward step depends only on the image before it (the process is a **Markov chain**). As a function of $x_{t-1}$, the first factor is a Gaussian around $x_t/\sqrt{\alpha_t}$ with variance $\beta_t/\alpha_t$, and the second, by (1.7), one around $\sqrt{\bar\alpha_{t-1}}\,x_0$ with variance $1-\bar\alpha_{t-1}$. Multiply them by (1.2). The inverse variances add:
 #
 # $$\frac1{\tilde\beta_t} = \frac{\alpha_t}{\beta_t} + \frac1{1-\bar\alpha_{t-1}} = \frac{\alpha_t(1-\bar\alpha_{t-1}) + \beta_t}{\beta_t(1-\bar\alpha_{t-1})} = \frac{1-\bar\alpha_t}{\beta_t(1-\bar\alpha_{t-1})}, \qquad \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t \tag{1.17}$$
 #
@@ -346,32 +396,40 @@ print(f"(1.16): mean {centre + beta / (1 - beta) * slope:.4f}, variance {beta / 
 #
 # $$\tilde\mu_t = \tilde\beta_t\Big(\frac{\alpha_t}{\beta_t}\cdot\frac{x_t}{\sqrt{\alpha_t}} + \frac{\sqrt{\bar\alpha_{t-1}}\,x_0}{1-\bar\alpha_{t-1}}\Big) = \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\,x_t + \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}\,x_0 \tag{1.18}$$
 #
-# So $q(x_{t-1} \mid x_t, x_0) = \mathcal N(\tilde\mu_t, \tilde\beta_t I)$, Gaussian for *every* size of step. (For $t = 1$ take $\bar\alpha_0 = 1$, the empty product: then $\tilde\beta_1 = 0$ and $\tilde\mu_1 = x_0$, as it must be.)
+# So this **posterior of the forward process** is $q(x_{t-1} \mid x_t, x_0) = \mathcal N(\tilde\mu_t, \tilde\beta_t I)$, Gaussian for *every* size of step. (For $t = 1$ take $\bar\alpha_0 = 1$, the empty product: then $\tilde\beta_1 = 0$ and $\tilde\mu_1 = x_0$, as it must be.)
 
 # %%
-before = torch.cat([torch.ones(1), alpha_bar[:-1]])                     # alpha_bar_{t-1}, with alpha_bar_0 = 1
-beta_tilde = betas * (1 - before) / (1 - alpha_bar)                                                   # (1.17)
-mu_tilde = lambda x, x0, i: ((1 - betas[i]).sqrt() * (1 - before[i]) * x
-                             + before[i].sqrt() * betas[i] * x0) / (1 - alpha_bar[i])                 # (1.18)
-mean, variance = DDPM(None, betas).q_posterior(digits[:2], digits[2:4], torch.tensor([299, 299]))
-torch.testing.assert_close(mu_tilde(digits[2:4], digits[:2], 299), mean, atol=1e-4, rtol=0)
-plots.curves(torch.arange(1, T + 1), {"beta, forward": betas, "beta tilde, back": beta_tilde}, xscale="log", yscale="log",
-             title="Variance of a step forward, and of the step back if the data is known", xlabel="step t", ylabel="variance")
+before = torch.cat([torch.ones(1), alpha_bar[:-1]])     # alpha_bar_{t-1}; alpha_bar_0 = 1
+beta_tilde = betas * (1 - before) / (1 - alpha_bar)                             # (1.17)
+
+def mu_tilde(x, x0, i):
+    """(1.18)"""
+    on_x = (1 - betas[i]).sqrt() * (1 - before[i]) / (1 - alpha_bar[i])
+    on_x0 = before[i].sqrt() * betas[i] / (1 - alpha_bar[i])
+    return on_x * x + on_x0 * x0
+
+x0, x = digits[:2], digits[2:4]
+mean, variance = DDPM(None, betas).q_posterior(x0, x, torch.tensor([299, 299]))
+torch.testing.assert_close(mu_tilde(x, x0, 299), mean, atol=1e-4, rtol=0)
+plots.curves(torch.arange(1, T + 1),
+             {"beta, forward": betas, "beta tilde, reverse": beta_tilde},
+             xscale="log", yscale="log", xlabel="step t", ylabel="variance",
+             title="Variance of a forward step, and of a reverse step if the data is known")
 
 # %% [markdown]
-# **What the figure shows.** After some fifty steps the two are the same to the eye: knowing $x_0$ narrows the step back only when $x_t$ is almost $x_0$ itself. ($\tilde\beta_1 = 0$ has no place on a logarithmic axis.)
+# **What the figure shows.** After some fifty steps the two are the same to the eye: knowing $x_0$ narrows the reverse step only when $x_t$ is almost $x_0$ itself. ($\tilde\beta_1 = 0$ has no place on a logarithmic axis.)
 #
-# ## 1.8 What to learn: the bound, from beginning to end
+# ## 1.8 What to learn: the variational bound, from beginning to end
 #
-# We want a model $p_\theta$ with weights $\theta$ that gives our data a high probability. The model is a chain that starts in pure noise and takes Gaussian steps back, each with a mean from a network and a fixed variance. The paper calls that variance $\sigma_t^2$ (in this section only; the library's `sigma(t)` is something else):
+# We want a model $p_\theta$ with weights $\theta$ that gives our data a high probability. The model is a Markov chain that starts in pure noise and takes Gaussian reverse steps, each with a mean from a network and a fixed variance. The paper calls that variance $\sigma_t^2$ (in this section only; the library's `sigma(t)` is something else):
 #
 # $$p_\theta(x_{0:T}) = p(x_T)\prod_{t=1}^T p_\theta(x_{t-1}\mid x_t), \qquad p(x_T) = \mathcal N(0, I), \qquad p_\theta(x_{t-1}\mid x_t) = \mathcal N\big(\mu_\theta(x_t, t),\ \sigma_t^2 I\big) \tag{1.19}$$
 #
-# Here $x_{0:T}$ stands for all of $x_0, \dots, x_T$. The model's probability of $x_0$ is an integral over all walks that end there: hopeless to compute, easy to bound. Divide and multiply by $q(x_{1:T}\mid x_0)$, the chance of the forward walk; the integral becomes an average over forward walks, and since $-\log$ is convex, $-\log$ of an average is at most the average of $-\log$ (Jensen's inequality):
+# Here $x_{0:T}$ stands for all of $x_0, \dots, x_T$. The model's probability of $x_0$ is an integral over all **trajectories** that end there: hopeless to compute, easy to bound. Divide and multiply by $q(x_{1:T}\mid x_0)$, the probability of the forward trajectory; the integral becomes an average over forward trajectories, and since $-\log$ is convex, $-\log$ of an average is at most the average of $-\log$ (Jensen's inequality):
 #
 # $$-\log p_\theta(x_0) = -\log \mathbb E_{q(x_{1:T}\mid x_0)}\bigg[\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\bigg] \le \mathbb E_{q(x_{1:T}\mid x_0)}\bigg[\log\frac{q(x_{1:T}\mid x_0)}{p_\theta(x_{0:T})}\bigg] =: L \tag{1.20}$$
 #
-# To compute $L$, write the forward walk *backwards*. For $t \ge 2$, Bayes' rule says $q(x_t\mid x_{t-1}) = q(x_{t-1}\mid x_t, x_0)\,q(x_t\mid x_0)/q(x_{t-1}\mid x_0)$. In the product over $t$ the fractions cancel like a telescope, $\frac{q(x_2\mid x_0)}{q(x_1\mid x_0)}\cdot\frac{q(x_3\mid x_0)}{q(x_2\mid x_0)}\cdots$, and with the first factor $q(x_1\mid x_0)$ there remains
+# This $L$ is the **variational bound**; $-L$ is called the evidence lower bound, **ELBO**. To compute $L$, write the forward process *backwards*. For $t \ge 2$, Bayes' rule says $q(x_t\mid x_{t-1}) = q(x_{t-1}\mid x_t, x_0)\,q(x_t\mid x_0)/q(x_{t-1}\mid x_0)$. In the product over $t$ the fractions cancel like a telescope, $\frac{q(x_2\mid x_0)}{q(x_1\mid x_0)}\cdot\frac{q(x_3\mid x_0)}{q(x_2\mid x_0)}\cdots$, and with the first factor $q(x_1\mid x_0)$ there remains
 #
 # $$q(x_{1:T}\mid x_0) = \prod_{t=1}^T q(x_t\mid x_{t-1}) = q(x_T\mid x_0)\prod_{t=2}^T q(x_{t-1}\mid x_t, x_0) \tag{1.21}$$
 #
@@ -383,15 +441,15 @@ plots.curves(torch.arange(1, T + 1), {"beta, forward": betas, "beta tilde, back"
 #
 # $$L = \underbrace{\mathrm{KL}\big(q(x_T\mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t=2}^T \underbrace{\mathbb E_{q(x_t\mid x_0)}\,\mathrm{KL}\big(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t)\big)}_{L_{t-1}} \underbrace{-\,\mathbb E_{q(x_1\mid x_0)}\log p_\theta(x_0\mid x_1)}_{L_0} \tag{1.22}$$
 #
-# $L_T$ is the mismatch (1.14), and nothing in it can be learned. Each $L_{t-1}$ compares two Gaussians, the step back of someone who knows $x_0$ and the model's. By (1.3), with $d$ pixels,
+# $L_T$ is the mismatch (1.14), and nothing in it can be learned. Each $L_{t-1}$ compares two Gaussians, the posterior, which is given $x_0$, and the model's reverse step. By (1.3), with $d$ pixels,
 #
 # $$L_{t-1} = \mathbb E\bigg[\frac{\|\tilde\mu_t - \mu_\theta\|^2}{2\sigma_t^2}\bigg] + \frac d2\Big(\log\frac{\sigma_t^2}{\tilde\beta_t} + \frac{\tilde\beta_t}{\sigma_t^2} - 1\Big) \tag{1.23}$$
 #
-# Only the first part can be learned. The mean to be hit, (1.18), contains the known $x_t$ and the unknown $x_0$; so the network may as well guess $x_0$ alone: let $\mu_\theta$ be (1.18) with the guess $\hat x_0$ in place of $x_0$. Then $\tilde\mu_t - \mu_\theta = \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}(x_0 - \hat x_0)$, and for $t \ge 2$ with $\sigma_t^2 = \tilde\beta_t$ the first part is
+# Only the first part can be learned. The mean to be hit, (1.18), contains the known $x_t$ and the unknown $x_0$; so the network may as well predict $x_0$ alone: let $\mu_\theta$ be (1.18) with the prediction $\hat x_0$ in place of $x_0$. Then $\tilde\mu_t - \mu_\theta = \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}(x_0 - \hat x_0)$, and for $t \ge 2$ with $\sigma_t^2 = \tilde\beta_t$ the first part is
 #
 # $$\frac{\bar\alpha_{t-1}\beta_t^2}{(1-\bar\alpha_t)^2}\cdot\frac{1-\bar\alpha_t}{2\,(1-\bar\alpha_{t-1})\,\beta_t}\,\|x_0-\hat x_0\|^2 = \tfrac12\big(\mathrm{SNR}(t-1) - \mathrm{SNR}(t)\big)\,\|x_0 - \hat x_0\|^2 \tag{1.24}$$
 #
-# (bring $\frac{\bar\alpha_{t-1}}{1-\bar\alpha_{t-1}} - \frac{\bar\alpha_t}{1-\bar\alpha_t}$ over one denominator: its numerator is $\bar\alpha_{t-1} - \bar\alpha_t = \bar\alpha_{t-1}\beta_t$). $L_0$ is a denoising error, too: at $t = 1$, $\mu_\theta = \hat x_0$, and minus the logarithm of the Gaussian is $\|x_0-\hat x_0\|^2/2\sigma_1^2 + \frac d2\log 2\pi\sigma_1^2$. So the bound is a sum of *denoising errors*, each weighted by the signal that this step destroys. A network may as well guess the noise; call its guess $\epsilon_\theta(x_t, t)$. By (1.7) $x_0 - \hat x_0 = \sqrt{(1-\bar\alpha_t)/\bar\alpha_t}\;(\epsilon_\theta - \epsilon)$, and for any $\sigma_t^2$
+# (bring $\frac{\bar\alpha_{t-1}}{1-\bar\alpha_{t-1}} - \frac{\bar\alpha_t}{1-\bar\alpha_t}$ over one denominator: its numerator is $\bar\alpha_{t-1} - \bar\alpha_t = \bar\alpha_{t-1}\beta_t$). $L_0$ is a denoising error, too: at $t = 1$, $\mu_\theta = \hat x_0$, and minus the logarithm of the Gaussian is $\|x_0-\hat x_0\|^2/2\sigma_1^2 + \frac d2\log 2\pi\sigma_1^2$. So the bound is a sum of *denoising errors*, each weighted by the signal that this step destroys. A network may as well predict the noise; call its prediction $\epsilon_\theta(x_t, t)$. By (1.7) $x_0 - \hat x_0 = \sqrt{(1-\bar\alpha_t)/\bar\alpha_t}\;(\epsilon_\theta - \epsilon)$, and for any $\sigma_t^2$
 #
 # $$\frac{\|\tilde\mu_t - \mu_\theta\|^2}{2\sigma_t^2} = \frac{\beta_t^2}{2\sigma_t^2\,\alpha_t\,(1-\bar\alpha_t)}\,\|\epsilon - \epsilon_\theta(x_t, t)\|^2 \tag{1.25}$$
 #
@@ -399,113 +457,136 @@ plots.curves(torch.arange(1, T + 1), {"beta, forward": betas, "beta tilde, back"
 #
 # $$L_{\text{simple}} = \mathbb E_{x_0,\,t,\,\epsilon}\,\big\|\epsilon - \epsilon_\theta\big(\sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon,\ t\big)\big\|^2 \tag{1.26}$$
 #
-# This is no longer the bound but a *reweighted* one: the weight in (1.25) is by far the largest at the first steps, where the noise is too fine to see; without it, the network works on what the eye notices. (Code divides by the number of pixels, so that a guess of 0 costs 1.)
+# This is no longer the bound but a *reweighted* one: the weight in (1.25) is by far the largest at the first steps, where the noise is too fine to see; without it, the network works on what the eye notices. (Code divides by the number of pixels, so that a prediction of 0 costs 1.)
 #
-# **Does the bound hold?** On the two bumps the best possible network is known, and so is $-\log q(x_0)$. So compute every term, with the two variances that are in use, $\sigma_t^2 = \tilde\beta_t$ and $\sigma_t^2 = \beta_t$, and add them up. (For $t = 1$, where $\tilde\beta_1 = 0$, both use $\beta_1$.) The averages are taken over a fine grid of values of $x_0$ and $\epsilon$, so that no random error hides anything. On average over the data, no model's $-\log p_\theta(x_0)$ is below $-\log q(x_0)$, since the difference is a divergence; so the average of $L$ lies above both, and the gap we shall see is what the bound and the model lose together. (Densities of continuous data may exceed 1, so single terms may be negative.)
+# **Does the bound hold?** On the bimodal data the best possible network is known, and so is $-\log q(x_0)$. So compute every term, with the two variances that are in use, $\sigma_t^2 = \tilde\beta_t$ and $\sigma_t^2 = \beta_t$, and add them up. (For $t = 1$, where $\tilde\beta_1 = 0$, both use $\beta_1$.) The averages are taken over a fine grid of values of $x_0$ and $\epsilon$, so that no random error hides anything. On average over the data, no model's $-\log p_\theta(x_0)$ is below $-\log q(x_0)$, since the difference is a divergence; so the average of $L$ lies above both, and the gap we shall see is what the bound and the model lose together. (Densities of continuous data may exceed 1, so single terms may be negative.)
 
 # %%
-x0, eps = torch.meshgrid(torch.linspace(-2.5, 2.5, 101).double(), torch.linspace(-5, 5, 51).double(), indexing="ij")
-x0, eps = x0.reshape(-1, 1), eps.reshape(-1, 1)                         # (5151, 1) each: every pair
-weight = torch.softmax(bumps.log_prob(x0) - 0.5 * eps[:, 0] ** 2, 0)    # (5151,) the probability of a pair
+x0, eps = torch.meshgrid(torch.linspace(-2.5, 2.5, 101).double(),
+                         torch.linspace(-5, 5, 51).double(), indexing="ij")
+x0, eps = x0.reshape(-1, 1), eps.reshape(-1, 1)             # (5151, 1) each: every pair
+# (5151,) the probability of each pair
+weight = torch.softmax(bimodal.log_prob(x0) - 0.5 * eps[:, 0] ** 2, 0)
 average = lambda values: (weight * values[:, 0]).sum()
 
+# %%
 def bound(betas, variance):
-    """All terms of (1.22) for the exact denoiser, in nats.   betas, variance: (T,) -> L_0, ..., L_T: (T + 1,)"""
+    """All terms of (1.22) for the exact denoiser, in nats.
+
+    betas, variance: (T,) -> L_0, ..., L_T: (T + 1,)
+    """
     a, terms = torch.cumprod(1 - betas, dim=0), []
     before = torch.cat([torch.ones(1), a[:-1]])
-    ratio = betas * (1 - before) / (1 - a) / variance                   # beta_tilde / sigma^2
+    ratio = betas * (1 - before) / (1 - a) / variance       # beta_tilde / sigma^2
+    constant = ratio - 1 - ratio.log()
+    constant[0] = (2 * math.pi * variance[0]).log()         # of L_0
     for i in range(len(betas)):
         x = a[i].sqrt() * x0 + (1 - a[i]).sqrt() * eps
-        x0_hat = bumps.posterior_mean(x, a[i].sqrt(), (1 - a[i]).sqrt())
-        miss = before[i].sqrt() * betas[i] / (1 - a[i]) * (x0 - x0_hat)
-        width = (2 * math.pi * variance[0]).log() if i == 0 else ratio[i] - 1 - ratio[i].log()
-        terms.append(average(miss**2) / (2 * variance[i]) + 0.5 * width)                       # (1.23)
-    return torch.stack(terms + [average(kl(a[-1].sqrt() * x0, 1 - a[-1], 0, torch.tensor(1)))])
+        x0_hat = bimodal.posterior_mean(x, a[i].sqrt(), (1 - a[i]).sqrt())
+        error = before[i].sqrt() * betas[i] / (1 - a[i]) * (x0 - x0_hat)
+        term = average(error**2) / (2 * variance[i]) + 0.5 * constant[i]        # (1.23)
+        terms.append(term)
+    prior = average(kl(a[-1].sqrt() * x0, 1 - a[-1], 0, torch.tensor(1)))
+    return torch.stack(terms + [prior])
 
 # %%
-exact = average(-bumps.log_prob(x0)[:, None])
+exact = average(-bimodal.log_prob(x0)[:, None])
+rows = []
 for steps in (10, 100, 1000):
-    a = alpha_bar[T // steps - 1::T // steps].double()                  # every (1000/steps)-th alpha_bar
+    # every (1000/steps)-th alpha_bar, and the betas between them
+    a = alpha_bar[T // steps - 1::T // steps].double()
     before = torch.cat([torch.ones(1), a[:-1]])
-    coarse = 1 - a / before                                             # and the betas of that walk
+    coarse = 1 - a / before
     tilde = coarse * (1 - before) / (1 - a)
-    for name, variance in {"beta tilde": torch.cat([coarse[:1], tilde[1:]]), "beta": coarse}.items():
+    variances = {"beta tilde": torch.cat([coarse[:1], tilde[1:]]), "beta": coarse}
+    for name, variance in variances.items():
         L = bound(coarse, variance)
-        print(f"T = {steps:4}, variance {name:10}: L_0 {L[0]:6.3f} + L_1..L_T-1 {L[1:-1].sum():5.3f} + L_T {L[-1]:.5f} "
-              f"= {L.sum():.3f} >= {exact:.3f}")
+        rows.append({"T": steps, "variance": name, "L_0": L[0],
+                     "L_1 + ... + L_T-1": L[1:-1].sum(), "L_T": L[-1],
+                     "their sum L": L.sum(), "-log q(x_0)": exact})
+tables.table(rows, {"L_0": ".3f", "L_1 + ... + L_T-1": ".3f", "L_T": ".5f",
+                    "their sum L": ".3f", "-log q(x_0)": ".3f"},
+             caption="The variational bound, in nats, averaged over the data")
 
 # %% [markdown]
-# The bound holds in every row, and with more steps and $\sigma_t^2 = \beta_t$ it comes within 0.004 nats of the truth (a nat is the unit of natural logarithms, 1.44 bits), as (1.16) promised: the smaller the step, the nearer the true step back is to a Gaussian of variance $\beta_t/\alpha_t$. With $\tilde\beta_t$ it stays further away: that is the variance for someone who *knows* $x_0$, and the model does not. (Exercise 1.10 finds the best variance for Gaussian data.)
+# The bound holds in every row, and with more steps and $\sigma_t^2 = \beta_t$ it comes within 0.004 nats of the truth (a nat is the unit of natural logarithms, 1.44 bits), as (1.16) promised: the smaller the step, the nearer the true reverse step is to a Gaussian of variance $\beta_t/\alpha_t$. With $\tilde\beta_t$ it stays further away: that is the variance *given* $x_0$, which the model is not given. (Exercise 1.10 finds the best variance for Gaussian data.)
 
 # %% [markdown]
 # ## 1.9 Three names for one thing
 #
-# A network that guesses the noise, one that guesses the image, and one that guesses the score know the same thing. Noise and image are tied by (1.7):
+# A network that predicts the noise (**epsilon-prediction**), one that predicts the image (**x0-prediction**), and one that predicts the score are three **parameterisations** of the same thing. Noise and image are tied by (1.7):
 #
 # $$x_0 = \frac{x_t - \sqrt{1-\bar\alpha_t}\,\epsilon}{\sqrt{\bar\alpha_t}} \tag{1.27}$$
 #
-# **What is the best possible guess?** Many pairs of image and noise lead to the same $x_t$, so no guess is always right. Fix $x_t$ and a guess $g$, and write $m = \mathbb E[\epsilon \mid x_t]$ for the average of the noise over all those pairs. Then
+# **What is the best possible prediction?** Many pairs of image and noise lead to the same $x_t$, so no prediction is always right. Fix $x_t$ and a prediction $g$, and write $m = \mathbb E[\epsilon \mid x_t]$ for the average of the noise over all those pairs. Then
 #
 # $$\mathbb E\big[\|\epsilon - g\|^2 \,\big|\, x_t\big] = \mathbb E\big[\|\epsilon - m\|^2 \,\big|\, x_t\big] + \|m - g\|^2 \tag{1.28}$$
 #
-# To see it, write $\epsilon - g = (\epsilon - m) + (m - g)$ and multiply out: the mixed term is $2\,(m-g)\cdot\mathbb E[\epsilon - m \mid x_t]$, and $\epsilon - m$ has average zero. The first part does not depend on $g$; the second is smallest at $g = m$. So a perfect network gives the *average* noise, and, (1.27) being linear, with it the average clean image $\mathbb E[x_0\mid x_t]$: a weighted average of all digits that could be behind this noise, and therefore a blur.
+# To see it, write $\epsilon - g = (\epsilon - m) + (m - g)$ and multiply out: the mixed term is $2\,(m-g)\cdot\mathbb E[\epsilon - m \mid x_t]$, and $\epsilon - m$ has average zero. The first part does not depend on $g$; the second is smallest at $g = m$. So a perfect network returns the *average* noise, and, (1.27) being linear, with it the average clean image $\mathbb E[x_0\mid x_t]$: a weighted average of all digits that could be behind this noise, and therefore a blur.
 #
 # **And the score?** Differentiate the density (1.9) of $x_t$ under its integral. The gradient of $q(x_t\mid x_0)$ is $q(x_t\mid x_0)$ times $-(x_t - \sqrt{\bar\alpha_t}\,x_0)/(1-\bar\alpha_t)$, and that fraction is $-\epsilon/\sqrt{1-\bar\alpha_t}$. Divide by $q(x_t)$; then $q(x_t\mid x_0)\,q(x_0)/q(x_t) = q(x_0\mid x_t)$, and the integral is an average given $x_t$:
 #
 # $$\nabla\log q(x_t) = \frac{\nabla q(x_t)}{q(x_t)} = -\frac{\mathbb E[\epsilon\mid x_t]}{\sqrt{1-\bar\alpha_t}} \tag{1.29}$$
 #
-# Put it into (1.27), averaged given $x_t$, and you have *Tweedie's formula*:
+# Put it into (1.27), averaged given $x_t$, and you have **Tweedie's formula**:
 #
 # $$\mathbb E[x_0\mid x_t] = \frac{x_t + (1-\bar\alpha_t)\,\nabla\log q(x_t)}{\sqrt{\bar\alpha_t}} \tag{1.30}$$
 #
-# To remove noise, climb towards denser data. For a mixture this average can be written down, since given that $x_0$ belongs to bump $k$ everything is Gaussian. As a function of $x_0$ it is a bell around $m_k$ with variance $v_1 = s^2$, times one around $x_t/\sqrt{\bar\alpha_t}$ with variance $v_2 = (1-\bar\alpha_t)/\bar\alpha_t$; and the mean in (1.2) can be written $m_1 + \frac{v_1}{v_1+v_2}(m_2-m_1)$. Insert, and average over the bumps:
+# To remove noise, climb towards denser data. For a mixture this average can be written down, since given that $x_0$ belongs to component $k$ everything is Gaussian. As a function of $x_0$ it is a Gaussian around $m_k$ with variance $v_1 = s^2$, times one around $x_t/\sqrt{\bar\alpha_t}$ with variance $v_2 = (1-\bar\alpha_t)/\bar\alpha_t$; and the mean in (1.2) can be written $m_1 + \frac{v_1}{v_1+v_2}(m_2-m_1)$. Insert, and average over the components:
 #
 # $$\mathbb E[x_0\mid x_t] = \sum_k p(k\mid x_t)\Big(m_k + \frac{\sqrt{\bar\alpha_t}\,s^2}{\bar\alpha_t s^2 + 1 - \bar\alpha_t}\,\big(x_t - \sqrt{\bar\alpha_t}\,m_k\big)\Big) \tag{1.31}$$
 #
-# where $p(k\mid x_t)$ is bump $k$'s share of the sum (1.9). This is the denoiser that drew the spiral in 1.1. Tweedie's formula must give the same; autograd differentiates the density:
+# where $p(k\mid x_t)$ is component $k$'s fraction of the sum (1.9). This is the denoiser that drew the spiral in 1.1. Tweedie's formula must give the same; autograd differentiates the density:
 
 # %%
 t = 0.3
 x = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
 score, = torch.autograd.grad(spiral.log_prob(x, **at(t)).sum(), x)
-tweedie = (x + schedule.sigma(t) ** 2 * score) / schedule.alpha(t)                                     # (1.30)
-torch.testing.assert_close(tweedie, spiral.denoiser(schedule)(x.detach(), t))                          # (1.31)
+tweedie = (x + schedule.sigma(t) ** 2 * score) / schedule.alpha(t)              # (1.30)
+torch.testing.assert_close(tweedie, spiral.denoiser(schedule)(x.detach(), t))   # (1.31)
 print("Tweedie's formula and the mixture's exact denoiser agree")
 
 # %% [markdown]
 # ## 1.10 A DDPM, written out
 #
-# Now we have everything: a loss, (1.26), and a way back, (1.17) and (1.18) with the network's guess for $x_0$. Three functions, and `q_sample` from above, are a complete DDPM:
+# Now we have everything: a loss, (1.26), and a reverse step, (1.17) and (1.18) with the network's prediction of $x_0$. All $T$ reverse steps, one after the other, are **ancestral sampling**. Three functions, and `q_sample` from above, are a complete DDPM:
 
 # %%
 def p_losses(net, x0, i, eps, alpha_bar):
-    """The simple loss of each example: the mean squared error of the predicted noise.   -> (B,)"""
-    t = (i + 1) / len(alpha_bar)                            # the network sees a number in (0, 1]
+    """The simple loss, (1.26): the mean squared error of the predicted noise.   -> (B,)"""
+    t = (i + 1) / len(alpha_bar)                # the network is given t in (0, 1]
     return (net(q_sample(x0, i, eps, alpha_bar), t) - eps).square().flatten(1).mean(1)
 
 # %%
 @torch.no_grad()
-def p_sample(net, x, i, z, betas, width=torch.sqrt):
-    """One step back, from x_t to x_{t-1}, with t = i + 1.   x, z: (B, ...), i: 0 ... T-1"""
+def p_sample(net, x, i, z, betas, to_std=torch.sqrt):
+    """One reverse step, from x_t to x_{t-1}, with t = i + 1.
+
+    x, z: (B, ...), i: 0 ... T-1
+    """
     alpha_bar = torch.cumprod(1 - betas, dim=0)
     beta, a = betas[i], alpha_bar[i]
     before = alpha_bar[i - 1] if i > 0 else torch.tensor(1.0)
     t = torch.full((len(x),), (i + 1) / len(betas), device=x.device)
-    x0_hat = (x - (1 - a).sqrt() * net(x, t)) / a.sqrt()                                        # (1.27)
-    mean = ((1 - beta).sqrt() * (1 - before) * x + before.sqrt() * beta * x0_hat) / (1 - a)     # (1.18)
-    return mean + width(beta * (1 - before) / (1 - a)) * z                                      # (1.17)
+    x0_hat = (x - (1 - a).sqrt() * net(x, t)) / a.sqrt()                        # (1.27)
+    mean = (1 - beta).sqrt() * (1 - before) * x + before.sqrt() * beta * x0_hat
+    mean = mean / (1 - a)                                                       # (1.18)
+    return mean + to_std(beta * (1 - before) / (1 - a)) * z                     # (1.17)
 
-def walk_back(net, x, betas, generator, width=torch.sqrt):
-    """From noise x_T to x_0.   `width` turns the variance of a step into what multiplies its noise"""
+def p_sample_loop(net, x, betas, generator, to_std=torch.sqrt):
+    """From noise x_T to x_0.
+
+    `to_std` turns the variance of a step into the factor of its noise
+    """
     for i in reversed(range(len(betas))):
         z = torch.randn(x.shape, generator=generator).to(x.device)
-        x = p_sample(net, x, i, z, betas, width)
+        x = p_sample(net, x, i, z, betas, to_std)
     return x
 
 # %% [markdown]
-# (The square root is a parameter because section 1.12 will leave it out on purpose.) Its variance is $\tilde\beta_t$: the bound preferred $\beta_t$, but Ho et al. found the samples alike, and $\tilde\beta_t$ needs no special last step: at $i = 0$ it is 0, no noise is added, and the network's guess of the clean data is returned.
+# (The square root is a parameter because section 1.12 will leave it out on purpose.) Its variance is $\tilde\beta_t$: the bound preferred $\beta_t$, but Ho et al. found the samples alike, and $\tilde\beta_t$ needs no special last step: at $i = 0$ it is 0, no noise is added, and the network's prediction of the clean data is returned.
 #
-# **First on the spiral**, where we know what is right. The network is a small one: it takes a point and some sine waves of the point and of $\sqrt t$, so that it can tell near places and near times apart, and guesses the noise. The training is the whole recipe: draw data, a time and noise; compute the loss; step downhill.
+# **First on the spiral**, where we know what is right. The network is a small one: it takes a point and some sinusoids of the point and of $\sqrt t$ (a **positional encoding**, in which near positions and near times differ clearly), and predicts the noise. The training is the whole recipe: draw a **batch** of data, times and noise; compute the loss; step downhill.
 
 # %%
 class PointNet(nn.Module):
@@ -513,23 +594,29 @@ class PointNet(nn.Module):
 
     def __init__(self, hidden=192):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(2 + 8 + 12, hidden), nn.SiLU(), nn.Linear(hidden, hidden),
-                                    nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 2))
+        self.layers = nn.Sequential(
+            nn.Linear(2 + 8 + 12, hidden), nn.SiLU(),
+            nn.Linear(hidden, hidden), nn.SiLU(),
+            nn.Linear(hidden, hidden), nn.SiLU(),
+            nn.Linear(hidden, 2))
 
     def forward(self, x, t):
-        where = torch.cat([2 * x, 5 * x], dim=1)                                               # (B, 4)
-        when = t[:, None].sqrt() * torch.pi * torch.tensor([0.5, 1, 2, 4, 8, 16])              # (B, 6)
-        waves = torch.cat([where, when], dim=1)                                                # (B, 10)
-        return self.layers(torch.cat([x, waves.sin(), waves.cos()], dim=1))
+        of_x = torch.cat([2 * x, 5 * x], dim=1)             # (B, 4)
+        frequencies = torch.tensor([0.5, 1, 2, 4, 8, 16])
+        of_t = t[:, None].sqrt() * torch.pi * frequencies   # (B, 6)
+        angles = torch.cat([of_x, of_t], dim=1)             # (B, 10)
+        return self.layers(torch.cat([x, angles.sin(), angles.cos()], dim=1))
 
 # %%
 points, point_net, losses = spiral.sample(20_000), PointNet(), []
 updates = 3000
 optimizer = torch.optim.AdamW(point_net.parameters(), lr=4e-3, fused=True)
-decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 - k / updates)    # down to 0 in a straight line
-for k in range(updates):
-    x0 = points[torch.randint(len(points), (512,))]                                # (512, 2)
-    loss = p_losses(point_net, x0, torch.randint(T, (512,)), torch.randn_like(x0), alpha_bar).mean()
+# the learning rate falls to 0 in a straight line
+decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 - k / updates)
+for _ in range(updates):
+    x0 = points[torch.randint(len(points), (512,))]         # (512, 2) one batch
+    i = torch.randint(T, (512,))
+    loss = p_losses(point_net, x0, i, torch.randn_like(x0), alpha_bar).mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -538,173 +625,205 @@ for k in range(updates):
 print(f"loss of the last 500 updates: {sum(losses[-500:]) / 500:.3f}")
 
 # %% [markdown]
-# **Is that good?** A loss means nothing until one knows the smallest possible one. By (1.28) the exact denoiser pays it, so compute both at every noise level. And see what the network learned: arrows from noisy points to the guess of the clean point.
+# **Is that good?** A loss means nothing until one knows the smallest possible one. By (1.28) the exact denoiser pays it, so compute both at every noise level. And see what the network learned: arrows from noisy points to the prediction of the clean point.
 
 # %%
 learned = Denoiser(point_net, schedule, target="eps")
 x0, eps = spiral.sample(20_000, seed=1), torch.randn(20_000, 2)
-i = torch.arange(T).repeat(20)                                          # every step, twenty times
+i = torch.arange(T).repeat(20)                              # every step, twenty times
 t = (i + 1) / T
 x = q_sample(x0, i, eps, alpha_bar)
 with torch.no_grad():
     ours = (point_net(x, t) - eps).square().mean(1)
-    best_eps = -schedule.sigma(t)[:, None] * spiral.score(x, schedule.alpha(t), schedule.sigma(t))     # (1.29)
+    best_eps = -schedule.sigma(t)[:, None] * spiral.score(x, **at(t))           # (1.29)
 best = (best_eps - eps).square().mean(1)
-by_level = lambda loss: loss.view(20, 50, 20).mean((0, 2))              # fifty groups of twenty steps
-plots.curves(t[:T:20], {"trained network": by_level(ours), "exact denoiser": by_level(best)},
-             title=f"Loss by noise level (means: {ours.mean():.3f} and {best.mean():.3f}; n = 20,000)",
+by_level = lambda loss: loss.view(20, 50, 20).mean((0, 2))  # fifty groups of twenty steps
+means = f"means: {ours.mean():.3f} and {best.mean():.3f}; n = 20,000"
+plots.curves(t[:T:20], {"trained network": by_level(ours),
+                        "exact denoiser": by_level(best)},
+             title=f"Loss by noise level ({means})",
              xlabel="t", ylabel="squared error of the noise")
+
+# %%
 side = torch.linspace(-1.8, 1.8, 13)
 tails = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1).reshape(-1, 2)
 with torch.no_grad():
-    heads = {name: D(tails, 0.3) for name, D in {"learned": learned, "exact": spiral.denoiser(schedule)}.items()}
+    heads = {"learned": learned(tails, 0.3),
+             "exact": spiral.denoiser(schedule)(tails, 0.3)}
 plots.arrows({name: (tails, h) for name, h in heads.items()}, background=points[:3000],
-             title="From a noisy point at t = 0.3 to the guess of the clean one")
+             title="From a noisy point at t = 0.3 to the prediction of the clean one")
 
 # %% [markdown]
 # **What the figures show.** Most of the loss is *unavoidable* (the loss that the training printed came from other random draws, so compare the two in the title): near t = 0 the noise is too fine to be told from the data's own spread, so even the exact denoiser errs by nearly 1 there. The network pays a little more than it must. Its arrows are nearly the exact ones; many end *between* the arms: averages of several possible clean points.
 
 # %%
 g = torch.Generator().manual_seed(2)
-drawn = walk_back(point_net, torch.randn(2000, 2, generator=g), betas, g)
+samples = p_sample_loop(point_net, torch.randn(2000, 2, generator=g), betas, g)
 with torch.no_grad():
-    guessed = learned(schedule.prior((2000, 2), t=0.5, generator=g), 0.5)
-plots.scatter({"data": points[:2000], "our DDPM, 1000 steps": drawn, "one guess, at t = 0.5": guessed},
-              title="Two thousand points each")
+    predicted = learned(schedule.sample_prior((2000, 2), t=0.5, generator=g), 0.5)
+plots.scatter({"data": points[:2000], "our DDPM, 1000 steps": samples,
+               "one prediction, at t = 0.5": predicted}, title="Two thousand points each")
 
 # %% [markdown]
-# **What the figure shows.** A thousand steps draw the spiral, with a few points lost between the arms. One step, handing the network pure noise as if it were a point at t = 0.5 and believing the answer, gives averages of *many* clean points: a shapeless patch in the middle. One question cannot choose; the walk chooses a little at every step. (At t = 1 the answer would be the middle itself, could we read it: there (1.27) divides by $\sqrt{\bar\alpha_T} = 0.0064$, which makes every error of the network 157 times larger. The walk hardly minds, because (1.18) gives the early guesses a tiny weight. Lesson 3 brings targets without this division.)
+# **What the figure shows.** A thousand steps draw the spiral, with a few points lost between the arms. One prediction, with pure noise given to the network as if it were a point at t = 0.5, gives averages of *many* clean points: a shapeless patch in the middle. One prediction cannot choose; the reverse process chooses a little at every step. (At t = 1 the prediction would be the middle itself, could we compute it well: there (1.27) divides by $\sqrt{\bar\alpha_T} = 0.0064$, which makes every error of the network 157 times larger. This hardly harms the reverse process, because (1.18) gives the early predictions a tiny weight. Lesson 3 brings targets without this division.)
 #
-# The library's `DDPM` is the same algebra with bad input refused; its general `Denoiser` (a network, a schedule, and what the network is asked for) has the same loss. Asserted, step by step:
+# The library's `DDPM` is the same algebra with bad input refused; its general `Denoiser` (a network, a schedule, and the network's target) has the same loss. Asserted, step by step:
 
 # %%
 x, z, x0 = torch.randn(3, 4, 2, generator=g)
 ddpm = DDPM(point_net, betas)
 for i in (0, 500, 999):
-    mean, variance, _ = ddpm.p_mean_variance(x, torch.full((4,), i))
-    torch.testing.assert_close(p_sample(point_net, x, i, z, betas), (mean + variance[0].sqrt() * z).detach(),
-                               atol=1e-3, rtol=1e-3)
     at_i = torch.full((4,), i)
+    mean, variance, _ = ddpm.p_mean_variance(x, at_i)
+    torch.testing.assert_close(p_sample(point_net, x, i, z, betas),
+                               (mean + variance[0].sqrt() * z).detach(),
+                               atol=1e-3, rtol=1e-3)
     loss = p_losses(point_net, x0, at_i, z, alpha_bar)
+    by_denoiser = learned.loss(x0, (at_i + 1) / T, z)
     torch.testing.assert_close(ddpm.p_losses(x0, at_i, z), loss, rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(learned.loss(x0, (at_i + 1) / T, z), loss, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(by_denoiser, loss, rtol=1e-3, atol=1e-5)
 print("course_lib.DDPM and course_lib.Denoiser agree")
 
 # %% [markdown]
 # ## 1.11 All of MNIST, live
 #
-# The network is now a U-Net, an image-to-image network that lesson 2 takes apart; here it is a box: noisy image and time in, noise out. `train.train` repeats the step you have just seen with two refinements (lesson 3): it gives the optimizer Muon the weights for which it is better than AdamW, and it keeps a running *average* of the weights, which draws better than the weights themselves.
+# The network is now a U-Net, an image-to-image network that lesson 2 takes apart; here it is a box: noisy image and time in, noise out. `train.train` repeats the step you have just seen with two refinements (lesson 3): it gives the optimizer Muon the weights for which it is better than AdamW, and it keeps a running average of the weights (**EMA**, exponential moving average), which draws better than the weights themselves.
 #
-# Each time the training time has doubled, the current network turns the same twelve noise images into digits. To save time it takes 50 large steps in place of 1000: (1.17) and (1.18) hold from $t$ to any earlier $s$, too (exercises 1.2 and 1.6 work this out). In the library, `prior` draws the starting noise, `grid` chooses the times, `ancestral` takes the steps and `last` keeps the final image. **Watch when they become digits.**
+# Each time the training time has doubled, the current network turns the same twelve noise images into digits. To save time it takes 50 large steps in place of 1000: (1.17) and (1.18) hold from $t$ to any earlier $s$, too (exercises 1.2 and 1.6 work this out). In the library, `sample_prior` draws the starting noise, `timesteps` chooses the times, `ancestral` takes the steps and `last` keeps the final image. **Watch when they become digits.**
 
 # %%
-def watch(D, done):
+def show_samples(D, done):
     """Twelve samples, always from the same noise, in 50 steps."""
     g = torch.Generator().manual_seed(7)
-    noise = schedule.prior((12, 1, 28, 28), generator=g, device=device)
-    x = last(ancestral(D, schedule, noise, grid(schedule, 50), g))
+    noise = schedule.sample_prior((12, 1, 28, 28), generator=g, device=device)
+    x = last(ancestral(D, schedule, noise, timesteps(schedule, 50), generator=g))
     plots.show(x, title=f"after {done:.0%} of the training")
 
 # %%
-big = device.type == "cuda"                                 # on a GPU: a larger network, larger batches
-net = UNet(1, widths=(128, 256, 256), depth=2, patch=1) if big else UNet(1, widths=(32, 64))
-D = train.train(Denoiser(net, schedule, target="eps"), digits, seconds=120, out="01_mnist_eps",
-                batch=256 if big else 128, lr=1e-3 if big else 4e-3, watch=watch)
+if device.type == "cuda":                                   # larger network, larger batches
+    net = UNet(1, widths=(128, 256, 256), depth=2, patch_size=1)
+    options = {"batch_size": 256, "lr": 1e-3}
+else:
+    net = UNet(1, widths=(32, 64))
+    options = {"batch_size": 128, "lr": 4e-3}
+D = train.train(Denoiser(net, schedule, target="eps"), digits, seconds=120,
+                run_name="01_mnist_eps", callback=show_samples, **options)
 
 # %%
 steps, losses = zip(*D.history)
-plots.curves(steps, {"mean squared error of the noise": losses}, title="The loss falls fast, then slowly",
+plots.curves(steps, {"mean squared error of the noise": losses},
+             title="The loss falls fast, then slowly",
              xlabel="training step", ylabel="loss", yscale="log")
 
 # %% [markdown]
 # **What the figures show.** The first row shows blobs and snow, the next two strokes and lumps, the last two digits, of which one can read rather more than half. The loss falls by four fifths in the first hundred steps and slowly after that, in the second half by about a sixth; the samples improve most after that first fall: a part of it is unavoidable, as on the spiral (how large a part nobody knows for real digits). So we do not judge a diffusion model by its loss alone.
 #
-# **One question, or a walk?** The first row is the original with noise at seven levels. The second asks the network once for the clean image; the third walks there from the same noisy images, in steps of 0.01.
+# **One prediction, or the reverse process?** The first row is the original with noise at seven levels. The second is the network's prediction of the clean image, from one evaluation; the third is the end of the reverse process from the same noisy images, in steps of 0.01.
 
 # %%
 levels, g = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), torch.Generator().manual_seed(4)
-starts = [schedule.perturb(digits[5:6], t, one_noise).to(device) for t in levels]       # (1, 1, 28, 28) each
-with torch.no_grad(), machine.autocast():
-    blurs = torch.cat([D(x, t) for x, t in zip(starts, levels)])
-    walks = torch.cat([last(ancestral(D, schedule, x, grid(schedule, int(100 * t), start=t), g))
-                       for x, t in zip(starts, levels)])
-plots.show({"noisy": torch.cat(starts), "one guess": blurs, "a walk": walks},
+# (1, 1, 28, 28) each
+starts = [schedule.perturb(digits[5:6], t, one_noise).to(device) for t in levels]
+predictions, sampled = [], []
+with torch.no_grad(), train.autocast():
+    for x, t in zip(starts, levels):
+        predictions.append(D(x, t))
+        times = timesteps(schedule, int(100 * t), start=t)
+        sampled.append(last(ancestral(D, schedule, x, times, generator=g)))
+plots.show({"noisy": torch.cat(starts), "one prediction": torch.cat(predictions),
+            "reverse process": torch.cat(sampled)},
            title="From t = 0.1 (left) to t = 0.7 (right)")
 
 # %% [markdown]
-# **What the figure shows.** Little noise leaves one possible digit, and both agree. With more noise the guess blurs into an average of several digits, as (1.28) says it must; the grain at $t = 0.7$ is the network's own error, made larger by the division in (1.27). The walk decides for one shape: the original at $t = 0.1$ and 0.2, then others, not all of them good digits after two minutes of training. Now the whole way, a thousand steps for twenty images, with a new draw of noise in each:
+# **What the figure shows.** Little noise leaves one possible digit, and both agree. With more noise the prediction blurs into an average of several digits, as (1.28) says it must; the grain at $t = 0.7$ is the network's own error, made larger by the division in (1.27). The reverse process decides for one shape: the original at $t = 0.1$ and 0.2, then others, not all of them good digits after two minutes of training. Now all of it, a thousand steps for twenty images, with a new draw of noise in each:
 
 # %%
 ddpm, frames = DDPM(D.net, betas), []
-with machine.autocast():
-    for done, x in enumerate(ddpm.sample((20, 1, 28, 28), g, device)):       # x_1000, ..., x_0: 1001 states
-        if done % 80 == 40:                                                  # thirteen of them, the last included
+with train.autocast():
+    # 1001 states: x_1000, ..., x_0
+    for done, x in enumerate(ddpm.sample((20, 1, 28, 28), g, device)):
+        if done % 80 == 40:                                 # thirteen, the last included
             frames.append(x.cpu())
 plots.animate(frames, columns=10, alt="Twenty digits appear from noise in a thousand steps")
 
 # %% [markdown]
-# **What the film shows.** For about half of the time nothing seems to happen. But the eye misses the best part: between t = 0.77 and 0.4, under the snow, the perfect guesser of 1.5 goes from knowing almost nothing to knowing almost all. There the digit is decided. Then strokes appear and settle, and the last steps remove the remaining grain.
+# **What the film shows.** For about half of the time nothing seems to happen. But the eye misses the best part: between t = 0.77 and 0.4, under the snow, the ideal observer of 1.5 goes from knowing almost nothing to knowing almost all. There the digit is decided. Then strokes appear and settle, and the last steps remove the remaining grain.
 #
 # ## 1.12 What goes wrong, and how to see it
 #
-# > **A Fréchet distance in one paragraph.** Looking at samples is subjective, so we also compute a number. Take a network that reads digits (ours is right for more than 99 % of the test digits), and for each image compute its 128 features, the numbers just before its decision. Fit a Gaussian to the features of real images and another to those of the samples; with means $\mu_1, \mu_2$ and covariances $C_1, C_2$ the distance (squared, as is usual) is $\|\mu_1-\mu_2\|^2 + \operatorname{tr}\big(C_1 + C_2 - 2(C_1C_2)^{1/2}\big)$. It is 0 when means and covariances agree. How much to trust it? It sees only what the features see, and only two moments of them; and estimated from few images both are off by chance, which adds to the distance. So compare at one number of images, print the *floor* beside it (what the same number of real images gets), and look at the pictures, too.
+# > **A Fréchet distance in one paragraph.** Looking at samples is subjective, so we also compute a number. Take a **classifier** of digits (ours is right for more than 99 % of the test digits), and for each image compute its 128 features, the numbers just before its decision. Fit a Gaussian to the features of real images and another to those of the samples; with means $\mu_1, \mu_2$ and covariances $C_1, C_2$ the distance (squared, as is usual) is $\|\mu_1-\mu_2\|^2 + \operatorname{tr}\big(C_1 + C_2 - 2(C_1C_2)^{1/2}\big)$. (With the features of an Inception network it is the **FID** of papers.) It is 0 when means and covariances agree. How much to trust it? It sees only what the features see, and only two moments of them; and estimated from few images both are off by chance, which adds to the distance. So compare at one number of images, print the **real-data baseline** beside it, its floor (what the same number of real images gets), and look at the pictures, too.
 #
 # Sampling code has a few classic errors, and none of them crashes. Here they are, on the same trained network, each with its Fréchet distance. All take a hundred steps, the betas of which come from every tenth $\bar\alpha_t$, except for the last one, which takes four.
 
 # %%
 def coarse_betas(steps):
-    """The betas of a walk that visits every (T / steps)-th noise level."""
+    """The betas of a process that keeps every (T / steps)-th noise level."""
     a = alpha_bar[T // steps - 1::T // steps].to(device)
     return 1 - a / torch.cat([torch.ones(1, device=device), a[:-1]])
 
 hundred = coarse_betas(100)
-walks = {"right":             (hundred, torch.sqrt),
-         "no noise added":    (hundred, torch.zeros_like),
-         "beta, not sqrt":    (hundred, lambda variance: variance),
-         "variance doubled":  (hundred, lambda variance: (2 * variance).sqrt()),
-         "four steps":        (coarse_betas(4), torch.sqrt)}
+variants = {"right":             (hundred, torch.sqrt),
+            "no noise added":    (hundred, torch.zeros_like),
+            "beta, not sqrt":    (hundred, lambda variance: variance),
+            "variance doubled":  (hundred, lambda variance: (2 * variance).sqrt()),
+            "four steps":        (coarse_betas(4), torch.sqrt)}
 results = {}
-for name, (some_betas, width) in walks.items():
+for name, (some_betas, to_std) in variants.items():
     g = torch.Generator().manual_seed(5)
     noise = torch.randn(500, 1, 28, 28, generator=g).to(device)
-    with machine.autocast():
-        results[name] = walk_back(D.net, noise, some_betas, g, width).float().cpu().clamp(-1, 1)
+    with train.autocast():
+        x = p_sample_loop(D.net, noise, some_betas, g, to_std)
+    results[name] = x.float().cpu().clamp(-1, 1)
 
 # %%
-distance = lambda x: metrics.frechet_distance(metrics.features(x), metrics.test_features())
-print("Fréchet distance to the 10,000 test digits, 500 images each:")
-for name, x in results.items():
-    print(f"  {name:18} {distance(x):7.2f}")
-print(f"  real digits        {metrics.frechet_floor(500):7.2f}   (the floor)")
-plots.show({f"{name}  {distance(x):.1f}": x[:14] for name, x in results.items()},
+test_split = features.features_of_test_split()
+distances = {name: metrics.frechet_distance(features.digit_features(x), test_split)
+             for name, x in results.items()}
+baseline = {"real digits (the baseline)": metrics.frechet_real_baseline(500)}
+rows = {name: {"Fréchet distance": d} for name, d in (distances | baseline).items()}
+tables.table(rows, ".2f", caption="Distance to the 10,000 test digits, 500 images each")
+plots.show({f"{name}  {distances[name]:.1f}": x[:14] for name, x in results.items()},
            title="The same network, five ways to sample, and their Fréchet distances")
 
 # %% [markdown]
-# **What the figure shows.** *No noise*, or nearly none (for a small variance, the variance is much smaller than its root): $x_t$ holds less noise than the network is told, so it removes too much; without noise every walk runs to the plainest shape there is, a 1, and variety is gone; with the variance in place of its root most walks do. *Too much noise*: the network cannot keep up, and grain and torn strokes remain. *Four steps* (no bug, only too few): each step back is far from Gaussian, as in 1.6, and the last one returns the network's guess at $t = 0.25$ as it is; the strokes come out blurred and broken. Every error has its look; and where looks deceive, as in exercise 1.3, there is the number. (Even the right way is far above the floor: that is what a small network has learned in two minutes. And the number does not say *what* is wrong.)
+# **What the figure shows.** *No noise*, or nearly none (for a small variance, the variance is much smaller than its root): $x_t$ holds less noise than belongs to the time that the network is given, so it removes too much; without noise every trajectory runs to the plainest shape there is, a 1, and variety is gone; with the variance in place of its root most trajectories do. *Too much noise*: the network cannot keep up, and grain and torn strokes remain. *Four steps* (no bug, only too few): each exact reverse step is far from Gaussian, as in 1.6, and the last one returns the network's prediction at $t = 0.25$ as it is; the strokes come out blurred and broken. Every error has its look; and where looks deceive, as in exercise 1.3, there is the number. (Even the right way is far above the baseline: that is what a small network has learned in two minutes. And the number does not say *what* is wrong.)
 #
 # ## 1.13 A perfect denoiser that is useless
 #
-# **What would a perfect network do?** A training set is itself a mixture: of $N$ bumps of width zero, one on each image. (We take the 10,000 images in `memory`.) So its exact denoiser is (1.31) with $s = 0$, the average of the images weighted by the perfect guesser's belief (1.13):
+# **What would a perfect network do?** A training set is itself a mixture: of $N$ components of width zero, one on each image, the **empirical distribution**. (We take the 10,000 images in `memory`.) So its exact denoiser is (1.31) with $s = 0$, the average of the images weighted by the posterior (1.13):
 #
 # $$\hat x_0(x_t) = \sum_n p(n\mid x_t)\,x^{(n)} \tag{1.32}$$
 #
 # No network can have a lower training loss. Let us sample from it.
 
 # %%
-def remember(x, t):
-    """The exact denoiser of the ten thousand images in `memory`.   x: (B, 1, 28, 28), t: a number"""
-    p = posterior_over(memory, x.flatten(1), (schedule.alpha(t) ** 2).float())          # (B, 10000)
+def empirical_denoiser(x, t):
+    """The exact denoiser of the ten thousand images in `memory`.
+
+    x: (B, 1, 28, 28), t: a number
+    """
+    a = (schedule.alpha(t) ** 2).float()
+    p = posterior_over(memory, x.flatten(1), a)             # (B, 10000)
     return (p @ memory).view_as(x)
 
 g = torch.Generator().manual_seed(6)
-recalled = last(ancestral(remember, schedule, torch.randn(16, 1, 28, 28, generator=g), grid(schedule, 100), g))
-nearest = lambda x: torch.cdist(x.flatten(1), digits.flatten(1)).min(1)     # of all 60,000 training digits
+noise = torch.randn(16, 1, 28, 28, generator=g)
+times = timesteps(schedule, 100)
+recalled = last(ancestral(empirical_denoiser, schedule, noise, times, generator=g))
+
+# %%
+def nearest(x):
+    """Distance to the nearest of all 60,000 training digits, and its index: (B,) each."""
+    return torch.cdist(x.flatten(1), digits.flatten(1)).min(1)
+
 ours, unseen = results["right"][:300], data.mnist("test")[0][:300]
 plots.show({"perfect": recalled, "nearest": digits[nearest(recalled).indices],
             "trained": ours[:16], "nearest to it": digits[nearest(ours[:16]).indices]},
            title="Samples, and the nearest of the 60,000 training digits")
-print(f"distance to the nearest training digit: perfect {nearest(recalled).values.max():.2f} at most; on average "
-      f"trained {nearest(ours).values.mean():.1f}, unseen real digits {nearest(unseen).values.mean():.1f} (300 each)")
+print(f"distance to the nearest training digit: perfect "
+      f"{nearest(recalled).values.max():.2f} at most; on average "
+      f"trained {nearest(ours).values.mean():.1f}, "
+      f"unseen real digits {nearest(unseen).values.mean():.1f} (300 each)")
 
 # %% [markdown]
 # **What the figure shows.** Every sample of the perfect denoiser *is* one of the stored images. It has learned nothing but the list. On average the trained network's digits lie a fifth further from the training digits than unseen real ones do: in general they are not copies. (Part of the distance is no merit: badly drawn digits are far from every real one.) What saves the network is that it *cannot* be perfect. The small one has 0.55 million weights, too few to store 60,000 images of 784 pixels; it is smooth, built of local filters, and saw each image only two or three times. It averages over images that are alike, and where it errs, it generalises. (Large networks trained long on few images do memorise; lesson 3 tests for it.)
@@ -722,11 +841,11 @@ print(f"distance to the nearest training digit: perfect {nearest(recalled).value
 # | flow matching (Lipman et al. 2023; here $t = 1$ is noise) | $t\in[0, 1]$ | $(1-t)\,x_0 + t\,\epsilon$ | none, or $1-t$ |
 # | this course | $t\in[0, 1]$ | $\alpha(t)\,x_0 + \sigma(t)\,\epsilon$ | the standard-deviation factor |
 #
-# (Most flow papers, Lipman et al. among them, run time the other way, with data at $t = 1$. Always check.) The Score-SDE's walk has infinitely many steps. In $\log\bar\alpha_t = \sum\log(1-\beta_s)$ each term becomes $-\beta(s/T)/T$ as $T$ grows, and the sum an integral; for the linear schedule, with $\beta(t) = b_0 + t\,(b_1 - b_0)$, $b_0 = 0.1$, $b_1 = 20$,
+# (Most flow papers, Lipman et al. among them, run time the other way, with data at $t = 1$. Always check.) The Score-SDE's process has infinitely many steps. In $\log\bar\alpha_t = \sum\log(1-\beta_s)$ each term becomes $-\beta(s/T)/T$ as $T$ grows, and the sum an integral; for the linear schedule, with $\beta(t) = b_0 + t\,(b_1 - b_0)$, $b_0 = 0.1$, $b_1 = 20$,
 #
 # $$\bar\alpha(t) = \exp\Big(-\int_0^t \beta(s)\,ds\Big) = \exp\Big(-b_0 t - \tfrac12 (b_1 - b_0)\,t^2\Big) \tag{1.33}$$
 #
-# Dividing a noisy image by its $\alpha(t)$ leaves $x_0$ with noise of width $\sigma(t)/\alpha(t)$: EDM's image.
+# Dividing a noisy image by its $\alpha(t)$ leaves $x_0$ with noise of standard deviation $\sigma(t)/\alpha(t)$: EDM's image.
 #
 # $$\sigma_{\text{EDM}} = \frac{\sigma(t)}{\alpha(t)} = \sqrt{\frac{1-\bar\alpha_t}{\bar\alpha_t}}, \qquad x_{\text{EDM}} = \frac{x_t}{\alpha(t)} \tag{1.34}$$
 #
@@ -739,24 +858,28 @@ print(f"distance to the nearest training digit: perfect {nearest(recalled).value
 # $$\log\mathrm{SNR} = \log\frac{\bar\alpha_t}{1-\bar\alpha_t} = -2\log\sigma_{\text{EDM}} = 2\log\frac{1-t_{\text{flow}}}{t_{\text{flow}}} \tag{1.36}$$
 
 # %%
-t, x0, eps = torch.tensor([0.1, 0.5, 0.9]).double(), *torch.randn(2, 3, 2, dtype=torch.float64)
+t = torch.tensor([0.1, 0.5, 0.9]).double()
+x0, eps = torch.randn(2, 3, 2, dtype=torch.float64)
 alpha, sigma, x = schedule.alpha(t), schedule.sigma(t), schedule.perturb(x0, t, eps)
+assert_close = torch.testing.assert_close
+
 b0, b1 = 0.1, 20.0
-torch.testing.assert_close(torch.exp(-b0 * t - (b1 - b0) / 2 * t**2), alpha**2, rtol=0.06, atol=0)     # (1.33)
-fine = Schedule.linear(T=100_000)                                       # more steps: nearer to the integral
-torch.testing.assert_close(torch.exp(-b0 * t - (b1 - b0) / 2 * t**2), fine.alpha(t)**2, rtol=5e-4, atol=0)
+continuous = torch.exp(-b0 * t - (b1 - b0) / 2 * t**2)                          # (1.33)
+assert_close(continuous, alpha**2, rtol=0.06, atol=0)
+fine = Schedule.linear(T=100_000)                           # nearer to the integral
+assert_close(continuous, fine.alpha(t)**2, rtol=5e-4, atol=0)
 sigma_edm, t_flow = sigma / alpha, sigma / (alpha + sigma)
-torch.testing.assert_close(x / alpha[:, None], x0 + sigma_edm[:, None] * eps)                          # (1.34)
+assert_close(x / alpha[:, None], x0 + sigma_edm[:, None] * eps)                 # (1.34)
 flow = Schedule.flow()
-torch.testing.assert_close(x / (alpha + sigma)[:, None], flow.perturb(x0, t_flow, eps))                # (1.35)
-torch.testing.assert_close(schedule.log_snr(t), -2 * sigma_edm.log())                                  # (1.36)
-torch.testing.assert_close(schedule.log_snr(t), flow.log_snr(t_flow))
+assert_close(x / (alpha + sigma)[:, None], flow.perturb(x0, t_flow, eps))       # (1.35)
+assert_close(schedule.log_snr(t), -2 * sigma_edm.log())                         # (1.36)
+assert_close(schedule.log_snr(t), flow.log_snr(t_flow))
 print("every conversion checked")
 
 # %% [markdown]
 # ## What we built
 #
-# A forward process and its closed form; three schedules, and where they destroy the information; the exact way back; the bound, computed and seen to hold; a DDPM in forty lines that learned a spiral and all of MNIST; its typical errors; and a perfect denoiser that generates nothing new.
+# A forward process and its closed form; three schedules, and where they destroy the information; the exact reverse step; the variational bound, computed and seen to hold; a DDPM in forty lines that learned a spiral and all of MNIST; its typical errors; and a perfect denoiser that generates nothing new.
 #
 # **Three things to remember.** (1) Noise is added by *variance*: wherever a $\beta$ or $1-\bar\alpha$ multiplies noise, there is a square root. (2) A perfect network predicts an *average*, so one step gives a blur; many small random steps decide for one digit. (3) Noise, image and score are one thing, and the likelihood's bound is a weighted sum of denoising errors.
 #

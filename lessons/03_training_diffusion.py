@@ -30,8 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms.functional import gaussian_blur
-from course_lib import DDPM, Denoiser, Schedule, ancestral, clip, ddim, grid, last
-from course_lib.lab import data, features, machine, metrics, plots, train
+from course_lib import DDPM, Denoiser, Schedule, ancestral, clip, ddim, timesteps, last
+from course_lib.lab import data, features, metrics, plots, train
 
 torch.manual_seed(0)
 digits, labels = data.mnist("train")
@@ -79,7 +79,7 @@ losses = {"l2": lambda r: r.square(), "Huber, 0.1": lambda r: F.huber_loss(r, 0 
 
 # %%
 start = torch.randn(3000, 1, generator=torch.Generator().manual_seed(0))
-ends = {name: last(ddim(answer(loss), cosine, start, grid(cosine, 30))) for name, loss in losses.items()}
+ends = {name: last(ddim(answer(loss), cosine, start, timesteps(cosine, 30))) for name, loss in losses.items()}
 plots.histogram([ends["l2"][:, 0], ends["l1"][:, 0]], labels=["l2: the mean", "l1: the median"], title="Samples with two perfect denoisers", xlabel="x0")
 for name, x in ends.items():
     print(f"{name:10} share of samples above 0: {(x > 0).double().mean():.3f} (the data: 0.700), standard deviation within the upper bump {x[x > 0].std():.3f} (0.100)")
@@ -159,7 +159,7 @@ exact = two_values.denoiser(flow)
 noise, clean = torch.randn(5, 1, generator=torch.Generator().manual_seed(3)), two_values.sample(5, seed=5)
 times = torch.linspace(0, 1, 60)
 straight = (1 - times) * clean + times * noise                                       # (5, 60)
-states = list(ddim(exact, flow, noise, grid(flow, 59)))                              # from t = 1 to t = 0
+states = list(ddim(exact, flow, noise, timesteps(flow, 59)))                              # from t = 1 to t = 0
 followed = torch.cat(states[::-1], dim=1)                                            # (5, 60)
 plots.panels(times, {"straight lines": {f"$\\epsilon_{k}$": straight[k] for k in range(5)}, "following the mean": {f"$\\epsilon_{k}$": followed[k] for k in range(5)}},
              xlabel="t   (data → noise)", ylabel="x")
@@ -620,7 +620,7 @@ def training(p, steps=400):
 def sample(p, net, y):
     """Twenty steps of DDIM from fixed noise, under the schedule that p's sampler uses."""
     x = torch.randn(len(y), 2, generator=torch.Generator().manual_seed(1))
-    return last(ddim(Denoiser(net, p.sampling, "v"), p.sampling, x, grid(p.sampling, 20), y=y))
+    return last(ddim(Denoiser(net, p.sampling, "v"), p.sampling, x, timesteps(p.sampling, 20), y=y))
 
 # %% [markdown]
 # **Ten defects, each one changed part.** None of them raises an error. Read the list and guess: which will ruin the samples, and which will show in the loss?
@@ -879,7 +879,7 @@ print(f"distance {my_frechet(a, b):.3f}, work of the map {(a - y).square().sum(1
 # **Features.** Pictures first go through a network that sees what matters: here the digit classifier, with 128 features. The published **FID** takes 2,048 features of Inception, trained on photographs. The code stays the same; the scale does not, so never compare across networks. The door (91 MB, fetched once, checked by digest; needs torch-fidelity):
 #
 # ```python
-# look = metrics.inception()                              # or metrics.dinov2()
+# look = features.inception()                              # or features.dinov2()
 # metrics.frechet_distance(look(photos), look(samples))   # (N, 3, H, W) in [-1, 1]
 # ```
 #
@@ -899,13 +899,13 @@ print(f"distance {my_frechet(a, b):.3f}, work of the map {(a - y).square().sum(1
 g = torch.Generator().manual_seed(0)
 shuffle, order = torch.randperm(60_000, generator=g), torch.randperm(10_000, generator=g)
 train_x, (test_x, test_y) = digits[shuffle[:10_000]], (part[order] for part in data.mnist("test"))
-test_z = metrics.test_features()[order]                                             # (10000, 128)
-look = metrics.features                                                             # (N, 1, 28, 28) -> (N, 128)
+test_z = features.features_of_test_split()[order]                                             # (10000, 128)
+look = features.digit_features                                                             # (N, 1, 28, 28) -> (N, 128)
 noise = lambda count: torch.randn(count, 1, 28, 28, generator=g)
 train_z, noise_z = look(train_x), look(noise(50).clamp(-1, 1))                      # (10000, 128), (50, 128)
 
 # %%
-sizes, reference = [100, 200, 500, 1000, 2000, 5000, 10_000], metrics.Statistics(test_z)
+sizes, reference = [100, 200, 500, 1000, 2000, 5000, 10_000], metrics.RunningMoments(test_z)
 draws = [torch.tensor([metrics.frechet_distance(part, reference) for part in train_z.split(n)]) for n in sizes]
 for size, d in zip(sizes, draws):
     print(f"{size:6} real digits: {d.mean():.3f}" + (f" +- {d.std():.3f} ({len(d)} draws)" if len(d) > 1 else " (1 draw)"))
@@ -989,9 +989,9 @@ def my_inception_score(p):
     entropy = lambda q: -torch.xlogy(q, q).sum(-1)
     return (entropy(p.mean(0)) - entropy(p).mean()).exp().item()
 
-head = metrics.classifier().head
+head = features.digit_classifier().head
 belief = lambda z: head(z.float()).double().softmax(1)                              # (N, 128) -> (N, 10)
-torch.testing.assert_close(belief(test_z[:200]), metrics.probabilities(test_x[:200]), rtol=1e-3, atol=1e-6)
+torch.testing.assert_close(belief(test_z[:200]), features.digit_probabilities(test_x[:200]), rtol=1e-3, atol=1e-6)
 torch.testing.assert_close(my_inception_score(belief(test_z)), metrics.inception_score(belief(test_z), splits=1)[0])
 ten = belief(train_z).argmax(0)                                                     # the surest picture of each class
 for name, z in {"10,000 test digits": test_z, "ten pictures, 200 times": train_z[ten].repeat(200, 1),
@@ -1053,7 +1053,7 @@ x = test_x[:16]
 versions = {"original": x, "one pixel right": x.roll(1, 3), "blurred": gaussian_blur(x, 7, 1.0), "another digit": x.roll(1, 0)}
 plots.show(versions, title="Which is nearest to the original?")
 for name in list(versions)[1:]:
-    d = metrics.lpips(x, versions[name])
+    d = metrics.lpips(x, versions[name], enlarge_to=64)
     print(f"{name:15} mean square error {(x - versions[name]).square().mean():.3f}, LPIPS {d.mean():.3f} +- {d.std() / 4:.3f} (16 pairs)")
 
 # %% [markdown]
@@ -1123,7 +1123,7 @@ print(f"10,000 training digits as the reference: Fréchet distance of their copi
 #
 # ## 3.15 Our models judged, and have they learned by heart?
 #
-# The course ships two models of digits: `mnist`, trained for over an hour, and `mnist_small`, a third of its size, trained for ten minutes. Which is better, and how good is it? Five hundred samples of each, twenty steps, no guidance, beside five draws of five hundred *real* training digits; and behind it what their cards say of larger samples (`train.load(name).about`, measured by `python tools/ship.py NAME`).
+# The course ships two models of digits: `mnist`, trained for over an hour, and `mnist_small`, a third of its size, trained for ten minutes. Which is better, and how good is it? Five hundred samples of each, twenty steps, no guidance, beside five draws of five hundred *real* training digits; and behind it what their cards say of larger samples (`train.load(name).about`, measured by `python tools/recipes/ship.py NAME`).
 
 # %%
 asked = labels[shuffle[-500:]]                                                      # 500 labels, as frequent as in the data
@@ -1133,9 +1133,9 @@ def drawn(name):
     """500 digits in 20 steps, from a shipped model."""
     D, g = train.load(name), torch.Generator().manual_seed(0)
     on = next(D.parameters()).device
-    start = D.schedule.prior((500, 1, 28, 28), generator=g).to(on)
-    with machine.autocast(on):
-        return last(ancestral(clip(D), D.schedule, start, grid(D.schedule, 20), y=asked.to(on))).float().cpu().clamp(-1, 1)
+    start = D.schedule.sample_prior((500, 1, 28, 28), generator=g).to(on)
+    with train.autocast(on):
+        return last(ancestral(clip(D), D.schedule, start, timesteps(D.schedule, 20), y=asked.to(on))).float().cpu().clamp(-1, 1)
 
 samples = {name: drawn(name) for name in ("mnist", "mnist_small")}
 plots.show({name: x[:14] for name, x in samples.items()} | {"real": train_x[:14]}, title="Samples that nobody chose, and real digits")
@@ -1204,7 +1204,7 @@ plots.curves(ts, {name: weights["eps"] * e for name, e in list(excess.items())[1
 # %%
 z, held_out, clouds = torch.randn(2000, 2, generator=g), bumps.sample(2000, seed=3), {}
 for name, D in denoisers.items():
-    x = last(ddim(D, cosine, z, grid(cosine, 50)))
+    x = last(ddim(D, cosine, z, timesteps(cosine, 50)))
     share = torch.cdist(x, ring).argmin(1).bincount(minlength=8) / len(x)
     clouds[f"{name}\nshares {share.min():.0%} to {share.max():.0%}"] = x[:400]
     loss = "".join(f", {target} {(w * (least + excess[name])).mean():.4f}" for target, w in weights.items())

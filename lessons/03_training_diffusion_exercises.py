@@ -28,7 +28,7 @@ from torch import nn
 from course_lib import Schedule
 from course_lib.checks import check, hint
 from course_lib.checks.trainings import DEFECTS, SmallRun, moons, patient
-from course_lib.lab import data, metrics, plots
+from course_lib.lab import data, features, metrics, plots
 
 torch.manual_seed(0)
 torch.set_num_threads(1)                                    # networks this small gain nothing from a second thread
@@ -176,8 +176,8 @@ assert check.passed("3.4")
 
 # %%
 order = torch.randperm(10_000, generator=torch.Generator().manual_seed(0))[:4000]
-reference, pool = metrics.Statistics(metrics.features(digits[order[:2000]])), metrics.features(digits[order[2000:]])      # (2000, 128)
-rubbish = metrics.features(torch.randn(100, 1, 28, 28).clamp(-1, 1))                # (100, 128)
+reference, pool = metrics.RunningMoments(features.digit_features(digits[order[:2000]])), features.digit_features(digits[order[2000:]])      # (2000, 128)
+rubbish = features.digit_features(torch.randn(100, 1, 28, 28).clamp(-1, 1))                # (100, 128)
 
 def measure(share, n):
     """The Fréchet distance of n samples, of which share * n are noise, to the reference."""

@@ -59,7 +59,7 @@ assert check.passed("4.1")
 def cost(sampler, steps):
     """How often the sampler asks in so many steps."""
     calls, exact = [], mix.denoiser(cosine)
-    last(getattr(samplers, sampler)(lambda x, t: (calls.append(t), exact(x, t))[1], cosine, torch.randn(2, 2), samplers.grid(cosine, steps)))
+    last(getattr(samplers, sampler)(lambda x, t: (calls.append(t), exact(x, t))[1], cosine, torch.randn(2, 2), samplers.timesteps(cosine, steps)))
     return len(calls)
 
 for sampler in ("ddim", "heun", "dpmpp", "unipc"):
@@ -218,7 +218,7 @@ print(f"measured on 400,000 pairs {rest.var():.4f}, derived {exact_variance(flow
 
 def width_after(n, w, noise, N=20_000):
     """Width of the samples over w, after n steps with the exact guess and the noise that is asked for."""
-    ts, x = samplers.grid(cosine, n), torch.randn(N).double()
+    ts, x = samplers.timesteps(cosine, n), torch.randn(N).double()
     for t, s in zip(ts[:-1], ts[1:]):
         x0_hat = cosine.alpha(t) * w**2 / ((cosine.alpha(t) * w) ** 2 + cosine.sigma(t) ** 2) * x
         v = {"posterior": 1.0, "exact": 1.0, "no noise": 0.0}[noise]
@@ -282,8 +282,8 @@ truth = last(samplers.unipc(exact, arc, x, even(1000)))
 errors = {name: torch.stack([rms(way(even(2 * n if name == "ddim" else n)), truth) for n in counts.tolist()]) for name, way in ways.items()}
 plots.curves(2 * counts, errors, xscale="log", yscale="log", title="Two Heuns, steps even in t", xlabel="evaluations", ylabel="root mean square error")
 print("orders measured on the last two points:", {name: round(((e[-2] / e[-1]).log() / (counts[-1] / counts[-2]).log()).item(), 2) for name, e in errors.items()})
-flowing = heun_in_t(mix.denoiser(flow), flow, x, samplers.grid(flow, 30))
-print(f"flow schedule, from t = 1 to 0 in 30 steps: {rms(flowing, heun_in_t(mix.denoiser(flow), flow, x, samplers.grid(flow, 300))):.4f} from a run of 300")
+flowing = heun_in_t(mix.denoiser(flow), flow, x, samplers.timesteps(flow, 30))
+print(f"flow schedule, from t = 1 to 0 in 30 steps: {rms(flowing, heun_in_t(mix.denoiser(flow), flow, x, samplers.timesteps(flow, 300))):.4f} from a run of 300")
 
 # %% [markdown] tags=["solution"]
 # **What the figure shows.** Both Heuns are of order 2, and DDIM of order 1. On these steps Heun in $t$ is better from the first: at 8 evaluations by a factor of four, at 140 by a little. Steps even in $t$ are very uneven in $\sigma/\alpha$, and a straight step in $\sigma/\alpha$ pays for that. So "Heun" alone does not name a method: the variable in which its steps are straight belongs to it. On the flow schedule it starts at $t = 1$, where the lesson's Heun would divide by 0.
@@ -333,13 +333,13 @@ plots.curves(counts, lines, xscale="log", yscale="log", title="One sampler, thre
 # %%
 starts = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)).double()
 exact = mix.denoiser(cosine)
-target = last(samplers.unipc(exact, cosine, starts, samplers.grid(cosine, 100, "log_snr")))
+target = last(samplers.unipc(exact, cosine, starts, samplers.timesteps(cosine, 100, "log_snr")))
 
 def miss(ts):
     """ts: nine falling times -> how far dpmpp's ends are from the exact ones, on average."""
     return (last(samplers.dpmpp(exact, cosine, cosine.sigma(ts[0]) * starts, ts)) - target).norm(dim=1).mean().item()
 
-print(", ".join(f"{spacing} {miss(samplers.grid(cosine, 8, spacing)):.4f}" for spacing in samplers.SPACINGS))
+print(", ".join(f"{spacing} {miss(samplers.timesteps(cosine, 8, spacing)):.4f}" for spacing in samplers.SPACINGS))
 
 # %% [markdown]
 # Get below **0.02**. The check uses other starts of the same kind. Search where you like: powers as in the quadratic grid (section 4.8), other starts, $\rho$ and the ends of (4.25), or small random changes that are kept when they help.
@@ -372,8 +372,8 @@ for _ in range(150):                                        # the lengths of the
         best, record = trial, miss(trial)
 print(f"two numbers: {miss(eight()):.4f}; nine numbers: {record:.4f}, at", [round(t, 3) for t in best.tolist()])
 other = ring.denoiser(cosine)
-truth = last(samplers.unipc(other, cosine, starts, samplers.grid(cosine, 100, "log_snr")))
-for name, ts in {"even in t": samplers.grid(cosine, 8), "quadratic": samplers.grid(cosine, 8, "quadratic"), "two numbers": eight(), "nine numbers": best}.items():
+truth = last(samplers.unipc(other, cosine, starts, samplers.timesteps(cosine, 100, "log_snr")))
+for name, ts in {"even in t": samplers.timesteps(cosine, 8), "quadratic": samplers.timesteps(cosine, 8, "quadratic"), "two numbers": eight(), "nine numbers": best}.items():
     print(f"on the ring of eight bumps, {name:12}: {(last(samplers.dpmpp(other, cosine, cosine.sigma(ts[0]) * starts, ts)) - truth).norm(dim=1).mean():.4f}")
 
 # %% [markdown] tags=["solution"]
@@ -394,14 +394,14 @@ def D(x, t, y):
     return torch.stack([arc.denoiser(cosine)(x, t) for arc in arcs])[y, torch.arange(len(x))]
 
 # %% [markdown]
-# Edit points of the upper arc so that they become points of the lower one, *and stay what they were* in all other respects. First invert with the condition `before`, by (4.31), up to the level $t$ = `strength`; from there ddim goes down with the condition `after`. Both ways take $n$ steps on `samplers.grid(schedule, n, start=strength)` (upwards it is flipped). You may call the library's `samplers.invert` and `samplers.ddim`, or write the steps yourself.
+# Edit points of the upper arc so that they become points of the lower one, *and stay what they were* in all other respects. First invert with the condition `before`, by (4.31), up to the level $t$ = `strength`; from there ddim goes down with the condition `after`. Both ways take $n$ steps on `samplers.timesteps(schedule, n, start=strength)` (upwards it is flipped). You may call the library's `samplers.ddim_invert` and `samplers.ddim`, or write the steps yourself.
 
 # %% tags=["answer:4.8"]
 def edit(D, schedule, x, before, after, n, strength):
     """D: (x, t, y=...) -> guess; x: (B, ...) data, before, after: (B,) conditions, strength: in (0, 1] -> the edited data, (B, ...)"""
     ### BEGIN SOLUTION
-    ts = samplers.grid(schedule, n, start=strength)
-    noisy = last(samplers.invert(D, schedule, x, ts.flip(0), y=before))
+    ts = samplers.timesteps(schedule, n, start=strength)
+    noisy = last(samplers.ddim_invert(D, schedule, x, ts.flip(0), y=before))
     return last(samplers.ddim(D, schedule, noisy, ts, y=after))
     ### END SOLUTION
 
@@ -422,7 +422,7 @@ plots.scatter(clouds, by=place, limit=1.6, title="From the upper arc to the lowe
 
 # %% tags=["solution"]
 for strength in (0.4, 0.6, 0.7, 0.8, 1.0):
-    fresh = last(samplers.ddim(D, cosine, cosine.perturb(x, strength, torch.randn_like(x)), samplers.grid(cosine, 50, start=strength), y=down))
+    fresh = last(samplers.ddim(D, cosine, cosine.perturb(x, strength, torch.randn_like(x)), samplers.timesteps(cosine, 50, start=strength), y=down))
     row = {"inverted": edit(D, cosine, x, up, down, 50, strength), "fresh noise": fresh}
     arrived = {name: (arcs[1].log_prob(z) > arcs[1].log_prob(arcs[1].sample(2000)).quantile(0.01)).double().mean() for name, z in row.items()}
     kept = {name: torch.stack([x[:, 0], z[:, 0]]).corrcoef()[0, 1] for name, z in row.items()}
@@ -493,7 +493,7 @@ def distil(teacher, n, updates):
 # %% tags=["solution"]
 torch.manual_seed(0)
 exact, noise, fresh = ring.denoiser(cosine), torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)), ring.sample(1000, seed=9)
-run = lambda D, n: last(samplers.ddim(D, cosine, noise, samplers.grid(cosine, n)))
+run = lambda D, n: last(samplers.ddim(D, cosine, noise, samplers.timesteps(cosine, n)))
 off = lambda x: 1000 * metrics.gaussian_kernel_distance(x, fresh, width=0.3)
 clouds, teacher, goal = {"exact denoiser,\n8 steps": run(exact, 8), "exact denoiser,\n1 step": run(exact, 1)}, exact, run(exact, 8)
 for n in (4, 2, 1):

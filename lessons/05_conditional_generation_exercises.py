@@ -20,18 +20,31 @@
 
 # %%
 import warnings
+
 import torch
 from torch import nn
-from course_lib import Schedule, clip, ddim, grid, guidance, last, samplers
+
+from course_lib import Schedule, clip, ddim, guidance, last, samplers, timesteps
 from course_lib.checks import check, hint
-from course_lib.lab import data, features, metrics, nouns, plots, study, train
-from course_lib.schedules import over
+from course_lib.lab import (
+    attributes,
+    data,
+    features,
+    metrics,
+    noun_parts,
+    plots,
+    sampling,
+    tables,
+    train,
+)
+from course_lib.schedules import append_dims
 
 torch.manual_seed(0)
-torch.set_num_threads(1)                                    # most tensors here are small and gain nothing from a second thread
+# most tensors here are small and gain nothing from a second thread
+torch.set_num_threads(1)
 cosine = Schedule.cosine()
 seeded = lambda k: torch.Generator().manual_seed(k)
-digits = train.load("mnist_small", on="cpu")                # y: 0 to 9, and 10 for none
+digits = train.load("mnist_small", device="cpu")              # y: 0 to 9, and 10 for none
 
 # %% [markdown]
 # ## 5.1 Warm-up: drop labels, and captions (2 points, 10 minutes)
@@ -40,10 +53,14 @@ digits = train.load("mnist_small", on="cpu")                # y: 0 to 9, and 10 
 
 # %% tags=["answer:5.1"]
 def drop(y, null, p, generator):
-    """y: (B,) labels or (B, L) tokens, whole numbers; null: the number for "none"; p: in [0, 1] -> like y"""
+    """y: (B,) labels or (B, L) tokens, integers -> like y
+
+    null: the number for "none"; p: a probability, in [0, 1]
+    """
     ### BEGIN SOLUTION
-    lost = torch.rand(len(y), generator=generator) < p                              # (B,) one coin for each example
-    return torch.where(lost.view(-1, *[1] * (y.ndim - 1)), null, y)
+    # (B,) one coin for each example
+    dropped = torch.rand(len(y), generator=generator) < p
+    return torch.where(dropped.view(-1, *[1] * (y.ndim - 1)), null, y)
     ### END SOLUTION
 
 # %% tags=["check:5.1"]
@@ -53,13 +70,18 @@ assert check.passed("5.1")
 ### END HIDDEN TESTS
 
 # %% tags=["solution"]
-tokenizer = train.load("nouns", on="cpu").net.tokenizer
+tokenizer = train.load("nouns", device="cpu").net.tokenizer
 tokens = tokenizer(["a shark head", "blue glasses", "a green body", "a red tie"])
-print("before:", tokenizer.text(tokens))
-print("after: ", tokenizer.text(drop(tokens, 0, 0.5, seeded(2))))
+print("before:", tokenizer.decode(tokens))
+print("after: ", tokenizer.decode(drop(tokens, 0, 0.5, seeded(2))))
+
+# %% tags=["solution"]
+batch = torch.zeros(128).long()
 whole = [int(torch.rand(1, generator=seeded(k)) < 0.1) * 128 for k in range(1000)]
-each = [int((drop(torch.zeros(128).long(), 10, 0.1, seeded(k)) == 10).sum()) for k in range(1000)]
-print(f"null labels in a batch of 128, over 1,000 batches: one coin for all {sum(whole) / 1000:.1f} on average, none in {whole.count(0) / 1000:.0%}; a coin each {sum(each) / 1000:.1f}, from {min(each)} to {max(each)}")
+each = [int((drop(batch, 10, 0.1, seeded(k)) == 10).sum()) for k in range(1000)]
+print(f"null labels in a batch of 128, over 1,000 batches: one coin for all "
+      f"{sum(whole) / 1000:.1f} on average, none in {whole.count(0) / 1000:.0%}; "
+      f"a coin each {sum(each) / 1000:.1f}, from {min(each)} to {max(each)}")
 
 # %% [markdown] tags=["solution"]
 # **Solution.** Both ways lose a tenth of the labels on average. But with one coin for all, nine steps of ten teach nothing about the null label and every tenth nothing else, so the gradient jerks to and fro.
@@ -71,7 +93,10 @@ print(f"null labels in a batch of 128, over 1,000 batches: one coin for all {sum
 
 # %% tags=["answer:5.2"]
 def cfg(D, w, null):
-    """D: (x, t, **condition) -> guess; w: a number, or a function of t; null: a dict of the conditions that mean "none" -> a denoiser"""
+    """D: (x, t, **condition) -> x0_hat; w: a number, or a function of t -> a denoiser
+
+    null: a dict of the conditions that mean "none"
+    """
     ### BEGIN SOLUTION
     def guided(x, t, **condition):
         weight = w(t) if callable(w) else w
@@ -92,12 +117,23 @@ assert check.passed("5.2")
 # **Solution, looked at.** From (5.4) and (5.3), $D_y - D_\varnothing = \frac{\sigma^2}{\alpha}\nabla\log p_t(y\mid x)$, and $w$ times this is what (5.6) adds to $D_\varnothing$. How quiet is the mistake of scales? The same noises with $w = 3$, and with the paper's formula and $s = 3$:
 
 # %% tags=["solution"]
-y, noise = torch.arange(10), cosine.prior((10, 1, 28, 28), generator=seeded(1))
-paper = lambda s: lambda x, t, **condition: (1 + s) * digits(x, t, **condition) - s * digits(x, t, y=10)
-run = lambda D: last(ddim(clip(D), cosine, noise, grid(cosine, 15), y=y))
-rows = {"w = 1": run(cfg(digits, 1.0, {"y": 10})), "w = 3": run(cfg(digits, 3.0, {"y": 10})), "s = 3": run(paper(3.0)), "w = 4": run(cfg(digits, 4.0, {"y": 10}))}
+y, noise = torch.arange(10), cosine.sample_prior((10, 1, 28, 28), generator=seeded(1))
+
+def paper(s):
+    """The paper's formula, on its scale s."""
+    return lambda x, t, **condition: (
+        (1 + s) * digits(x, t, **condition) - s * digits(x, t, y=10)
+    )
+
+def run(D):
+    return last(ddim(clip(D), cosine, noise, timesteps(cosine, 15), y=y))
+
+rows = {f"w = {w:g}": run(cfg(digits, w, {"y": 10})) for w in (1.0, 3.0)}
+rows |= {"s = 3": run(paper(3.0)), "w = 4": run(cfg(digits, 4.0, {"y": 10}))}
 plots.show(rows, title="One noise in each column")
-print(f"s = 3 and w = 4 differ by {(rows['s = 3'] - rows['w = 4']).abs().max():.1e}, s = 3 and w = 3 by {(rows['s = 3'] - rows['w = 3']).abs().max():.2f}")
+largest = lambda a, b: (rows[a] - rows[b]).abs().max()
+print(f"s = 3 and w = 4 differ by {largest('s = 3', 'w = 4'):.1e}, "
+      f"s = 3 and w = 3 by {largest('s = 3', 'w = 3'):.2f}")
 
 # %% [markdown] tags=["solution"]
 # **What the figure shows.** $s = 3$ is $w = 4$. It looks like $w = 3$ to anybody who does not compare, which is why the mistake survives.
@@ -133,49 +169,62 @@ class Louder(ClassifierFreeGuidance, nn.Module):
         ClassifierFreeGuidance.__init__(self, model, **options)
 
 class Embedding(nn.Module):
-    """A toy network: a vector for each label, 10 for none. It writes down how many labels were given."""
+    """A toy network: a vector for each label, 10 for none. It counts the labels given."""
+
     def __init__(self):
         super().__init__()
-        self.table, self.seen = nn.Embedding(11, 2), []
+        self.table = nn.Embedding(11, 2)
+        self.given = []
 
     def forward(self, x, t, y=None):
-        self.seen.append(0 if y is None else len(y))
+        self.given.append(0 if y is None else len(y))
         return x if y is None else x + self.table(y)
 
-for attempt in ("wrapper(x, t, y)", "wrapper.forward(x, t, y)", "list(wrapper.parameters())", "Louder(net, unconditional_prob=0.3)(x, t, y)"):
+# %%
+for attempt in ("wrapper(x, t, y)", "wrapper.forward(x, t, y)",
+                "list(wrapper.parameters())",
+                "Louder(net, unconditional_prob=0.3)(x, t, y)"):
     net = Embedding()
+    names = {"wrapper": ClassifierFreeGuidance(net), "net": net, "Louder": Louder,
+             "x": torch.zeros(8, 2), "t": 0.5, "y": torch.arange(8)}
     try:
-        result = eval(attempt, {"wrapper": ClassifierFreeGuidance(net), "net": net, "x": torch.zeros(8, 2), "t": 0.5, "y": torch.arange(8), "Louder": Louder})
+        result = eval(attempt, names)
         print(f"{attempt}: fine")
     except Exception as error:
         print(f"{attempt}: {type(error).__name__}: {error}")
 wrapper = Louder(net := Embedding(), unconditional_prob=0.3)
 for _ in range(20):
     wrapper(torch.zeros(8, 2), 0.5, torch.arange(8))
-print("labels given in 20 training steps of 8:", net.seen)
+print("labels given in 20 training steps of 8:", net.given)
 
 # %% [markdown]
 # Find what is wrong (there are five things), and write the class as it should be. It takes `(net, w, p, null)`, and asks the network as our denoisers are asked, `net(x, t, y=labels)`. In training mode: one evaluation, each label lost with probability `p` by a coin of its own (torch's own generator will do), lost labels become the number `null`. After `.eval()`: (5.9), with at most two evaluations for each example, the null label for $D_\varnothing$, and no coins. Without `y`: the null label for everyone, one evaluation, no guidance. A sampler calls it as `guided(x, t, y=y)`, and an optimizer must find the weights.
 
 # %% tags=["answer:5.3"]
 class Guided(nn.Module):
-    """net: (x, t, y=labels) -> like x, where the label null means none; w: guidance in evaluation; p: how often a label is lost in training"""
+    """net: (x, t, y=labels) -> like x, where the label null means none
+
+    w: guidance in evaluation; p: how often a label is dropped in training
+    """
 
     def __init__(self, net, w=7.5, p=0.1, null=10):
         ### BEGIN SOLUTION
         super().__init__()
-        self.net, self.w, self.p, self.null = net, w, p, null
+        self.net = net
+        self.w = w
+        self.p = p
+        self.null = null
         ### END SOLUTION
 
     def forward(self, x, t, y=None):
         ### BEGIN SOLUTION
-        nobody = torch.full((len(x),), self.null, device=x.device)                  # (B,)
+        null = torch.full((len(x),), self.null, device=x.device)    # (B,)
         if y is None:
-            return self.net(x, t, y=nobody)
+            return self.net(x, t, y=null)
         if self.training:
-            lost = torch.rand(len(x), device=x.device) < self.p
-            return self.net(x, t, y=torch.where(lost, nobody, y))
-        u, c = self.net(x, t, y=nobody), self.net(x, t, y=y)
+            dropped = torch.rand(len(x), device=x.device) < self.p
+            return self.net(x, t, y=torch.where(dropped, null, y))
+        u, c = self.net(x, t, y=null), self.net(x, t, y=y)
         return u + self.w * (c - u)
         ### END SOLUTION
 
@@ -187,9 +236,10 @@ assert check.passed("5.3")
 
 # %% tags=["solution"]
 guided = Guided(digits, w=3.0, null=10).eval()
-torch.testing.assert_close(last(ddim(clip(guided), cosine, noise, grid(cosine, 15), y=y)), rows["w = 3"])
-forgotten = last(ddim(clip(guided), cosine, noise, grid(cosine, 15)))
-print(f"asked for 0 to 9: {metrics.class_agreement(rows['w = 3'], y):.0%} agree; when nobody passes y: {metrics.class_agreement(forgotten, y):.0%}")
+torch.testing.assert_close(run(guided), rows["w = 3"])
+without_y = last(ddim(clip(guided), cosine, noise, timesteps(cosine, 15)))
+print(f"asked for 0 to 9: {metrics.class_agreement(rows['w = 3'], y):.0%} agree; "
+      f"when y is not passed: {metrics.class_agreement(without_y, y):.0%}")
 
 # %% [markdown] tags=["solution"]
 # **Solution.** (1) The class is no `nn.Module`: it cannot be called, has no `training`, and its network's weights are found by nobody. (2) The coin is thrown once for the whole batch. (3) "None" is the absence of a label, not a label: no vector is learnt for it, and nothing can be mixed within a batch. (4) So $D_\varnothing$ in evaluation is a network with one input missing. With an embedding that *adds* to the time's vector this runs without a word, and gives a guess that was trained only by accident. (5) Nobody notices when `y` is not passed: the samplers it was written for call `model(x, t)`, and all that guidance is for stays unused. Ours must be given `y=y`, and `guidance.cfg` of the library raises an error when it is not.
@@ -201,13 +251,13 @@ print(f"asked for 0 to 9: {metrics.class_agreement(rows['w = 3'], y):.0%} agree;
 
 # %% tags=["answer:5.4"]
 def bells(w, m, s, S):
-    """Numbers with w >= 1, 0 < s < S -> tempered mean, tempered std, guided mean, guided std"""
+    """w >= 1, 0 < s < S -> tempered mean, tempered std, guided mean, guided std"""
     ### BEGIN SOLUTION
     v = 1 / (w / s**2 + (1 - w) / S**2)
     d = (S**2 - s**2) ** 0.5
-    z = torch.linspace(0, d / s, 2001).double()                                     # z^2 = d^2 / (s^2 + r^2)
+    z = torch.linspace(0, d / s, 2001).double()               # z^2 = d^2 / (s^2 + r^2)
     integral = w / d * torch.trapezoid((1 + z**2) ** ((w - 1) / 2), z)
-    width = s**w * S ** (1 - w)                                                     # h(0)
+    width = s**w * S ** (1 - w)                               # h(0)
     return v * w * m / s**2, v**0.5, m * width * integral, width
     ### END SOLUTION
 
@@ -232,11 +282,20 @@ assert check.passed("5.4")
 w, m, s, S = 3.0, 1.0, 0.5, 1.5
 bell = lambda mean, std: data.GaussianMixture([[mean]], std).denoiser(cosine)
 both = lambda x, t, y: bell(m, s)(x, t) if y else bell(0.0, S)(x, t)
-ends = last(ddim(guidance.cfg(both, w, {"y": 0}), cosine, torch.tensor([[0.0], [1.0]]).double(), grid(cosine, 1000, start=0.999), y=1))[:, 0]
-print("formulas: tempered {:.4f} and {:.4f}, guided {:.4f} and {:.4f};".format(*bells(w, m, s, S)), f"guidance run: {ends[0]:.4f} and {ends[1] - ends[0]:.4f}")
+starts = torch.tensor([[0.0], [1.0]]).double()
+ts = timesteps(cosine, 1000, start=0.999)
+ends = last(ddim(guidance.cfg(both, w, {"y": 0}), cosine, starts, ts, y=1))[:, 0]
+formulas = bells(w, m, s, S)
+tables.table({"tempered, formulas": {"mean": formulas[0], "std": formulas[1]},
+              "guided, formulas": {"mean": formulas[2], "std": formulas[3]},
+              "guided, run": {"mean": ends[0], "std": ends[1] - ends[0]}}, ".4f",
+             caption="w = 3")
 ws = torch.linspace(1, 6, 26)
-four = torch.tensor([[float(number) for number in bells(w, m, s, S)] for w in ws.tolist()]).T
-plots.panels(ws, {"mean": {"tempered": four[0], "guided": four[2]}, "standard deviation": {"tempered": four[1], "guided": four[3]}}, title="Class N(1, 0.5²) in data N(0, 1.5²)", xlabel="w")
+rows = [[float(number) for number in bells(w, m, s, S)] for w in ws.tolist()]
+four = torch.tensor(rows).T
+plots.panels(ws, {"mean": {"tempered": four[0], "guided": four[2]},
+                  "standard deviation": {"tempered": four[1], "guided": four[3]}},
+             title="Class N(1, 0.5²) in data N(0, 1.5²)", xlabel="w")
 
 # %% [markdown] tags=["solution"]
 # **What the figure shows.** At $w = 1$ both are the class. The tempered mean climbs towards $m S^2/(S^2-s^2) = 1.125$, where the ratio of the two bells is largest, and never passes it. The guided mean shoots past it, to 1.23 near $w = 2.6$, and comes back to it from above: for large $w$ only the upper end of the integral counts, and gives $m S^2/(S^2-s^2)$ again. The guided width falls like $(s/S)^w$, the tempered one like $1/\sqrt w$. So the longer one looks the more the means agree, and the less the widths.
@@ -248,7 +307,10 @@ plots.panels(ws, {"mean": {"tempered": four[0], "guided": four[2]}, "standard de
 
 # %% tags=["answer:5.5"]
 def repaint_step(D, schedule, x, known, mask, t, s, repeats, noise):
-    """D: (x, t) -> guess; x: (B, ...) at level t; known: (1 or B, ...) data; mask: 1 = drawn anew; t, s: numbers (tensors), repeats: 1 or more -> x_s"""
+    """D: (x, t) -> x0_hat; x: (B, ...) at level t; known: (1 or B, ...) data -> x_s
+
+    mask: 1 = drawn anew; t, s: numbers (tensors); repeats: 1 or more
+    """
     ### BEGIN SOLUTION
     repeats = repeats if s > 0 else 1
     for k in range(repeats):
@@ -256,7 +318,8 @@ def repaint_step(D, schedule, x, known, mask, t, s, repeats, noise):
         x = mask * x + (1 - mask) * schedule.perturb(known.expand_as(x), s, noise())
         if k < repeats - 1:
             ratio = schedule.alpha(t) / schedule.alpha(s)
-            x = over(ratio, x) * x + over((schedule.sigma(t) ** 2 - (ratio * schedule.sigma(s)) ** 2).sqrt(), x) * noise()
+            std = (schedule.sigma(t) ** 2 - (ratio * schedule.sigma(s)) ** 2).sqrt()
+            x = append_dims(ratio, x) * x + append_dims(std, x) * noise()
     return x
     ### END SOLUTION
 
@@ -276,21 +339,32 @@ mask[:, :, :14] = 1
 
 def copied_step(D, schedule, x, known, mask, t, s, repeats, noise):
     x = samplers.step(schedule, x, D(x, t), t, s)
-    return x if s == 0 else mask * x + (1 - mask) * schedule.perturb(known, t, noise())
+    if s == 0:
+        return x
+    return mask * x + (1 - mask) * schedule.perturb(known, t, noise())
 
 def filled(step, repeats, n=15):
-    g, ts = seeded(4), grid(cosine, n)
-    x = cosine.prior(known.shape, generator=g)
+    g, ts = seeded(4), timesteps(cosine, n)
+    noise = lambda: torch.randn(known.shape, generator=g)
+    x = cosine.sample_prior(known.shape, generator=g)
     with torch.no_grad():
         for t, s in zip(ts[:-1], ts[1:]):
-            x = step(clip(digits), cosine, x, known, mask, t, s, repeats, lambda: torch.randn(known.shape, generator=g))
+            x = step(clip(digits), cosine, x, known, mask, t, s, repeats, noise)
     return x
 
-pictures = {"known": torch.where(mask.bool(), 0.0, known), "copied": filled(copied_step, 1), "1 repeat": filled(repaint_step, 1), "4 repeats": filled(repaint_step, 4), "the digit": known}
-plots.show(pictures, title="The upper half, drawn anew")
-for name in ("copied", "1 repeat", "4 repeats"):
-    x = pictures[name]
-    print(f"{name:10} known part off by {((x - known)[:, :, 14:]).square().mean().sqrt():.3f}; jump across the border {(x[:, :, 13] - x[:, :, 14]).abs().mean():.2f} (real digits {(known[:, :, 13] - known[:, :, 14]).abs().mean():.2f})")
+# %% tags=["solution"]
+pictures = {"copied": filled(copied_step, 1), "1 repeat": filled(repaint_step, 1),
+            "4 repeats": filled(repaint_step, 4)}
+jump = lambda x: (x[:, :, 13] - x[:, :, 14]).abs().mean()
+off = lambda x: (x - known)[:, :, 14:].square().mean().sqrt()
+half = torch.where(mask.bool(), 0.0, known)
+plots.show({"known": half} | pictures | {"the digit": known},
+           title="The upper half, drawn anew")
+rows = {name: {"known part off": off(x), "jump": jump(x)} for name, x in pictures.items()}
+rows["real digits"] = {"known part off": None, "jump": jump(known)}
+tables.table(rows, {"known part off": ".3f", "jump": ".2f"},
+             caption="Ten digits: root mean square error of the known part; "
+                     "jump across the border")
 
 # %% [markdown] tags=["solution"]
 # **What the figure shows.** The copied version changes what was known. With one repeat the known half is exact, but the new half has hardly heard of it. Four repeats join them, for four times the evaluations.
@@ -298,15 +372,18 @@ for name in ("copied", "1 repeat", "4 repeats"):
 # %% [markdown]
 # ## 5.6 An edit that keeps what it can (3 points, 25 minutes)
 #
-# Lesson 4's exercise 4.8 edited between two arcs. Now for real models: conditions are dictionaries (such as `{"y": labels}`), both ways go between $t = 0$ and $t = 1$ on `grid(schedule, n)`, and the way down is guided with $w$ away from `null`, while the way up is not (section 5.19 says why). Return the edited data. `samplers.invert`, `samplers.ddim` and `guidance.cfg` may be called.
+# Lesson 4's exercise 4.8 edited between two arcs. Now for real models: conditions are dictionaries (such as `{"y": labels}`), both ways go between $t = 0$ and $t = 1$ on `timesteps(schedule, n)`, and the way down is guided with $w$ away from `null`, while the way up is not (section 5.19 says why). Return the edited data. `samplers.ddim_invert`, `samplers.ddim` and `guidance.cfg` may be called.
 
 # %% tags=["answer:5.6"]
 def edit(D, schedule, x0, before, after, n, w, null):
-    """D: (x, t, **condition) -> guess; x0: (B, ...) data; before, after, null: dicts of conditions; n steps each way; w: guidance down -> (B, ...)"""
+    """D: (x, t, **condition) -> x0_hat; x0: (B, ...) data -> (B, ...)
+
+    before, after, null: dicts of conditions; n steps each way; w: guidance down
+    """
     ### BEGIN SOLUTION
-    ts = samplers.grid(schedule, n)
-    noise = last(samplers.invert(D, schedule, x0, ts.flip(0), **before))
-    return last(samplers.ddim(guidance.cfg(D, w, null), schedule, noise, ts, **after))
+    ts = timesteps(schedule, n)
+    noise = last(samplers.ddim_invert(D, schedule, x0, ts.flip(0), **before))
+    return last(ddim(guidance.cfg(D, w, null), schedule, noise, ts, **after))
     ### END SOLUTION
 
 # %% tags=["check:5.6"]
@@ -319,20 +396,34 @@ assert check.passed("5.6")
 # An experiment. In one dimension the paths of an ODE cannot cross: whoever starts further right ends further right. So with $w = 1$ an edit must send the 30 % quantile of one class to the 30 % quantile of the other, whatever the classes are. Take two classes of two bumps each, edit 400 points, and plot where each goes, together with the map from quantile to quantile. What does $w = 3$ do to it?
 
 # %% tags=["solution"]
-kinds = [data.GaussianMixture([[-1.0], [0.2]], [0.25, 0.15], [1.0, 2.0]), data.GaussianMixture([[-0.4], [1.1]], [0.3, 0.2], [2.0, 1.0])]
-every = data.GaussianMixture(torch.cat([k.means for k in kinds]), torch.cat([k.stds for k in kinds]), torch.cat([k.weights for k in kinds]))
+kinds = [data.GaussianMixture([[-1.0], [0.2]], [0.25, 0.15], [1.0, 2.0]),
+         data.GaussianMixture([[-0.4], [1.1]], [0.3, 0.2], [2.0, 1.0])]
+every = data.GaussianMixture(torch.cat([k.means for k in kinds]),
+                             torch.cat([k.stds for k in kinds]),
+                             torch.cat([k.weights for k in kinds]))
 exact = lambda x, t, y: (*kinds, every)[y].denoiser(cosine)(x, t)
-x0 = kinds[0].sample(400, seed=1).double().sort(0).values                          # (400, 1)
+x0 = kinds[0].sample(400, seed=1).double().sort(0).values     # (400, 1)
 
-def share_below(kind, x):
-    """The distribution function: the share of the class that lies to the left of x."""
-    return (kind.weights * torch.special.ndtr((x - kind.means[:, 0]) / kind.stds)).sum(1, keepdim=True)
+def distribution_function(kind, x):
+    """The fraction of the class that lies to the left of x."""
+    below = torch.special.ndtr((x - kind.means[:, 0]) / kind.stds)
+    return (kind.weights * below).sum(1, keepdim=True)
 
+# %% tags=["solution"]
 fine = torch.linspace(-3, 3, 6001).double()[:, None]
-quantile = fine[torch.searchsorted(share_below(kinds[1], fine)[:, 0], share_below(kinds[0], x0)[:, 0]), 0]
-moved = {"quantile to quantile": quantile} | {f"w = {w:g}": edit(exact, cosine, x0, {"y": 0}, {"y": 1}, 100, w, {"y": 2})[:, 0] for w in (1.0, 3.0)}
-plots.curves(x0[:, 0], moved, title="From one class to the other", xlabel="before", ylabel="after")
-print(f"w = 1: root mean square distance from the quantile map {(moved['w = 1'] - quantile).square().mean().sqrt():.3f} in 100 steps; order kept: {bool((moved['w = 1'].diff() >= 0).all())}, with w = 3: {bool((moved['w = 3'].diff() >= 0).all())}")
+wanted = distribution_function(kinds[0], x0)[:, 0]
+index = torch.searchsorted(distribution_function(kinds[1], fine)[:, 0], wanted)
+quantile = fine[index, 0]
+moved = {"quantile to quantile": quantile}
+for w in (1.0, 3.0):
+    x = edit(exact, cosine, x0, {"y": 0}, {"y": 1}, 100, w, {"y": 2})
+    moved[f"w = {w:g}"] = x[:, 0]
+plots.curves(x0[:, 0], moved, title="From one class to the other", xlabel="before",
+             ylabel="after")
+distance = (moved["w = 1"] - quantile).square().mean().sqrt()
+kept = {name: bool((x.diff() >= 0).all()) for name, x in moved.items()}
+print(f"w = 1: root mean square distance from the quantile map {distance:.3f} in 100 "
+      f"steps; order kept: {kept['w = 1']}, with w = 3: {kept['w = 3']}")
 
 # %% [markdown] tags=["solution"]
 # **What the figure shows.** With $w = 1$ each point goes to its own quantile, up to the error of the steps, and the map is steep where the new class has a gap. With $w = 3$ the order is kept as well (it is an ODE still), but not the quantiles: the left tail, where the old class lives, is drawn in, and more points than belong there go to the right bump, where the old class never is. Guidance edits more, and keeps less.
@@ -344,14 +435,19 @@ print(f"w = 1: root mean square distance from the quantile map {(moved['w = 1'] 
 
 # %% tags=["answer:5.7"]
 def steer(D, schedule, classify, y, w):
-    """D: (x, t) -> guess; classify: (x, t) -> logits (B, K), differentiable; y: (B,) classes; w: a number -> a denoiser (x, t)"""
+    """D: (x, t) -> x0_hat; y: (B,) classes; w: a number -> a denoiser (x, t)
+
+    classify: (x, t) -> logits (B, K), differentiable
+    """
     ### BEGIN SOLUTION
     def guided(x, t):
         with torch.enable_grad():
-            seen = x.detach().requires_grad_()
-            log_p = classify(seen, t).log_softmax(1).gather(1, y[:, None]).sum()    # each example depends on its own x only
-            push, = torch.autograd.grad(log_p, seen)
-        return D(x, t) + over(w * schedule.sigma(t) ** 2 / schedule.alpha(t), x) * push
+            x_in = x.detach().requires_grad_()
+            # each example depends on its own x only
+            log_p = classify(x_in, t).log_softmax(1).gather(1, y[:, None]).sum()
+            grad, = torch.autograd.grad(log_p, x_in)
+        factor = w * schedule.sigma(t) ** 2 / schedule.alpha(t)
+        return D(x, t) + append_dims(factor, x) * grad
     return guided
     ### END SOLUTION
 
@@ -365,25 +461,33 @@ assert check.passed("5.7")
 # **Solution, used** on the denoiser without labels. And a mistake that no error message reveals: the raw logit in place of its `log_softmax`.
 
 # %% tags=["solution"]
-noisy, nobody = features.noisy_classifier(), lambda x, t: digits(x, t, y=10)
-look = lambda x, t: noisy(x, t.to(x).expand(len(x)))
-y, start = torch.arange(10).repeat(4), cosine.prior((40, 1, 28, 28), generator=seeded(0))
+noisy_classifier = features.noisy_digit_classifier()
+unconditional = lambda x, t: digits(x, t, y=10)
+classify = lambda x, t: noisy_classifier(x, t.to(x).expand(len(x)))
+y = torch.arange(10).repeat(4)
+start = cosine.sample_prior((40, 1, 28, 28), generator=seeded(0))
 
 def raw(D, schedule, classify, y, w):
     """The same with a raw logit: exp(logit) takes the place of p."""
     def guided(x, t):
         with torch.enable_grad():
-            seen = x.detach().requires_grad_()
-            push, = torch.autograd.grad(classify(seen, t).gather(1, y[:, None]).sum(), seen)
-        return D(x, t) + over(w * schedule.sigma(t) ** 2 / schedule.alpha(t), x) * push
+            x_in = x.detach().requires_grad_()
+            logit = classify(x_in, t).gather(1, y[:, None]).sum()
+            grad, = torch.autograd.grad(logit, x_in)
+        factor = w * schedule.sigma(t) ** 2 / schedule.alpha(t)
+        return D(x, t) + append_dims(factor, x) * grad
     return guided
 
-rows = {}
-for name, way, w in (("no push", steer, 0.0), ("w = 1", steer, 1.0), ("w = 3", steer, 3.0), ("raw, w = 1", raw, 1.0), ("raw, w = 3", raw, 3.0)):
-    x = last(ddim(clip(way(nobody, cosine, look, y, w)), cosine, start, grid(cosine, 15, start=0.99)))
-    rows[name] = x[:10]
-    print(f"{name:11} {metrics.class_agreement(x, y):4.0%} of 40 are what was asked for")
-plots.show(rows, title="Asked for: 0 to 9")
+# %% tags=["solution"]
+runs = {"no guidance": (steer, 0.0), "w = 1": (steer, 1.0), "w = 3": (steer, 3.0),
+        "raw, w = 1": (raw, 1.0), "raw, w = 3": (raw, 3.0)}
+pictures = {}
+for name, (guide, w) in runs.items():
+    D = clip(guide(unconditional, cosine, classify, y, w))
+    pictures[name] = last(ddim(D, cosine, start, timesteps(cosine, 15, start=0.99)))
+rows = {name: {"agreement": metrics.class_agreement(x, y)} for name, x in pictures.items()}
+tables.table(rows, ".0%", caption="How many of 40 are what was asked for")
+plots.show({name: x[:10] for name, x in pictures.items()}, title="Asked for: 0 to 9")
 
 # %% [markdown] tags=["solution"]
 # **What the figure shows.** The raw logit is not refused by the eye, nor by the share of right digits, which is even higher. Its gradient lacks the part $-\sum_kp_k\nabla l_k$ of $\nabla\log p_y = \nabla l_y - \sum_kp_k\nabla l_k$, which takes the push back once the classifier is sure ($p_y$ near 1): the raw one never stops pushing. So it is a stronger guidance at the same $w$, and no conditional denoiser at $w = 1$. Only an exact case can tell, such as the mixture that the check uses.
@@ -391,7 +495,7 @@ plots.show(rows, title="Asked for: 0 to 9")
 # %% [markdown]
 # ## 5.8 Open: what it cannot read (3 points, 25 minutes)
 #
-# Find a caption which a person could draw (from the five parts of a noun) and the model `nouns` cannot, and say why. Return four things: the caption; the five parts that a person would draw, as a dictionary of names from `nouns.art().names`; the one part that fails; and the reason, one of
+# Find a caption which a person could draw (from the five parts of a noun) and the model `nouns` cannot, and say why. Return four things: the caption; the five parts that a person would draw, as a dictionary of names from `noun_parts.load_art().names`; the one part that fails; and the reason, one of
 #
 # * `"unknown words"`: the caption has words that the tokenizer does not know;
 # * `"two at once"`: the caption asks for two different ones of the same part, and there is room for one;
@@ -401,23 +505,30 @@ plots.show(rows, title="Asked for: 0 to 9")
 # The check looks whether the reason fits the caption, and draws eight pictures. The part has failed if it is right in at most four of them. Parts that the caption does not mention may be anything. Try first, with pictures:
 
 # %%
-T = train.load("nouns", on="cpu")
+T = train.load("nouns", device="cpu")
 
 def attempt(*captions, n=4):
     """n pictures for each caption, and the words that are not known."""
+    repeated = [caption for caption in captions for _ in range(n)]
     with warnings.catch_warnings(action="ignore"):
-        x = study.painted(T, [caption for caption in captions for _ in range(n)])
-    plots.captioned(x, [caption for caption in captions for _ in range(n)], columns=n)
+        x = sampling.text_to_image(T, repeated)
+    plots.captioned(x, repeated, columns=n)
     print({caption: T.net.tokenizer.unknown(caption) for caption in captions})
 
-attempt("a shark-headed noun with blue glasses", "a figure with the head of a sea predator, blue glasses")
+attempt("a shark-headed noun with blue glasses",
+        "a figure with the head of a sea predator, blue glasses")
 
 # %% tags=["answer:5.8"]
 def impossible():
-    """-> caption, parts (a dict with background, body, accessory, head and glasses), the part that fails, the reason"""
+    """-> caption, parts, the part that fails, the reason
+
+    parts: a dict with background, body, accessory, head and glasses
+    """
     ### BEGIN SOLUTION
-    parts = {"background": "cool", "body": "red", "accessory": "heart", "head": "shark", "glasses": "blue"}
-    return "a figure with the head of a sea predator, blue glasses", parts, "head", "unknown words"
+    parts = {"background": "cool", "body": "red", "accessory": "heart", "head": "shark",
+             "glasses": "blue"}
+    caption = "a figure with the head of a sea predator, blue glasses"
+    return caption, parts, "head", "unknown words"
     ### END SOLUTION
 
 # %% tags=["check:5.8"]
@@ -439,13 +550,17 @@ attempt("a shark-headed noun with a pizza head", "a panda head, no glasses", n=4
 
 # %% tags=["answer:5.9"]
 def generalisation(draw, n):
-    """draw: list of N captions -> pictures (N, 3, 32, 32); n: nouns of each split -> {"test": (5,), "pairs": (5,)}, columns as in nouns.PARTS"""
+    """draw: list of N captions -> pictures (N, 3, 32, 32); n: nouns of each split
+
+    -> {"test": (5,), "pairs": (5,)}, columns as in noun_parts.PARTS
+    """
     ### BEGIN SOLUTION
-    shares = {}
+    accuracy = {}
     for split in ("test", "pairs"):
-        parts = nouns.draw_parts(n, seed=11, split=split)                           # (n, 5)
-        shares[split] = metrics.part_matches(draw(nouns.plain_captions(parts)), parts).float().mean(0)
-    return shares
+        parts = noun_parts.draw_parts(n, seed=11, split=split)      # (n, 5)
+        x = draw(noun_parts.plain_captions(parts))
+        accuracy[split] = attributes.attribute_accuracy(x, parts).float().mean(0)
+    return accuracy
     ### END SOLUTION
 
 # %% tags=["check:5.9"]
@@ -458,13 +573,15 @@ assert check.passed("5.9")
 # Now judge the model with it, and answer with numbers: *has it learnt parts, or pairs of parts?* How sure can you be with so few pictures? (With $n$ pictures a share $q$ is known up to about $\pm 2\sqrt{q(1-q)/n}$.)
 
 # %% tags=["solution"]
-shares = generalisation(lambda captions: study.painted(T, captions, w=2.0, steps=10), 8)
-chance = metrics.part_chance(nouns.draw_parts(8, seed=11, split="test"))
-print(f"{'8 nouns each, w = 2':22}" + "".join(f"{part:>12}" for part in nouns.PARTS))
-for name, row in shares.items():
-    print(f"{name:22}" + "".join(f"{share:12.0%}" for share in row))
-print(f"{'guessing':22}" + "".join(f"{share:12.0%}" for share in chance))
-print("two standard errors of a share of one half, with 8 pictures:", f"{2 * (0.25 / 8) ** 0.5:.0%}")
+def draw(captions):
+    return sampling.text_to_image(T, captions, scale=2.0, steps=10)
+
+rows = generalisation(draw, 8)
+rows["chance"] = attributes.chance_accuracy(noun_parts.draw_parts(8, seed=11, split="test"))
+tables.table({name: dict(zip(noun_parts.PARTS, row)) for name, row in rows.items()}, ".0%",
+             caption="Attribute accuracy, 8 nouns each, w = 2")
+print("two standard errors of a fraction of one half, with 8 pictures: "
+      f"{2 * (0.25 / 8) ** 0.5:.0%}")
 
 # %% [markdown] tags=["solution"]
 # **Solution.** Compare the columns of head and glasses, and of body and accessory, between the rows: these are the pairs which the training never showed. With eight pictures a difference of less than 35 points means nothing; the lesson takes a hundred of each, and there two standard errors are 10 points at most. (A painter who had learnt whole pictures by heart would be near guessing in both rows; one who had learnt pairs, in the second row only.)

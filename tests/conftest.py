@@ -22,5 +22,7 @@ def refused(capsys, monkeypatch):
         check = Checker()
         check(name, answer)
         said = capsys.readouterr().out
-        assert not check.passed(name) and said.startswith(f"{name} not yet") and diagnosis in said, said
+        assert (
+            not check.passed(name) and said.startswith(f"{name} not yet") and diagnosis in said
+        ), said
     return judge

@@ -55,7 +55,11 @@ def course(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
     for name in ("pyproject.toml", "tools/setup_cell.py", "README.md", "CITATION.cff"):
         shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copytree(ROOT / "course_lib", tmp_path / "course_lib", ignore=shutil.ignore_patterns("*.npz", "__pycache__"))
+    shutil.copytree(
+        ROOT / "course_lib",
+        tmp_path / "course_lib",
+        ignore=shutil.ignore_patterns("*.npz", "__pycache__"),
+    )
     (tmp_path / "lessons/01_small.py").write_text(LESSON)
     (tmp_path / "lessons/01_small_exercises.py").write_text(SHEET)
     monkeypatch.setattr(build, "ROOT", tmp_path)
@@ -83,14 +87,20 @@ def test_executed_stamped_and_then_stale(course):
     assert all("by running it" in done for done in make(course))
     notebook = nbformat.read(course / "notebooks/01_small.ipynb", 4)
     assert notebook.cells[2].outputs[0].text == "0.75\n"
-    assert "course_lib/schedules.py" in notebook.metadata.course.modules and "widgets" not in notebook.metadata
+    assert (
+        "course_lib/schedules.py" in notebook.metadata.course.modules
+        and "widgets" not in notebook.metadata
+    )
     assert [cell.id for cell in notebook.cells] == ["01-small-000", "01-small-001", "01-small-002"]
     assert make(course) == ["up to date"] * 2
     lesson, target, _ = build.targets(course)[0]
 
     plain = LESSON.replace("A small lesson", "A short lesson")
     lesson.write_text(plain)
-    assert build.stale(lesson, target, course) == ("text in 01_small.py (or in the notebook) changed", False)
+    assert (
+        build.stale(lesson, target, course)
+        == ("text in 01_small.py (or in the notebook) changed", False)
+    )
     assert "only its text" in build.build(lesson, target, None, root=course)
     kept = nbformat.read(target, 4)
     assert kept.cells[2].outputs[0].text == "0.75\n" and "short" in kept.cells[0].source
@@ -122,7 +132,11 @@ def test_stripped_sheet_holds_no_solution_and_no_output(course):
     for secret in ("alpha_bar[t]", "SOLUTION", "HIDDEN", "check.passed", "secret", "right"):
         assert secret not in text
     sheet = nbformat.reads(text, 4)
-    assert all(not cell.outputs and cell.execution_count is None for cell in sheet.cells if cell.cell_type == "code")
+    assert all(
+        not cell.outputs and cell.execution_count is None
+        for cell in sheet.cells
+        if cell.cell_type == "code"
+    )
     assert "raise NotImplementedError" in text and 'check(\\"1.3\\", my_q_sample)' in text
 
 
@@ -130,7 +144,11 @@ def test_the_address_stands_once(course):
     build.set_address("someone/her-course", course)
     make(course, run=False)
     text = (course / "notebooks/01_small.ipynb").read_text()
-    assert "git+https://github.com/someone/her-course" in text and "colab.research.google.com/github/someone/her-course/blob/main/notebooks/01_small.ipynb" in text
+    assert (
+        "git+https://github.com/someone/her-course" in text
+        and "colab.research.google.com/github/someone/her-course/blob/main/notebooks/01_small.ipynb"
+        in text
+    )
     for name in ("README.md", "CITATION.cff", "pyproject.toml"):
         assert "someone/her-course" in (course / name).read_text()
     with pytest.raises(SystemExit, match="owner/name"):
@@ -139,7 +157,9 @@ def test_the_address_stands_once(course):
 
 def test_the_committed_notebooks_are_up_to_date():
     """What `make check` says, for the real course."""
-    done = subprocess.run([sys.executable, ROOT / "tools/build.py", "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools/build.py", "--check"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -147,28 +167,44 @@ def test_notebooks_are_small_and_clean():
     for file in ROOT.glob("*/[0-9]*.ipynb"):
         assert file.stat().st_size < 1.5e6, f"{file.name} is over 1.5 MB"
         for cell in nbformat.read(file, 4).cells:
-            assert not any(o.get("name") == "stderr" or o.output_type == "error" for o in cell.get("outputs", [])), f"{file.name} {cell.id}"
+            assert not any(
+                o.get("name") == "stderr" or o.output_type == "error"
+                for o in cell.get("outputs", [])
+            ), f"{file.name} {cell.id}"
 
 
 @pytest.mark.slow
 def test_nbgrader_gives_full_marks_to_the_solution_and_none_to_the_stub(tmp_path):
-    """generate_assignment on the solved sheet, then autograde of the solved and of the untouched sheet."""
+    """generate_assignment on the solved sheet, then autograde of the solved and of the untouched
+    sheet.
+    """
     from nbgrader.api import Gradebook
     name = "01_diffusion_fundamentals"
     for folder in ("source/lesson01", "submitted/solved/lesson01", "submitted/untouched/lesson01"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(ROOT / f"solutions/{name}.ipynb", tmp_path / f"source/lesson01/{name}.ipynb")
-    run = lambda *words: subprocess.run([sys.executable, "-m", "nbgrader", *words, f"--CourseDirectory.root={tmp_path}"], cwd=tmp_path, capture_output=True, text=True,
-                                         env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})    # it calls `alembic`
+    def run(*words):
+        return subprocess.run(
+            [sys.executable, "-m", "nbgrader", *words, f"--CourseDirectory.root={tmp_path}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            # it calls `alembic`
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        )
     done = run("generate_assignment", "lesson01", "--create")
     assert done.returncode == 0, done.stderr
     released = (tmp_path / f"release/lesson01/{name}.ipynb").read_text()
     assert "check.passed" not in released and "BEGIN SOLUTION" not in released
-    shutil.copy(ROOT / f"solutions/{name}.ipynb", tmp_path / f"submitted/solved/lesson01/{name}.ipynb")
+    shutil.copy(
+        ROOT / f"solutions/{name}.ipynb", tmp_path / f"submitted/solved/lesson01/{name}.ipynb"
+    )
     (tmp_path / f"submitted/untouched/lesson01/{name}.ipynb").write_text(released)
     done = run("autograde", "lesson01", "--create")
     assert done.returncode == 0, done.stderr
     with Gradebook(f"sqlite:///{tmp_path}/gradebook.db") as book:
-        scores = {s.student.id: (s.score, s.max_score) for s in book.assignment_submissions("lesson01")}
+        scores = {
+            s.student.id: (s.score, s.max_score) for s in book.assignment_submissions("lesson01")
+        }
     full = scores["solved"][1]
     assert full > 0 and scores == {"solved": (full, full), "untouched": (0, full)}

@@ -3,17 +3,40 @@ import pytest
 import torch
 
 from course_lib import checks
-from course_lib.checks import Checker, Question, Wrong, compare
+from course_lib.checks.common import (
+    Case,
+    Checker,
+    Question,
+    Wrong,
+    compare,
+    compare_case,
+    draw_case,
+    fill,
+    reject_first,
+    wrong_answers,
+)
 
 
 @pytest.fixture
 def check(monkeypatch):
     monkeypatch.delenv("COURSE_STRICT", raising=False)
     def judge(f):
-        compare(f(torch.tensor([1.0, 2.0])), torch.tensor([2.0, 4.0]), {"you add two: double it": torch.tensor([3.0, 4.0])}, otherwise="not twice the number")
-    monkeypatch.setattr(checks, "_questions", lambda lesson: {"9.1": Question("9.1", 2, judge, "well done", ("think", "x * 2")), "9.2": Question("9.2", 3, judge)})
+        compare(
+            f(torch.tensor([1.0, 2.0])),
+            torch.tensor([2.0, 4.0]),
+            {"you add two: double it": torch.tensor([3.0, 4.0])},
+            otherwise="not twice the number",
+        )
+    monkeypatch.setattr(
+        checks.common,
+        "_questions",
+        lambda lesson: {
+            "9.1": Question("9.1", 2, judge, "well done", ("think", "x * 2")),
+            "9.2": Question("9.2", 3, judge),
+        },
+    )
     checker = Checker()
-    monkeypatch.setattr(checks, "check", checker)
+    monkeypatch.setattr(checks.common, "check", checker)
     return checker
 
 
@@ -21,11 +44,22 @@ def stub(x):
     raise NotImplementedError
 
 
-@pytest.mark.parametrize("answer, said", [
-    (lambda x: 2 * x, "9.1 right: well done"), (lambda x: x + 2, "9.1 not yet: you add two: double it"), (lambda x: x * 3, "9.1 not yet: not twice the number"),
-    (lambda x: None, "does it end with `return`?"), (lambda x: 3.0, "expected a tensor; got float"), (lambda x: x[:1], r"expected shape (2,); got (1,)"),
-    (lambda x: x / 0 * 0, "2 of the values are nan or inf"), (lambda x: x @ torch.ones(3), "your answer raised RuntimeError"),
-    (stub, "9.1 not attempted"), (None, "9.1 not attempted"), (..., "9.1 not attempted")])
+@pytest.mark.parametrize(
+    "answer, said",
+    [
+        (lambda x: 2 * x, "9.1 right: well done"),
+        (lambda x: x + 2, "9.1 not yet: you add two: double it"),
+        (lambda x: x * 3, "9.1 not yet: not twice the number"),
+        (lambda x: None, "does it end with `return`?"),
+        (lambda x: 3.0, "expected a tensor; got float"),
+        (lambda x: x[:1], r"expected shape (2,); got (1,)"),
+        (lambda x: x / 0 * 0, "2 of the values are nan or inf"),
+        (lambda x: x @ torch.ones(3), "your answer raised RuntimeError"),
+        (stub, "9.1 not attempted"),
+        (None, "9.1 not attempted"),
+        (..., "9.1 not attempted"),
+    ],
+)
 def test_verdicts(check, capsys, answer, said):
     check("9.1", answer)
     assert said in capsys.readouterr().out
@@ -66,3 +100,55 @@ def test_names_that_do_not_exist():
 def test_wrong_is_only_raised_by_judges():
     with pytest.raises(Wrong, match="the values differ by up to 1"):
         compare(torch.zeros(2), torch.ones(2))
+
+
+# ---- questions as tables
+
+def right_double(c):
+    return 2 * c.x
+
+
+DOUBLE_MISTAKES = {
+    "that is x_{t-1}": lambda c: c.x + 2,
+    "at x = {c.x:.1f} you square": lambda c: c.x**2,
+    "only above zero": lambda c: None if c.x <= 0 else 0.0,
+}
+
+
+def test_sentences_are_filled_from_the_case():
+    assert fill("{c.n:,} weights, not {c.other}", Case(n=1200, other="x")) == "1,200 weights, not x"
+    assert fill("alpha_bar_{t-1} stays", Case()) == "alpha_bar_{t-1} stays"
+
+
+def test_wrong_answers_leave_out_what_does_not_apply():
+    answers = wrong_answers(DOUBLE_MISTAKES, Case(x=-3.0))
+    assert {words: a.item() for words, a in answers.items()} == {
+        "that is x_{t-1}": -1, "at x = -3.0 you square": 9}
+    assert len(wrong_answers(DOUBLE_MISTAKES, Case(x=3.0))) == 3
+
+
+@pytest.mark.parametrize("got, said", [
+    (5.0, "that is x_{t-1}"), (9.0, "at x = 3.0 you square"), (0.0, "only above zero"),
+    (1.0, "not twice 3.0")])
+def test_compare_case_names_the_mistake(got, said):
+    c = Case(x=torch.tensor(3.0).double())
+    compare_case(2 * c.x, c, right_double, DOUBLE_MISTAKES)
+    with pytest.raises(Wrong) as error:
+        compare_case(torch.tensor(got).double(), c, right_double, DOUBLE_MISTAKES,
+                     otherwise="not twice {c.x:.1f}")
+    assert str(error.value) == said
+
+
+def test_draw_case_draws_until_the_answers_differ():
+    """At x = 2.0001 doubling, adding 2 and squaring cannot be told apart."""
+    values = iter([2.0001, 5.0, 7.0])
+    draw = lambda: Case(x=torch.tensor(next(values)).double())
+    assert draw_case(draw, right_double, DOUBLE_MISTAKES).x == 5
+
+
+def test_reject_first_evaluates_no_further_than_it_must():
+    suspects = {"no tensor": lambda c: c.x is None, "{c.x} is negative": lambda c: c.x < 0}
+    reject_first(suspects, Case(x=1))
+    for x, said in ((None, "no tensor"), (-1, "-1 is negative")):
+        with pytest.raises(Wrong, match=said):
+            reject_first(suspects, Case(x=x))

@@ -1,4 +1,7 @@
-"""Every tagged formula of lesson 1, checked numerically; `test_every_tag_has_its_test` keeps the list complete."""
+"""Every tagged formula of lesson 1, checked numerically.
+
+`test_every_tag_has_its_test` keeps the list complete.
+"""
 import math
 import re
 from pathlib import Path
@@ -10,12 +13,13 @@ from course_lib import DDPM, Denoiser, Schedule
 from course_lib.lab.data import GaussianMixture
 
 F64 = torch.float64
-BETAS = torch.linspace(1e-3, 0.05, 25, dtype=F64)     # alpha_bar ends near one half: both its ends and its root show
+# alpha_bar ends near one half: both its ends and its root show
+BETAS = torch.linspace(1e-3, 0.05, 25, dtype=F64)
 ALPHA_BAR = torch.cumprod(1 - BETAS, 0)
 BEFORE = torch.cat([torch.ones(1, dtype=F64), ALPHA_BAR[:-1]])
 BETA_TILDE = BETAS * (1 - BEFORE) / (1 - ALPHA_BAR)
 SNR, SNR_BEFORE = ALPHA_BAR / (1 - ALPHA_BAR), BEFORE / (1 - BEFORE)
-BUMPS = GaussianMixture([[-1.0], [1.0]], stds=0.3, weights=[1.0, 2.0])
+MIXTURE = GaussianMixture([[-1.0], [1.0]], stds=0.3, weights=[1.0, 2.0])
 Y = torch.linspace(-8, 8, 32_001, dtype=F64)          # a fine line to integrate over
 N = 200_000
 
@@ -50,8 +54,11 @@ def moments(log_density):
 def test_every_tag_has_its_test():
     lesson = (Path(__file__).parents[1] / "lessons/01_diffusion_fundamentals.py").read_text()
     tags = re.findall(r"\\tag\{1\.(\d+)\}", lesson)
-    assert tags == [str(k) for k in range(1, len(tags) + 1)] and len(tags) >= 25, "numbered from 1, in order, none twice"
-    assert set(tags) == {name.removeprefix("test_eq_1_") for name in globals() if name.startswith("test_eq_1_")}
+    assert tags == [str(k) for k in range(1, len(tags) + 1)] and len(tags) >= 25, (
+        "numbered from 1, in order, none twice"
+    )
+    prefix = "test_eq_1_"
+    assert set(tags) == {name.removeprefix(prefix) for name in globals() if name.startswith(prefix)}
 
 
 def test_eq_1_1():
@@ -60,7 +67,9 @@ def test_eq_1_1():
     x = 0.6 * (1.5 + 2 * noise(g)) - 0.7 * noise(g)
     close_mean(x, 0.9, 0.36 * 4 + 0.49)
     close_variance(x, 0.36 * 4 + 0.49)
-    assert abs(((x - x.mean()) / x.std()).pow(4).mean() - 3) < 5 * (96 / N) ** 0.5, "a Gaussian's fourth moment"
+    assert abs(((x - x.mean()) / x.std()).pow(4).mean() - 3) < 5 * (96 / N) ** 0.5, (
+        "a Gaussian's fourth moment"
+    )
 
 
 def test_eq_1_2():
@@ -76,13 +85,15 @@ def test_eq_1_3():
     formula = 0.5 * (math.log(2.0 / 0.3) + (0.3 + 1.5**2) / 2.0 - 1)
     assert integral(q.exp() * (q - p)) == pytest.approx(formula)
     N_ = torch.distributions.Normal
-    assert torch.distributions.kl_divergence(N_(0.5, 0.3**0.5), N_(-1.0, 2**0.5)) == pytest.approx(formula, rel=1e-5)
+    by_torch = torch.distributions.kl_divergence(N_(0.5, 0.3**0.5), N_(-1.0, 2**0.5))
+    assert by_torch == pytest.approx(formula, rel=1e-5)
 
 
 def test_eq_1_4():
     """One step: `renoise` from t = 4/25 to 5/25 has mean sqrt(1 - beta) x and variance beta."""
     schedule, beta = Schedule.from_betas(BETAS), BETAS[4]
-    x = schedule.renoise(torch.full((N,), 1.7, dtype=F64), 4 / 25, 5 / 25, torch.Generator().manual_seed(0))
+    g, x = torch.Generator().manual_seed(0), torch.full((N,), 1.7, dtype=F64)
+    x = schedule.renoise(x, 4 / 25, 5 / 25, generator=g)
     close_mean(x, (1 - beta).sqrt() * 1.7, beta)
     close_variance(x, beta)
 
@@ -92,7 +103,9 @@ def test_eq_1_5():
     g, beta = torch.Generator().manual_seed(0), BETAS[20]
     x = (1 - beta).sqrt() * 2 * noise(g) + beta.sqrt() * noise(g)
     close_variance(x, (1 - beta) * 4 + beta)
-    assert ((1 - beta) * 4 + beta - 1) == pytest.approx((1 - beta).item() * 3), "the distance to 1 shrinks by 1 - beta"
+    assert ((1 - beta) * 4 + beta - 1) == pytest.approx((1 - beta).item() * 3), (
+        "the distance to 1 shrinks by 1 - beta"
+    )
 
 
 def test_eq_1_6():
@@ -116,21 +129,28 @@ def test_eq_1_7():
 
 
 def test_eq_1_8():
-    """Variance of the signal over variance of the noise, measured on data of variance 1; the library's log."""
+    """Variance of the signal over that of the noise, on data of variance 1; the library's log."""
     g, schedule = torch.Generator().manual_seed(0), Schedule.from_betas(BETAS)
-    x0, zero, eps = noise(g), torch.zeros(N, dtype=F64), noise(g)
+    x0, eps = noise(g), noise(g)
+    zero = torch.zeros(N, dtype=F64)
     ratio = schedule.perturb(x0, 10 / 25, zero).var() / schedule.perturb(zero, 10 / 25, eps).var()
     assert ratio == pytest.approx(SNR[9].item(), rel=0.02)
-    torch.testing.assert_close(schedule.log_snr(torch.arange(1, 26) / 25), SNR.log(), rtol=1e-6, atol=1e-6)
+    log_snr = schedule.log_snr(torch.arange(1, 26) / 25)
+    torch.testing.assert_close(log_snr, SNR.log(), rtol=1e-6, atol=1e-6)
 
 
 def test_eq_1_9():
-    """The density of x_t: the integral over x_0, against the mixture of moved and widened bumps."""
+    """The density of x_t: the integral over x_0, against the mixture of moved and widened modes."""
     a, x = ALPHA_BAR[20], torch.tensor([-0.9, 0.1, 1.3], dtype=F64)
-    by_integral = torch.stack([integral(log_normal(v, a.sqrt() * Y, 1 - a).exp() * BUMPS.log_prob(Y[:, None]).exp()) for v in x])
-    formula = sum(w * log_normal(x, a.sqrt() * m, a * 0.09 + 1 - a).exp() for w, m in ((1 / 3, -1.0), (2 / 3, 1.0)))
-    torch.testing.assert_close(by_integral, formula)
-    torch.testing.assert_close(BUMPS.log_prob(x[:, None], a.sqrt(), (1 - a).sqrt()).exp(), formula)
+    data = MIXTURE.log_prob(Y[:, None]).exp()
+    by_integral = [integral(log_normal(v, a.sqrt() * Y, 1 - a).exp() * data) for v in x]
+    formula = sum(
+        w * log_normal(x, a.sqrt() * m, a * 0.09 + 1 - a).exp()
+        for w, m in ((1 / 3, -1.0), (2 / 3, 1.0))
+    )
+    torch.testing.assert_close(torch.stack(by_integral), formula)
+    library = MIXTURE.log_prob(x[:, None], a.sqrt(), (1 - a).sqrt())
+    torch.testing.assert_close(library.exp(), formula)
 
 
 def test_eq_1_10():
@@ -138,7 +158,9 @@ def test_eq_1_10():
     betas = torch.tensor([1e-4 + (t - 1) / 999 * (0.02 - 1e-4) for t in range(1, 1001)], dtype=F64)
     assert betas[0] == 1e-4 and betas[-1] == pytest.approx(0.02)
     torch.testing.assert_close(betas, Schedule.linear(1000).betas)
-    assert Schedule.linear(1000).alpha(1.0) ** 2 == pytest.approx(4.0358e-5, rel=1e-4), "REFERENCE: the well-known end of DDPM's schedule"
+    assert Schedule.linear(1000).alpha(1.0) ** 2 == pytest.approx(4.0358e-5, rel=1e-4), (
+        "REFERENCE: the well-known end of DDPM's schedule"
+    )
 
 
 def test_eq_1_11():
@@ -152,7 +174,10 @@ def test_eq_1_11():
 
 
 def test_eq_1_12():
-    """Jabri et al.'s curve, in their own form: (sigmoid of the end - sigmoid) over (sigmoid of the end - sigmoid of the start)."""
+    """Jabri et al.'s curve, in their own form.
+
+    (sigmoid of the end - sigmoid) over (sigmoid of the end - sigmoid of the start)
+    """
     sig = lambda z: 1 / (1 + math.exp(-z))
     for t in (1, 250, 500, 900):
         theirs = (sig(3) - sig(-3 + 6 * t / 1000)) / (sig(3) - sig(-3))
@@ -162,19 +187,23 @@ def test_eq_1_12():
 STORED = torch.tensor([[-1.0, 0.2], [0.4, 0.9], [1.0, -0.5]], dtype=F64)
 
 
-def belief(x, a):
+def posterior(x, a):
     return torch.softmax(-torch.cdist(x, a.sqrt() * STORED) ** 2 / (2 * (1 - a)), dim=1)
 
 
 def test_eq_1_13():
-    """The guesser's belief, against counting: make many noisy points, keep those in a small box, see where they came from."""
+    """The posterior over stored points, against counting.
+
+    Make many noisy points, keep those in a small box, see where they came from.
+    """
     g, a = torch.Generator().manual_seed(0), ALPHA_BAR[-1]
     n = torch.randint(3, (2_000_000,), generator=g)
     x = a.sqrt() * STORED[n] + (1 - a).sqrt() * torch.randn(len(n), 2, generator=g, dtype=F64)
-    place = torch.tensor([[0.2, 0.3]], dtype=F64)
-    inside = (x - place).abs().max(1).values < 0.05
-    share = torch.bincount(n[inside], minlength=3) / inside.sum()
-    torch.testing.assert_close(share.double(), belief(place, a)[0], atol=5 * 0.5 / inside.sum().item() ** 0.5, rtol=0)
+    position = torch.tensor([[0.2, 0.3]], dtype=F64)
+    inside = (x - position).abs().max(1).values < 0.05
+    fraction = (torch.bincount(n[inside], minlength=3) / inside.sum()).double()
+    atol = 5 * 0.5 / inside.sum().item() ** 0.5
+    torch.testing.assert_close(fraction, posterior(position, a)[0], atol=atol, rtol=0)
 
 
 def test_eq_1_14():
@@ -182,73 +211,94 @@ def test_eq_1_14():
     x0, a = torch.tensor([0.3, -1.0, 0.8], dtype=F64), ALPHA_BAR[-1]
     formula = 0.5 * (a * x0.square().sum() - 3 * a - 3 * torch.log1p(-a))
     Normal = torch.distributions.Normal
-    wanted = torch.distributions.kl_divergence(Normal(a.sqrt() * x0, (1 - a).sqrt()), Normal(torch.zeros(3, dtype=F64), 1.0)).sum()
+    q, p = Normal(a.sqrt() * x0, (1 - a).sqrt()), Normal(torch.zeros(3, dtype=F64), 1.0)
+    wanted = torch.distributions.kl_divergence(q, p).sum()
     assert formula == pytest.approx(wanted.item())
 
 
-def step_back(x, beta):
-    """log q(x_{t-1} | x_t = x) over Y but for a constant, when x_{t-1} comes from the bumps: (1.15)."""
-    return log_normal(x, (1 - beta) ** 0.5 * Y, beta) + BUMPS.log_prob(Y[:, None])
+def reverse_step(x, beta):
+    """(1.15): log q(x_{t-1} | x_t = x) over Y but for a constant; x_{t-1} comes from MIXTURE."""
+    return log_normal(x, (1 - beta) ** 0.5 * Y, beta) + MIXTURE.log_prob(Y[:, None])
 
 
 def test_eq_1_15():
-    """Bayes' rule: normalised by q(x_t), the step back integrates to 1; its mean is that of simulated pairs."""
+    """Bayes' rule: normalised by q(x_t), the reverse step integrates to 1.
+
+    Its mean is that of simulated pairs.
+    """
     beta, x = 0.2, 0.15
-    q_t = BUMPS.log_prob(torch.tensor([[x]]), (1 - beta) ** 0.5, beta**0.5)
-    assert integral((step_back(x, beta) - q_t).exp()) == pytest.approx(1, rel=1e-6)
+    q_t = MIXTURE.log_prob(torch.tensor([[x]]), (1 - beta) ** 0.5, beta**0.5)
+    assert integral((reverse_step(x, beta) - q_t).exp()) == pytest.approx(1, rel=1e-6)
     g = torch.Generator().manual_seed(0)
-    x_before = BUMPS.sample(2_000_000, seed=1)[:, 0]
+    x_before = MIXTURE.sample(2_000_000, seed=1)[:, 0]
     x_t = (1 - beta) ** 0.5 * x_before + beta**0.5 * torch.randn(len(x_before), generator=g)
     pairs = x_before[(x_t - x).abs() < 0.01]
-    mean, variance = moments(step_back(x, beta))
+    mean, variance = moments(reverse_step(x, beta))
     assert abs(pairs.mean() - mean) < 5 * (variance / len(pairs)) ** 0.5
 
 
 def test_eq_1_16():
-    """For smaller and smaller steps the exact step back takes the formula's mean and variance, with errors that shrink like beta^2."""
+    """For smaller and smaller steps the exact reverse step takes the formula's mean and variance.
+
+    The errors shrink like beta^2.
+    """
     errors = []
     for beta in (4e-3, 1e-3):
         c = 0.15 / (1 - beta) ** 0.5
-        slope = BUMPS.score(torch.tensor([[c]], dtype=F64)).item()
-        mean, variance = moments(step_back(0.15, beta))
-        errors.append((abs(mean - c - beta / (1 - beta) * slope), abs(variance - beta / (1 - beta))))
-    assert errors[-1][0] < 0.02 * beta * abs(slope) and errors[-1][1] < 0.02 * beta, "the mean's move and the variance, to 2 %"
+        slope = MIXTURE.score(torch.tensor([[c]], dtype=F64)).item()
+        mean, variance = moments(reverse_step(0.15, beta))
+        step = beta / (1 - beta)
+        errors.append((abs(mean - c - step * slope), abs(variance - step)))
+    assert errors[-1][0] < 0.02 * beta * abs(slope) and errors[-1][1] < 0.02 * beta, (
+        "the mean's move and the variance, to 2 %"
+    )
     for large, small in zip(*errors):
         assert 10 < large / small < 20, "a quarter of the step: about a sixteenth of the error"
 
 
 def posterior_by_integration(i, x0, x):
     """Mean and variance of q(x_{t-1} | x_t, x_0): Bayes' rule on a fine grid."""
-    return moments(log_normal(x, (1 - BETAS[i]).sqrt() * Y, BETAS[i]) + log_normal(Y, BEFORE[i].sqrt() * x0, 1 - BEFORE[i]))
+    return moments(
+        log_normal(x, (1 - BETAS[i]).sqrt() * Y, BETAS[i])
+        + log_normal(Y, BEFORE[i].sqrt() * x0, 1 - BEFORE[i])
+    )
 
 
 def test_eq_1_17():
     for i in (1, 10, 24):
-        assert BETA_TILDE[i] == pytest.approx(posterior_by_integration(i, 0.4, -0.7)[1].item(), rel=1e-6)
-        assert 1 / BETA_TILDE[i] == pytest.approx(((1 - BETAS[i]) / BETAS[i] + 1 / (1 - BEFORE[i])).item())
-        assert DDPM(None, BETAS).q_posterior(torch.zeros(1), torch.zeros(1), torch.tensor([i]))[1] == pytest.approx(BETA_TILDE[i].item())
+        by_integration = posterior_by_integration(i, 0.4, -0.7)[1]
+        assert BETA_TILDE[i] == pytest.approx(by_integration.item(), rel=1e-6)
+        inverse = (1 - BETAS[i]) / BETAS[i] + 1 / (1 - BEFORE[i])
+        assert 1 / BETA_TILDE[i] == pytest.approx(inverse.item())
+        zero = torch.zeros(1)
+        library = DDPM(None, BETAS).q_posterior(zero, zero, torch.tensor([i]))[1]
+        assert library == pytest.approx(BETA_TILDE[i].item())
 
 
 def mu(i, x, x0):
-    return ((1 - BETAS[i]).sqrt() * (1 - BEFORE[i]) * x + BEFORE[i].sqrt() * BETAS[i] * x0) / (1 - ALPHA_BAR[i])
+    numerator = (1 - BETAS[i]).sqrt() * (1 - BEFORE[i]) * x + BEFORE[i].sqrt() * BETAS[i] * x0
+    return numerator / (1 - ALPHA_BAR[i])
 
 
 def test_eq_1_18():
     for i in (1, 10, 24):
         x0, x = torch.tensor([0.4], dtype=F64), torch.tensor([-0.7], dtype=F64)
-        assert mu(i, x, x0) == pytest.approx(posterior_by_integration(i, 0.4, -0.7)[0].item(), abs=1e-6)
-        assert DDPM(None, BETAS).q_posterior(x0, x, torch.tensor([i]))[0] == pytest.approx(mu(i, x, x0).item())
-    assert mu(0, x, x0) == pytest.approx(x0.item()), "the first step back ends in x0"
+        by_integration = posterior_by_integration(i, 0.4, -0.7)[0]
+        assert mu(i, x, x0) == pytest.approx(by_integration.item(), abs=1e-6)
+        library = DDPM(None, BETAS).q_posterior(x0, x, torch.tensor([i]))[0]
+        assert library == pytest.approx(mu(i, x, x0).item())
+    assert mu(0, x, x0) == pytest.approx(x0.item()), "the last reverse step ends in x0"
 
 
-# A chain of three steps on a line, small enough to integrate: x_0 is a number, the model a linear network.
+# A chain of three steps on a line, small enough to integrate.
+# x_0 is a number, the model a linear network.
 CHAIN = torch.tensor([0.2, 0.3, 0.4], dtype=F64)
 CHAIN_BAR = torch.cumprod(1 - CHAIN, 0)
 X0 = 0.7
 
 
 def chain_draws(g):
-    """x_1, x_2, x_3 of the forward walk from X0, and log q of the walk."""
+    """x_1, x_2, x_3 of the forward process from X0, and log q of the trajectory."""
     x, log_q = [torch.full((N,), X0, dtype=F64)], 0.0
     for beta in CHAIN:
         x.append((1 - beta).sqrt() * x[-1] + beta.sqrt() * noise(g))
@@ -263,11 +313,12 @@ def model_step(x, i):
 
 def log_model(x):
     """(1.19): log p(x_0, ..., x_T)."""
-    return log_normal(x[3], torch.zeros((), dtype=F64), torch.ones((), dtype=F64)) + sum(log_normal(x[i], *model_step(x[i + 1], i)) for i in range(3))
+    prior = log_normal(x[3], torch.zeros((), dtype=F64), torch.ones((), dtype=F64))
+    return prior + sum(log_normal(x[i], *model_step(x[i + 1], i)) for i in range(3))
 
 
 def log_evidence():
-    """log p(X0), exact: a linear Gaussian chain pushed through, mean and variance step by step (1.1)."""
+    """log p(X0), exact: mean and variance of a linear Gaussian chain, step by step (1.1)."""
     m, v = torch.zeros((), dtype=F64), torch.ones((), dtype=F64)
     for i in (2, 1, 0):
         mean, variance = model_step(m, i)
@@ -276,21 +327,24 @@ def log_evidence():
 
 
 def test_eq_1_19():
-    """The chain's density: averaged over forward walks, p / q gives the exact evidence."""
+    """The chain's density: averaged over forward trajectories, p / q gives the exact evidence."""
     x, log_q = chain_draws(torch.Generator().manual_seed(0))
     ratio = (log_model(x) - log_q).exp()
     assert abs(ratio.mean() - log_evidence().exp()) < 5 * ratio.std() / N**0.5
 
 
 def test_eq_1_20():
-    """Jensen: the average of log q / p lies above -log p(x0), by more than chance; equality when the ratio is constant."""
+    """Jensen: the average of log q / p lies above -log p(x0), by more than chance.
+
+    Equality holds when the ratio is constant.
+    """
     x, log_q = chain_draws(torch.Generator().manual_seed(0))
     L = log_q - log_model(x)
     assert L.mean() - 5 * L.std() / N**0.5 > -log_evidence()
 
 
 def test_eq_1_21():
-    """The forward walk written backwards: the same density, for every walk."""
+    """The forward process written backwards: the same density, for every trajectory."""
     x, log_q = chain_draws(torch.Generator().manual_seed(0))
     ddpm = DDPM(None, CHAIN)
     backwards = log_normal(x[3], CHAIN_BAR[2].sqrt() * X0, 1 - CHAIN_BAR[2])
@@ -301,7 +355,7 @@ def test_eq_1_21():
 
 
 def split_bound(x):
-    """L_T, L_{t-1} for t = 3 and 2, and L_0 of (1.22), averaged over walks, with torch's KL."""
+    """L_T, L_{t-1} for t = 3 and 2, and L_0 of (1.22), for each trajectory, with torch's KL."""
     Normal, kl = torch.distributions.Normal, torch.distributions.kl_divergence
     L_T = kl(Normal(CHAIN_BAR[2].sqrt() * X0, (1 - CHAIN_BAR[2]).sqrt()), Normal(0.0, 1.0))
     between = []
@@ -327,7 +381,8 @@ def test_eq_1_23():
     for i, wanted in zip((2, 1), split_bound(x)[1]):
         q_mean, tilde = DDPM(None, CHAIN).q_posterior(x[0], x[i + 1], torch.full((N,), i))
         p_mean, variance = model_step(x[i + 1], i)
-        formula = (q_mean - p_mean) ** 2 / (2 * variance) + 0.5 * ((variance / tilde).log() + tilde / variance - 1)
+        constant = 0.5 * ((variance / tilde).log() + tilde / variance - 1)
+        formula = (q_mean - p_mean) ** 2 / (2 * variance) + constant
         torch.testing.assert_close(formula, wanted)
 
 
@@ -335,31 +390,39 @@ def test_eq_1_24():
     """In units of x0 with the posterior's variance: half the loss of SNR."""
     for i in (1, 10, 24):
         miss = mu(i, torch.tensor(-0.7).double(), 0.4) - mu(i, torch.tensor(-0.7).double(), 0.1)
-        assert miss**2 / (2 * BETA_TILDE[i]) == pytest.approx((0.5 * (SNR_BEFORE[i] - SNR[i]) * 0.3**2).item())
+        formula = 0.5 * (SNR_BEFORE[i] - SNR[i]) * 0.3**2
+        assert miss**2 / (2 * BETA_TILDE[i]) == pytest.approx(formula.item())
 
 
 def test_eq_1_25():
     """In units of eps, for either variance."""
+    x0, eps, eps_hat = 0.4, 0.9, 0.2
     for i in (1, 10, 24):
-        x0, eps, eps_hat = 0.4, 0.9, 0.2
         x = ALPHA_BAR[i].sqrt() * x0 + (1 - ALPHA_BAR[i]).sqrt() * eps
         x0_hat = (x - (1 - ALPHA_BAR[i]).sqrt() * eps_hat) / ALPHA_BAR[i].sqrt()
         for variance in (BETAS[i], BETA_TILDE[i]):
             weight = BETAS[i] ** 2 / (2 * variance * (1 - BETAS[i]) * (1 - ALPHA_BAR[i]))
-            assert (mu(i, x, x0) - mu(i, x, x0_hat)) ** 2 / (2 * variance) == pytest.approx((weight * (eps - eps_hat) ** 2).item())
+            distance = (mu(i, x, x0) - mu(i, x, x0_hat)) ** 2
+            formula = weight * (eps - eps_hat) ** 2
+            assert distance / (2 * variance) == pytest.approx(formula.item())
 
 
 def test_eq_1_26():
-    """The loss of the best linear guess g = c x_t of the noise of N(0, 1) data is 1 - (1 - alpha_bar), at c = sqrt(1 - alpha_bar)."""
+    """The loss of the best linear prediction of the noise, g = c x_t, of N(0, 1) data.
+
+    It is 1 - (1 - alpha_bar), at c = sqrt(1 - alpha_bar).
+    """
     class Linear(torch.nn.Module):
         def forward(self, x, t):
             return (1 - ALPHA_BAR[14]).sqrt() * x
+
     g = torch.Generator().manual_seed(0)
-    loss = DDPM(Linear(), BETAS).p_losses(noise(g).view(-1, 1), torch.full((N,), 14), noise(g).view(-1, 1))
+    x0, eps = noise(g).view(-1, 1), noise(g).view(-1, 1)
+    loss = DDPM(Linear(), BETAS).p_losses(x0, torch.full((N,), 14), eps)
     assert loss.mean() == pytest.approx(ALPHA_BAR[14].item(), rel=0.02)
 
 
-class Knows(torch.nn.Module):
+class Returns(torch.nn.Module):
     def __init__(self, eps):
         super().__init__()
         self.eps = eps
@@ -369,86 +432,105 @@ class Knows(torch.nn.Module):
 
 
 def test_eq_1_27():
-    """Noise known, image known: the lesson's line, DDPM's guess and Denoiser's guess."""
+    """Noise known, image known: the lesson's line, DDPM's and Denoiser's x0-prediction."""
     g = torch.Generator().manual_seed(0)
     x0, eps = torch.randn(2, 5, 1, 2, 2, generator=g, dtype=F64)
     i = torch.tensor([0, 5, 10, 20, 24])
     a = ALPHA_BAR[i].view(-1, 1, 1, 1)
     x = a.sqrt() * x0 + (1 - a).sqrt() * eps
     torch.testing.assert_close((x - (1 - a).sqrt() * eps) / a.sqrt(), x0)
-    torch.testing.assert_close(DDPM(Knows(eps), BETAS).p_mean_variance(x, i)[2], x0)
-    torch.testing.assert_close(Denoiser(Knows(eps), Schedule.from_betas(BETAS), "eps")(x, (i + 1).double() / 25), x0)
+    torch.testing.assert_close(DDPM(Returns(eps), BETAS).p_mean_variance(x, i)[2], x0)
+    D = Denoiser(Returns(eps), Schedule.from_betas(BETAS), "eps")
+    torch.testing.assert_close(D(x, (i + 1).double() / 25), x0)
 
 
 def test_eq_1_28():
-    """Mean squared error = variance + squared distance from the mean, for noise given x_t of two-point data (exact sums)."""
+    """Mean squared error = variance + squared distance from the mean.
+
+    For noise given x_t of two-point data: exact sums.
+    """
     a, x = ALPHA_BAR[14], 0.3
-    x0 = torch.tensor([-1.0, 1.0], dtype=F64)                               # two equally likely pixels
+    x0 = torch.tensor([-1.0, 1.0], dtype=F64)      # two equally likely pixels
     eps = (x - a.sqrt() * x0) / (1 - a).sqrt()
-    weight = torch.softmax(-eps**2 / 2, 0)                                  # p(x0 | x_t), by Bayes' rule
+    weight = torch.softmax(-eps**2 / 2, 0)         # p(x0 | x_t), by Bayes' rule
     m = (weight * eps).sum()
-    for guess in (-1.0, 0.0, 2.5):
-        error = (weight * (eps - guess) ** 2).sum()
-        assert error == pytest.approx(((weight * (eps - m) ** 2).sum() + (m - guess) ** 2).item())
+    for prediction in (-1.0, 0.0, 2.5):
+        error = (weight * (eps - prediction) ** 2).sum()
+        variance = (weight * (eps - m) ** 2).sum()
+        assert error == pytest.approx((variance + (m - prediction) ** 2).item())
 
 
 def given_x(x, a):
     """Weights p(x0 | x_t = x) over Y, by Bayes' rule."""
-    return torch.softmax(log_normal(x, a.sqrt() * Y, 1 - a) + BUMPS.log_prob(Y[:, None]), 0)
+    return torch.softmax(log_normal(x, a.sqrt() * Y, 1 - a) + MIXTURE.log_prob(Y[:, None]), 0)
 
 
 def test_eq_1_29():
     """The score, by autograd, against the average noise, by integration."""
     for i in (2, 14, 24):
         a, x = ALPHA_BAR[i], torch.tensor([[0.3]], dtype=F64, requires_grad=True)
-        score, = torch.autograd.grad(BUMPS.log_prob(x, a.sqrt(), (1 - a).sqrt()).sum(), x)
+        score, = torch.autograd.grad(MIXTURE.log_prob(x, a.sqrt(), (1 - a).sqrt()).sum(), x)
         mean_eps = (given_x(0.3, a) * (0.3 - a.sqrt() * Y) / (1 - a).sqrt()).sum()
         assert score.item() == pytest.approx((-mean_eps / (1 - a).sqrt()).item())
-        torch.testing.assert_close(BUMPS.score(x.detach(), a.sqrt(), (1 - a).sqrt()), score)
+        torch.testing.assert_close(MIXTURE.score(x.detach(), a.sqrt(), (1 - a).sqrt()), score)
 
 
 def test_eq_1_30():
     """Tweedie: the average clean point, by integration, from the score, by autograd."""
     for i in (2, 14, 24):
         a, x = ALPHA_BAR[i], torch.tensor([[0.3]], dtype=F64, requires_grad=True)
-        score, = torch.autograd.grad(BUMPS.log_prob(x, a.sqrt(), (1 - a).sqrt()).sum(), x)
-        assert ((0.3 + (1 - a) * score) / a.sqrt()).item() == pytest.approx((given_x(0.3, a) * Y).sum().item())
+        score, = torch.autograd.grad(MIXTURE.log_prob(x, a.sqrt(), (1 - a).sqrt()).sum(), x)
+        formula = (0.3 + (1 - a) * score) / a.sqrt()
+        assert formula.item() == pytest.approx((given_x(0.3, a) * Y).sum().item())
 
 
 def test_eq_1_31():
     """The mixture's denoiser, from the formula and from the library, against integration."""
+    x, means = torch.tensor(0.3, dtype=F64), torch.tensor([-1.0, 1.0], dtype=F64)
+    log_weights = torch.tensor([1 / 3, 2 / 3]).log()
     for i in (2, 14, 24):
-        a, x, means = ALPHA_BAR[i], torch.tensor(0.3, dtype=F64), torch.tensor([-1.0, 1.0], dtype=F64)
-        share = torch.softmax(torch.tensor([1 / 3, 2 / 3]).log() + log_normal(x, a.sqrt() * means, a * 0.09 + 1 - a), 0)
-        formula = (share * (means + a.sqrt() * 0.09 / (a * 0.09 + 1 - a) * (x - a.sqrt() * means))).sum()
+        a = ALPHA_BAR[i]
+        variance, offset = a * 0.09 + 1 - a, x - a.sqrt() * means
+        fraction = torch.softmax(log_weights + log_normal(x, a.sqrt() * means, variance), 0)
+        formula = (fraction * (means + a.sqrt() * 0.09 / variance * offset)).sum()
         assert formula == pytest.approx((given_x(0.3, a) * Y).sum().item(), rel=1e-6)
-        assert BUMPS.posterior_mean(x.view(1, 1), a.sqrt(), (1 - a).sqrt()).item() == pytest.approx(formula.item())
+        library = MIXTURE.posterior_mean(x.view(1, 1), a.sqrt(), (1 - a).sqrt())
+        assert library.item() == pytest.approx(formula.item())
 
 
 def test_eq_1_32():
-    """The denoiser of stored images is that of a mixture whose bumps have (almost) no width."""
+    """The denoiser of stored images is that of a mixture whose modes have (almost) no width."""
     x, a = torch.tensor([[0.2, 0.3], [1.0, -1.0]], dtype=F64), ALPHA_BAR[-1]
     exact = GaussianMixture(STORED, stds=1e-6).posterior_mean(x, a.sqrt(), (1 - a).sqrt())
-    torch.testing.assert_close(belief(x, a) @ STORED, exact)
+    torch.testing.assert_close(posterior(x, a) @ STORED, exact)
 
 
 def test_eq_1_33():
-    """The continuous schedule: discrete ones of more and more steps converge to it, at first order."""
+    """The continuous schedule: discrete ones of ever more steps converge to it, at first order."""
     t = torch.tensor([0.1, 0.5, 0.9], dtype=F64)
     formula = torch.exp(-0.1 * t - 0.5 * (20 - 0.1) * t**2)
-    errors = [((Schedule.linear(T).alpha(t) ** 2).log() - formula.log()).abs().max().item() for T in (1000, 10_000)]
+    errors = [
+        ((Schedule.linear(T).alpha(t) ** 2).log() - formula.log()).abs().max().item()
+        for T in (1000, 10_000)
+    ]
     assert errors[1] < 0.01 and 8 < errors[0] / errors[1] < 12
     fine = torch.linspace(0, 0.9, 100_001, dtype=F64)
-    assert torch.trapezoid(0.1 + 19.9 * fine, fine) == pytest.approx(-formula[2].log().item()), "and the integral itself"
+    assert torch.trapezoid(0.1 + 19.9 * fine, fine) == pytest.approx(-formula[2].log().item()), (
+        "and the integral itself"
+    )
 
 
-@pytest.mark.parametrize("schedule", (Schedule.linear(), Schedule.cosine(), Schedule.sigmoid()), ids=repr)
+SCHEDULES = Schedule.linear(), Schedule.cosine(), Schedule.sigmoid()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 class TestConversions:
     t = torch.tensor([0.1, 0.5, 0.9], dtype=F64)
 
     def noisy(self, schedule):
         x0, eps = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=F64)
-        return x0, eps, schedule.perturb(x0, self.t, eps), schedule.alpha(self.t), schedule.sigma(self.t)
+        x = schedule.perturb(x0, self.t, eps)
+        return x0, eps, x, schedule.alpha(self.t), schedule.sigma(self.t)
 
     def test_edm(self, schedule):
         x0, eps, x, alpha, sigma = self.noisy(schedule)
@@ -457,22 +539,29 @@ class TestConversions:
 
     def test_flow(self, schedule):
         x0, eps, x, alpha, sigma = self.noisy(schedule)
-        torch.testing.assert_close(x / (alpha + sigma)[:, None], Schedule.flow().perturb(x0, sigma / (alpha + sigma), eps))
+        flow = Schedule.flow().perturb(x0, sigma / (alpha + sigma), eps)
+        torch.testing.assert_close(x / (alpha + sigma)[:, None], flow)
 
     def test_log_snr(self, schedule):
         _, _, _, alpha, sigma = self.noisy(schedule)
         edm, t_flow = sigma / alpha, sigma / (alpha + sigma)
-        for other in (-2 * edm.log(), 2 * ((1 - t_flow) / t_flow).log(), Schedule.flow().log_snr(t_flow), (alpha**2 / (1 - alpha**2)).log()):
+        for other in (
+            -2 * edm.log(),
+            2 * ((1 - t_flow) / t_flow).log(),
+            Schedule.flow().log_snr(t_flow),
+            (alpha**2 / (1 - alpha**2)).log(),
+        ):
             torch.testing.assert_close(schedule.log_snr(self.t), other)
 
 
 def test_eq_1_34():
-    """An EDM denoiser, told sigma_EDM and x_EDM, and ours, told t and x_t, are one: on a mixture, exactly."""
+    """An EDM denoiser, of x_EDM and sigma_EDM, equals ours, of x_t and t: exactly, on a mixture."""
     t, x = torch.tensor([0.3], dtype=F64), torch.tensor([[0.4]], dtype=F64)
     schedule = Schedule.cosine()
     sigma_edm = schedule.sigma(t) / schedule.alpha(t)
-    ours = BUMPS.posterior_mean(x, schedule.alpha(t), schedule.sigma(t))
-    torch.testing.assert_close(BUMPS.posterior_mean(x / schedule.alpha(t), torch.ones(1), sigma_edm), ours)
+    ours = MIXTURE.posterior_mean(x, schedule.alpha(t), schedule.sigma(t))
+    edm = MIXTURE.posterior_mean(x / schedule.alpha(t), torch.ones(1), sigma_edm)
+    torch.testing.assert_close(edm, ours)
 
 
 def test_eq_1_35():
@@ -481,12 +570,16 @@ def test_eq_1_35():
     schedule, flow = Schedule.cosine(), Schedule.flow()
     total = schedule.alpha(t) + schedule.sigma(t)
     t_flow = schedule.sigma(t) / total
-    ours = BUMPS.posterior_mean(x, schedule.alpha(t), schedule.sigma(t))
-    torch.testing.assert_close(BUMPS.posterior_mean(x / total, flow.alpha(t_flow), flow.sigma(t_flow)), ours)
+    ours = MIXTURE.posterior_mean(x, schedule.alpha(t), schedule.sigma(t))
+    of_flow = MIXTURE.posterior_mean(x / total, flow.alpha(t_flow), flow.sigma(t_flow))
+    torch.testing.assert_close(of_flow, ours)
 
 
 def test_eq_1_36():
-    """log-SNR as the common time: finding it in one schedule and looking it up in another gives the same noise per signal."""
+    """log-SNR as the common time.
+
+    Finding it in one schedule and looking it up in another gives the same noise per signal.
+    """
     edm, flow, cosine = Schedule.edm(), Schedule.flow(), Schedule.cosine()
     level = cosine.log_snr(0.4)
     assert edm.sigma(edm.t_from_log_snr(level)) == pytest.approx(math.exp(-level / 2), rel=1e-6)

@@ -1,4 +1,7 @@
-"""Every tagged formula of lesson 2, checked numerically; `test_every_tag_has_its_test` keeps the list complete."""
+"""Every tagged formula of lesson 2, checked numerically.
+
+`test_every_tag_has_its_test` keeps the list complete.
+"""
 import math
 import re
 from pathlib import Path
@@ -8,24 +11,38 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course_lib.lab import cost
+from course_lib.lab import profiling
 from course_lib.networks.dit import DiTBlock
-from course_lib.networks.unet import AttentionBlock, ResnetBlock, TimeEmbedding, attention
+from course_lib.networks.layers import AttentionBlock, ResnetBlock, TimeEmbedding, attention
 
 
 def test_every_tag_has_its_test():
     lesson = (Path(__file__).parents[1] / "lessons/02_denoising_networks.py").read_text()
     tags = re.findall(r"\\tag\{2\.(\d+)\}", lesson)
-    assert tags == [str(k) for k in range(1, len(tags) + 1)], "numbered from 1, in order, none twice"
-    assert set(tags) == {name.removeprefix("test_eq_2_") for name in globals() if name.startswith("test_eq_2_")}
+    in_order = [str(k) for k in range(1, len(tags) + 1)]
+    assert tags == in_order, "numbered from 1, in order, none twice"
+    prefix = "test_eq_2_"
+    tested = {name.removeprefix(prefix) for name in globals() if name.startswith(prefix)}
+    assert set(tags) == tested
 
 
-@pytest.mark.parametrize("layers", [[(3, 1), (3, 1)], [(3, 2), (5, 1), (3, 2), (3, 1)], [(2, 2), (3, 1), (4, 2), (3, 1)]])
+STACKS = (                                                  # (kernel, stride), from the input on
+    [(3, 1), (3, 1)],
+    [(3, 2), (5, 1), (3, 2), (3, 1)],
+    [(2, 2), (3, 1), (4, 2), (3, 1)],
+)
+
+
+@pytest.mark.parametrize("layers", STACKS)
 def test_eq_2_1(layers):
-    """The view of one output, counted by gradient, in a long line with positive kernels (so that nothing cancels)."""
+    """The receptive field of one output, counted by gradient, in one dimension.
+
+    All kernels are positive, so that nothing cancels.
+    """
     r, jump = 1, 1
     for kernel, stride in layers:
-        r, jump = r + (kernel - 1) * jump, jump * stride
+        r += (kernel - 1) * jump
+        jump *= stride
     net = nn.Sequential(*[nn.Conv1d(1, 1, k, stride=s, bias=False) for k, s in layers])
     for layer in net:
         nn.init.ones_(layer.weight)
@@ -36,16 +53,19 @@ def test_eq_2_1(layers):
 
 
 def test_eq_2_2():
-    """A convolution's multiply-adds, against torch's own counter; stride 2 makes a quarter of the output."""
+    """A convolution's multiply-adds, as torch counts them; stride 2 leaves a quarter of them."""
     for kernel, stride, H, W in ((3, 1, 12, 16), (3, 2, 6, 8), (5, 1, 12, 16), (1, 2, 6, 8)):
         layer = nn.Conv2d(5, 7, kernel, padding=kernel // 2, stride=stride)
-        assert cost.multiply_adds(layer, torch.zeros(1, 5, 12, 16)) == H * W * 5 * 7 * kernel**2
+        counted = profiling.multiply_adds(layer, torch.zeros(1, 5, 12, 16))
+        assert counted == H * W * 5 * 7 * kernel**2
 
 
 def test_eq_2_3():
     t, K = 0.37, 16
-    by_hand = [f(1000 * t * 10_000 ** (-k / (K - 1))) for f in (math.sin, math.cos) for k in range(K)]
-    torch.testing.assert_close(TimeEmbedding(2 * K)(torch.tensor([t]))[0], torch.tensor(by_hand), atol=1e-4, rtol=0)
+    angles = [1000 * t * 10_000 ** (-k / (K - 1)) for k in range(K)]
+    by_hand = torch.tensor([f(angle) for f in (math.sin, math.cos) for angle in angles])
+    embedding = TimeEmbedding(2 * K)(torch.tensor([t]))[0]
+    torch.testing.assert_close(embedding, by_hand, atol=1e-4, rtol=0)
 
 
 def test_eq_2_4():
@@ -54,16 +74,21 @@ def test_eq_2_4():
     embed = TimeEmbedding(32)
     dots = (embed(t) * embed(s)).sum(1)
     frequency = 10_000.0 ** (-torch.arange(16) / 15)
-    torch.testing.assert_close(dots, torch.cos(1000 * 0.03 * frequency).sum().expand(2), atol=2e-3, rtol=0)
+    by_hand = torch.cos(1000 * 0.03 * frequency).sum().expand(2)
+    torch.testing.assert_close(dots, by_hand, atol=2e-3, rtol=0)
 
 
 def test_eq_2_5():
-    h = (3e-3 * torch.randn(2, 32, 4, 4) + 5).double()                  # a variance near the 1e-5, so that its place matters
+    # a variance near the 1e-5, so that its place matters
+    h = (3e-3 * torch.randn(2, 32, 4, 4) + 5).double()
     norm = nn.GroupNorm(2, 32).double()
-    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
     groups = h.view(2, 2, 16, 4, 4)
-    mean, variance = groups.mean((2, 3, 4), True), groups.var((2, 3, 4), correction=0, keepdim=True)
-    by_hand = ((groups - mean) / (variance + 1e-5).sqrt()).view_as(h) * norm.weight.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1)
+    mean = groups.mean((2, 3, 4), True)
+    variance = groups.var((2, 3, 4), correction=0, keepdim=True)
+    normalised = ((groups - mean) / (variance + 1e-5).sqrt()).view_as(h)
+    by_hand = normalised * norm.weight.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1)
     torch.testing.assert_close(norm(h), by_hand, rtol=1e-6, atol=1e-6)
 
 
@@ -84,7 +109,7 @@ def test_eq_2_7():
 
 
 def test_eq_2_8():
-    """Independent inputs of variance 1 come out with variance 1, for every weight; tau is b's share."""
+    """Independent inputs of variance 1 give variance 1, for every tau, the weight of b."""
     g = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 400_000, generator=g)
     for tau in (0.1, 0.3, 0.5):
@@ -98,34 +123,45 @@ def test_eq_2_9():
     q, k, v = torch.randn(3, 5, 8, dtype=torch.float64)
     rows = []
     for query in q:
-        weight = torch.tensor([math.exp((query * key).sum().item() / math.sqrt(8)) for key in k], dtype=torch.float64)
+        scores = [(query * key).sum().item() / math.sqrt(8) for key in k]
+        weight = torch.tensor([math.exp(score) for score in scores], dtype=torch.float64)
         rows.append((weight[:, None] / weight.sum() * v).sum(0))
-    torch.testing.assert_close(attention(q, k, v), torch.stack(rows))
-    torch.testing.assert_close(F.scaled_dot_product_attention(q[None], k[None], v[None])[0], torch.stack(rows))
+    by_hand = torch.stack(rows)
+    torch.testing.assert_close(attention(q, k, v), by_hand)
+    q_leaf = q.clone().requires_grad_()                     # the plain products, for training
+    torch.testing.assert_close(attention(q_leaf, k, v).detach(), by_hand)
+    fused = F.scaled_dot_product_attention(q[None], k[None], v[None])[0]
+    torch.testing.assert_close(fused, by_hand)
 
 
 def test_eq_2_10():
     g = torch.Generator().manual_seed(0)
     for d in (4, 64):
-        dots = (torch.randn(100_000, d, generator=g) * torch.randn(100_000, d, generator=g)).sum(1)
+        q = torch.randn(100_000, d, generator=g)
+        k = torch.randn(100_000, d, generator=g)
+        dots = (q * k).sum(1)
         assert dots.var() == pytest.approx(d, rel=0.03)
 
 
 def test_eq_2_11():
-    for side, C, heads in ((3, 32, 2), (6, 32, 4), (6, 64, 2)):
-        block = AttentionBlock(C, heads)
-        assert cost.multiply_adds(block, torch.zeros(1, C, side, side)) == 4 * side**2 * C**2 + 2 * (side**2) ** 2 * C
+    for side, C, num_heads in ((3, 32, 2), (6, 32, 4), (6, 64, 2)):
+        block = AttentionBlock(C, num_heads)
+        N = side**2
+        counted = profiling.multiply_adds(block, torch.zeros(1, C, side, side))
+        assert counted == 4 * N * C**2 + 2 * N**2 * C
 
 
 def test_eq_2_12():
-    """RMS normalisation as torch has it; and no dot product of two such vectors, divided by sqrt(d), exceeds sqrt(d)."""
-    for size, d in ((10, 16), (1e-3, 64)):                              # small numbers, too: there the epsilon shows
+    """RMS normalisation as torch has it; q k / sqrt(d) of two such vectors is at most sqrt(d)."""
+    for size, d in ((10, 16), (1e-3, 64)):                  # small numbers, too: the epsilon shows
         z = size * torch.randn(500, d, dtype=torch.float64)
         rms = z / (z.square().mean(-1, keepdim=True) + 1e-6).sqrt()
         torch.testing.assert_close(rms, F.rms_norm(z, (d,), eps=1e-6))
         assert (rms @ rms.T / math.sqrt(d)).abs().max() <= math.sqrt(d)
-        long = rms * (math.sqrt(d) / rms.norm(dim=-1, keepdim=True))    # without the epsilon the bound is reached by a vector with itself
-        torch.testing.assert_close((long * long).sum(-1) / math.sqrt(d), torch.full((500,), math.sqrt(d)).double())
+        # without the epsilon a vector with itself reaches the bound
+        long = rms * (math.sqrt(d) / rms.norm(dim=-1, keepdim=True))
+        bound = torch.full((500,), math.sqrt(d)).double()
+        torch.testing.assert_close((long * long).sum(-1) / math.sqrt(d), bound)
 
 
 def test_eq_2_13():
@@ -134,23 +170,37 @@ def test_eq_2_13():
     for p in block.parameters():
         nn.init.normal_(p, std=0.2)
     x, emb = torch.randn(2, 5, 16), torch.randn(2, 16)
-    b1, a1, g1, b2, a2, g2 = (emb @ block.emb.weight.T + block.emb.bias).view(2, 6, 1, 16).unbind(1)
-    norm = lambda z: (z - z.mean(-1, keepdim=True)) / (z.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
-    q, k, v = (part.view(2, 5, 2, 8).transpose(1, 2) for part in block.qkv((1 + a1) * norm(x) + b1).chunk(3, -1))
+    modulation = emb @ block.emb.weight.T + block.emb.bias              # (2, 6 * 16)
+    b1, a1, g1, b2, a2, g2 = modulation.view(2, 6, 1, 16).unbind(1)
+
+    def norm(z):
+        variance = z.var(-1, correction=0, keepdim=True)
+        return (z - z.mean(-1, keepdim=True)) / (variance + 1e-5).sqrt()
+
+    qkv = block.qkv((1 + a1) * norm(x) + b1)
+    q, k, v = (part.view(2, 5, 2, 8).transpose(1, 2) for part in qkv.chunk(3, -1))
     h = x + g1 * block.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-    torch.testing.assert_close(block(x, emb), h + g2 * block.mlp((1 + a2) * norm(h) + b2), rtol=1e-4, atol=1e-4)
+    by_hand = h + g2 * block.mlp((1 + a2) * norm(h) + b2)
+    torch.testing.assert_close(block(x, emb), by_hand, rtol=1e-4, atol=1e-4)
 
 
 def test_eq_2_14():
-    """A dot product of turned pairs depends on the distance of their places alone, and on which comes first."""
-    R = lambda angle: torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64)
-    q, k, theta = *torch.randn(2, 2, dtype=torch.float64), 0.3
+    """A dot product of rotated pairs depends on the difference of their positions alone."""
+
+    def R(angle):
+        cos, sin = math.cos(angle), math.sin(angle)
+        return torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)
+
+    q, k = torch.randn(2, 2, dtype=torch.float64)
+    theta = 0.3
     for m, n in ((0, 3), (5, 8), (9, 2)):
-        torch.testing.assert_close((R(theta * m) @ q) @ (R(theta * n) @ k), q @ (R(theta * (n - m)) @ k))
+        rotated = (R(theta * m) @ q) @ (R(theta * n) @ k)
+        torch.testing.assert_close(rotated, q @ (R(theta * (n - m)) @ k))
     assert abs(q @ R(0.9) @ k - q @ R(-0.9) @ k) > 1e-6, "the other direction is another number"
 
 
 def test_eq_2_15():
     for N, d in ((9, 32), (16, 64)):
-        counted = cost.multiply_adds(DiTBlock(d, 4), torch.zeros(1, N, d), torch.zeros(1, d)) - 6 * d * d
+        tokens, emb = torch.zeros(1, N, d), torch.zeros(1, d)
+        counted = profiling.multiply_adds(DiTBlock(d, 4), tokens, emb) - 6 * d * d
         assert counted == 12 * N * d**2 + 2 * N**2 * d

@@ -9,14 +9,18 @@ import scipy.linalg
 import torch
 
 from course_lib import Schedule
-from course_lib.lab import data, machine, metrics, plots, train, widgets
-
+from course_lib.lab import data, features, metrics, plots, storage, train, widgets
 
 # ---- data
 
 def test_mnist():
     x, y = data.mnist("test")
-    assert x.shape == (10_000, 1, 28, 28) and x.dtype == torch.float32 and x.min() == -1 and x.max() == 1
+    assert (
+        x.shape == (10_000, 1, 28, 28)
+        and x.dtype == torch.float32
+        and x.min() == -1
+        and x.max() == 1
+    )
     assert torch.bincount(y).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert len(data.mnist("train")[0]) == 60_000
     with pytest.raises(ValueError, match="split must be 'train' or 'test'; got 'valid'"):
@@ -27,17 +31,28 @@ def test_a_damaged_or_missing_file_is_named(tmp_path):
     file = tmp_path / "mnist.npz"
     with pytest.raises(FileNotFoundError, match="is missing: reinstall"):
         data.mnist("test", file)
-    file.write_bytes((data.ASSETS / "mnist.npz").read_bytes()[:1_000_000])
+    file.write_bytes((storage.ASSETS / "mnist.npz").read_bytes()[:1_000_000])
     with pytest.raises(OSError, match="truncated download.*git checkout"):
         data.mnist("test", file)
 
 
 def test_cifar10_from_a_file_and_without_a_network(tmp_path, monkeypatch):
     pictures = np.arange(2 * 32 * 32 * 3).astype(np.uint8).reshape(2, 32, 32, 3)
-    np.savez(tmp_path / "cifar10.npz", x_train=pictures, y_train=np.array([3, 9], np.uint8), x_test=pictures[:1], y_test=np.array([1], np.uint8))
+    np.savez(
+        tmp_path / "cifar10.npz",
+        x_train=pictures,
+        y_train=np.array([3, 9], np.uint8),
+        x_test=pictures[:1],
+        y_test=np.array([1], np.uint8),
+    )
     monkeypatch.setenv("COURSE_DATA", str(tmp_path))
     x, y = data.cifar10()
-    assert x.shape == (2, 3, 32, 32) and y.tolist() == [3, 9] and y.dtype == torch.int64 and len(data.cifar10("test")[0]) == 1
+    assert (
+        x.shape == (2, 3, 32, 32)
+        and y.tolist() == [3, 9]
+        and y.dtype == torch.int64
+        and len(data.cifar10("test")[0]) == 1
+    )
     assert x[1, 2, 5, 7].item() == pytest.approx(pictures[1, 5, 7, 2] / 127.5 - 1)
     with pytest.raises(ValueError, match="split must be"):
         data.cifar10("validation")
@@ -58,7 +73,12 @@ def test_cifar10_from_a_file_and_without_a_network(tmp_path, monkeypatch):
 @pytest.mark.parametrize("toy", [data.two_moons, data.swiss_roll, data.spiral, data.checkerboard])
 def test_toys(toy):
     x = toy(5000, seed=1)
-    assert x.shape == (5000, 2) and x.dtype == torch.float32 and torch.equal(x, toy(5000, seed=1)) and not torch.equal(x, toy(5000, seed=2))
+    assert (
+        x.shape == (5000, 2)
+        and x.dtype == torch.float32
+        and torch.equal(x, toy(5000, seed=1))
+        and not torch.equal(x, toy(5000, seed=2))
+    )
     assert x.abs().max() < 2 and 0.4 < x.std() < 1.1 and x.mean(0).abs().max() < 0.35
 
 
@@ -68,7 +88,9 @@ def test_checkerboard_has_empty_squares():
     assert ((column + row) % 2 == 0).all() and len(set(zip(column.tolist(), row.tolist()))) == 8
 
 
-MIXTURE = data.GaussianMixture([[-1.0, 0.3], [0.8, 0.5], [0.0, -1.0]], [0.2, 0.4, 0.1], [0.5, 0.3, 0.2])
+MIXTURE = data.GaussianMixture(
+    [[-1.0, 0.3], [0.8, 0.5], [0.0, -1.0]], [0.2, 0.4, 0.1], [0.5, 0.3, 0.2]
+)
 
 
 def test_mixture_density_integrates_to_one_and_matches_its_samples():
@@ -91,7 +113,10 @@ def test_mixture_score_is_the_gradient():
 
 def test_mixture_posterior_mean_is_bayes_rule():
     """E[x0 | x_t] by weighing 400,000 draws of x0 with q(x_t | x0), and by Tweedie's formula."""
-    x0, x, alpha, sigma = MIXTURE.sample(400_000).double(), torch.tensor([[0.1, 0.2], [-0.5, -0.4]], dtype=torch.float64), 0.8, 0.6
+    x0 = MIXTURE.sample(400_000).double()
+    x = torch.tensor([[0.1, 0.2], [-0.5, -0.4]], dtype=torch.float64)
+    alpha = 0.8
+    sigma = 0.6
     exact = MIXTURE.posterior_mean(x, alpha, sigma)
     weight = (-(torch.cdist(x, alpha * x0) ** 2) / (2 * sigma**2)).softmax(dim=1)
     torch.testing.assert_close(exact, weight @ x0, atol=0.01, rtol=0)
@@ -112,19 +137,30 @@ def test_mixture_denoiser_takes_one_time_or_many():
 def test_classifier_reads_the_test_digits():
     x, y = data.mnist("test")
     assert metrics.class_agreement(x, y) >= 0.993
-    assert metrics.features(x[:7]).shape == (7, 128) and metrics.features(x[:7]).dtype == torch.float64
+    assert (
+        features.digit_features(x[:7]).shape == (7, 128)
+        and features.digit_features(x[:7]).dtype == torch.float64
+    )
 
 
 def cloud(n, d, seed, scale=1.0, shift=0.0):
     g = torch.Generator().manual_seed(seed)
-    return shift + scale * torch.randn(n, d, generator=g, dtype=torch.float64) @ torch.randn(d, d, generator=g, dtype=torch.float64) / d**0.5
+    return (
+        shift
+        + scale
+        * torch.randn(n, d, generator=g, dtype=torch.float64)
+        @ torch.randn(d, d, generator=g, dtype=torch.float64)
+        / d**0.5
+    )
 
 
 @pytest.mark.parametrize("n, d", [(500, 16), (10, 16), (400, 1)])
 def test_frechet_distance_is_the_formula(n, d):
-    """Against scipy's matrix square root, at full rank, at low rank (n < d) and in one dimension."""
+    """Against scipy's matrix square root, at full rank, at low rank (n < d) and in one dimension.
+    """
     a, b = cloud(n, d, 0), cloud(n + 5, d, 1, 1.3, 0.2)
-    A, B = np.cov(a.numpy(), rowvar=False).reshape(d, d), np.cov(b.numpy(), rowvar=False).reshape(d, d)
+    A = np.cov(a.numpy(), rowvar=False).reshape(d, d)
+    B = np.cov(b.numpy(), rowvar=False).reshape(d, d)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         root = np.real(scipy.linalg.sqrtm(A @ B))
@@ -132,7 +168,9 @@ def test_frechet_distance_is_the_formula(n, d):
     assert metrics.frechet_distance(a, b) == pytest.approx(direct, rel=1e-4 if n < d else 1e-7)
     assert metrics.frechet_distance(a, b) == pytest.approx(metrics.frechet_distance(b, a), rel=1e-7)
     assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-6 if n < d else 1e-9)
-    assert metrics.frechet_distance(a, a + 2) == pytest.approx(4 * d), "a shift costs its squared length"
+    assert metrics.frechet_distance(a, a + 2) == pytest.approx(4 * d), (
+        "a shift costs its squared length"
+    )
 
 
 def test_frechet_distance_refuses():
@@ -143,15 +181,21 @@ def test_frechet_distance_refuses():
 
 
 def test_floor_falls_with_n():
-    assert 0 < metrics.frechet_floor(1000) < metrics.frechet_floor(200)
+    assert 0 < metrics.frechet_real_baseline(1000) < metrics.frechet_real_baseline(200)
 
 
-@pytest.mark.parametrize("x, error, sentence", [
-    (torch.zeros(2, 1, 28, 28, dtype=torch.uint8), TypeError, "scale with x / 127.5 - 1"), (torch.zeros(2, 3, 28, 28), ValueError, r"digits must be \(N, 1, 28, 28\)"),
-    (torch.full((2, 1, 28, 28), 255.0), ValueError, r"must lie in \[-1, 1\]"), (torch.full((2, 1, 28, 28), math.nan), ValueError, "not finite")])
+@pytest.mark.parametrize(
+    "x, error, sentence",
+    [
+        (torch.zeros(2, 1, 28, 28, dtype=torch.uint8), TypeError, "scale with x / 127.5 - 1"),
+        (torch.zeros(2, 3, 28, 28), ValueError, r"digits must be \(N, 1, 28, 28\)"),
+        (torch.full((2, 1, 28, 28), 255.0), ValueError, r"must lie in \[-1, 1\]"),
+        (torch.full((2, 1, 28, 28), math.nan), ValueError, "not finite"),
+    ],
+)
 def test_metrics_refuse_bad_images(x, error, sentence):
     with pytest.raises(error, match=sentence):
-        metrics.features(x)
+        features.digit_features(x)
 
 
 # ---- figures and widgets: what they display is caught and opened
@@ -159,7 +203,7 @@ def test_metrics_refuse_bad_images(x, error, sentence):
 @pytest.fixture
 def displayed(monkeypatch):
     seen = []
-    monkeypatch.setattr(plots, "display", lambda *things: seen.extend(things))
+    monkeypatch.setattr(plots.ipython, "display", lambda *things: seen.extend(things))
     monkeypatch.setattr(widgets, "display", lambda *things: seen.extend(things))
     return seen
 
@@ -172,12 +216,27 @@ def test_every_figure_is_drawn(displayed):
     x = torch.rand(6, 1, 28, 28) * 2 - 1
     plots.show(x, title="six")
     plots.show({"first": x[:3], "second": x[3:]})
-    plots.histogram([x, x / 2], labels=["a", "b"], density=lambda v: torch.exp(-v**2 / 2) / (2 * math.pi) ** 0.5)
-    plots.curves(torch.arange(5), {"y": torch.arange(5.0), "with errors": torch.arange(5.0)}, xlabel="x", errors={"with errors": torch.ones(5)})
-    plots.scatter({"moons": data.two_moons(100), "roll": data.swiss_roll(100)}, by=torch.arange(100) % 2)
+    plots.histogram(
+        [x, x / 2],
+        labels=["a", "b"],
+        density=lambda v: torch.exp(-(v**2) / 2) / (2 * math.pi) ** 0.5,
+    )
+    plots.curves(
+        torch.arange(5),
+        {"y": torch.arange(5.0), "with errors": torch.arange(5.0)},
+        xlabel="x",
+        errors={"with errors": torch.ones(5)},
+    )
+    plots.scatter(
+        {"moons": data.two_moons(100), "roll": data.swiss_roll(100)}, by=torch.arange(100) % 2
+    )
     plots.animate([x, x / 2, x / 4], columns=3)
     sizes = [opened(image).size for image in displayed]
-    assert len(sizes) == 6 and all(min(size) > 50 for size in sizes) and opened(displayed[5]).n_frames == 3
+    assert (
+        len(sizes) == 6
+        and all(min(size) > 50 for size in sizes)
+        and opened(displayed[5]).n_frames == 3
+    )
 
 
 def test_pictures_of_few_colours_are_small_and_exact(displayed):
@@ -186,7 +245,10 @@ def test_pictures_of_few_colours_are_small_and_exact(displayed):
     plots.show(x)
     picture, middle = opened(displayed[0]).convert("RGB"), plots.pixels(x)[5, 5]
     assert opened(displayed[0]).format == "PNG" and len(displayed[0].data) < 20_000
-    assert any(max(abs(int(a) - int(b)) for a, b in zip(colour, middle)) <= 2 for _, colour in picture.getcolors(100_000))
+    assert any(
+        max(abs(int(a) - int(b)) for a, b in zip(colour, middle)) <= 2
+        for _, colour in picture.getcolors(100_000)
+    )
 
 
 def test_smooth_shades_travel_as_jpeg_where_a_palette_would_be_larger(displayed):
@@ -229,13 +291,18 @@ def test_sampler_explorer_live_and_still(displayed, monkeypatch):
     assert len(displayed) == 1 and opened(displayed[0]).size[0] == 1000
     monkeypatch.delenv("COURSE_STATIC")
     widgets.sampler_explorer(mixture, Schedule.cosine(), n=3)
-    by_name = {control.description: control for control in displayed[-5:-1] if hasattr(control, "description")}
+    by_name = {
+        control.description: control
+        for control in displayed[-5:-1]
+        if hasattr(control, "description")
+    }
     assert set(by_name) == {"sampler", "steps", "eta", "grid"} and by_name["steps"].max == 40
     assert set(by_name["sampler"].options) == {"ddim", "heun", "dpmpp", "unipc"}
 
 
 def test_guidance_explorer_live_and_still(displayed, monkeypatch):
-    everything, one = data.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], 0.2), data.GaussianMixture([[-1.0, 0.0]], 0.2)
+    everything = data.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], 0.2)
+    one = data.GaussianMixture([[-1.0, 0.0]], 0.2)
     monkeypatch.setenv("COURSE_STATIC", "1")
     widgets.guidance_explorer(everything, one, Schedule.cosine(), n=10)
     assert len(displayed) == 1 and opened(displayed[0]).size[0] == 1000
@@ -244,8 +311,10 @@ def test_guidance_explorer_live_and_still(displayed, monkeypatch):
     assert displayed[-2].max == 8.0 and displayed[-2].value == 2.0
 
 
-def test_a_prompt_box_draws_names_strangers_and_refuses_what_is_too_long(displayed, monkeypatch, capsys):
-    D = train.load("nouns", on="cpu")
+def test_a_prompt_box_draws_names_strangers_and_refuses_what_is_too_long(
+    displayed, monkeypatch, capsys
+):
+    D = train.load("nouns", device="cpu")
     monkeypatch.setenv("COURSE_STATIC", "1")
     widgets.prompt_box(D, ["a shark head", "red glasses"], n=2)
     assert len(displayed) == 1
@@ -265,15 +334,15 @@ def test_a_prompt_box_draws_names_strangers_and_refuses_what_is_too_long(display
 
 def test_device_and_precision(monkeypatch):
     monkeypatch.setenv("COURSE_DEVICE", "cpu")
-    assert machine.device().type == "cpu"
+    assert train.default_device().type == "cpu"
     monkeypatch.setenv("COURSE_PRECISION", "float32")
-    assert machine.precision() == torch.float32 and "float32" in machine.about()
+    assert train.precision() == torch.float32 and "float32" in train.about_machine()
     monkeypatch.setenv("COURSE_PRECISION", "bfloat16")
-    with machine.autocast("cpu"):
+    with train.autocast("cpu"):
         assert torch.nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == torch.bfloat16
     monkeypatch.delenv("COURSE_PRECISION")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda on: (7, 5))
-    assert machine.precision(torch.device("cuda")) == torch.float16, "a T4 gets fp16"
+    assert train.precision(torch.device("cuda")) == torch.float16, "a T4 gets fp16"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda on: (9, 0))
-    assert machine.precision(torch.device("cuda")) == torch.bfloat16
-    assert machine.precision(torch.device("mps")) == torch.float32
+    assert train.precision(torch.device("cuda")) == torch.bfloat16
+    assert train.precision(torch.device("mps")) == torch.float32

@@ -1,4 +1,5 @@
-"""Long runs: killed and resumed, on several processes, from a configuration, in parts; and what they leave on disk."""
+"""Long runs: killed and resumed, on several processes, from a configuration, in parts; and what
+they leave on disk."""
 import csv
 import json
 import os
@@ -12,11 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import SHORT, X, Y, denoiser, small_unet, weights
+from test_train import CPU, SHORT, X, Y, denoiser, small_unet, state_of, weights
 
 from course_lib import Denoiser, Schedule, UNet
-from course_lib.lab import batches, checkpoint, train
-from course_lib.lab.run import Objective, Run
+from course_lib.lab import data, storage, train
+from course_lib.lab.training import config
+from course_lib.lab.training.__main__ import main
+from course_lib.lab.training.batches import BatchSampler
+from course_lib.lab.training.state import TrainState
+from course_lib.lab.training.tasks import Denoising, WeightedLoss
 
 ROOT = Path(__file__).parents[1]
 IMAGES = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -33,36 +38,47 @@ from course_lib.lab import train
 x = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 torch.manual_seed(0)
 D = Denoiser(UNet(1, (16, 32), num_classes=3, dropout=0.1), Schedule.cosine(), "v")
-D = train.train(D, (x, torch.arange(200) % 3), steps=90, batch=16, out=sys.argv[1], save_every=0.0)
+options = dict(steps=90, batch_size=16, save_every=0.0)
+D = train.train(D, (x, torch.arange(200) % 3), run_name=sys.argv[1], **options)
 torch.save([D.history, [p.clone() for p in D.parameters()]], sys.argv[2])
 """
 
 
 def child(*arguments, **environment):
-    return subprocess.Popen([sys.executable, "-c", CHILD, *map(str, arguments)], cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def saved_step(state):
     """The step that the saved state is of; 0 where nothing was saved."""
-    return checkpoint.load_tensors(state)[1]["step"] if state.exists() else 0
+    return storage.load_tensors(state)[1]["step"] if state.exists() else 0
 
 
 @pytest.mark.slow
 def test_killed_at_any_moment_and_resumed(runs):
-    """SIGKILL, three times, wherever it strikes; then the losses and the weights are those of a run that was never stopped, bit for bit."""
+    """SIGKILL, three times, wherever it strikes; then the losses and the weights are those of a run
+    that was never stopped, bit for bit."""
     whole = child("whole", runs / "whole.pt")
     assert whole.wait(300) == 0
+    state = runs / "killed/state.safetensors"
     for step in (15, 40, 65):
         process, deadline = child("killed", runs / "killed.pt"), time.monotonic() + 200
-        while saved_step(runs / "killed/state.safetensors") < step and process.poll() is None and time.monotonic() < deadline:
+        while saved_step(state) < step and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
         assert process.poll() is None, "it was really stopped on its way"
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert step <= saved_step(runs / "killed/state.safetensors") < 90
+        assert step <= saved_step(state) < 90
     assert child("killed", runs / "killed.pt").wait(300) == 0
-    (history, parameters), (history_2, parameters_2) = (torch.load(runs / f"{name}.pt") for name in ("whole", "killed"))
-    assert history == history_2 and all(torch.equal(a, b) for a, b in zip(parameters, parameters_2))
+    history, parameters = torch.load(runs / "whole.pt")
+    history_2, parameters_2 = torch.load(runs / "killed.pt")
+    assert history == history_2
+    assert all(torch.equal(a, b) for a, b in zip(parameters, parameters_2))
 
 
 TWO = """
@@ -74,34 +90,57 @@ from course_lib.lab import train
 x = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 torch.manual_seed(0)
 D = Denoiser(UNet(1, (16, 32), num_classes=3), Schedule.cosine(), "v")
-D = train.train(D, (x, torch.arange(200) % 3), steps=50, batch=16, out="two", clip=1.0, accumulate=2)
+options = dict(steps=50, batch_size=16, clip_grad_norm=1.0, accumulation_steps=2)
+D = train.train(D, (x, torch.arange(200) % 3), run_name="two", **options)
 if PartialState().is_main_process:
-    torch.save([D.history, [p.clone() for p in D.parameters()], PartialState().num_processes], sys.argv[1])
+    torch.save([D.history, [p.clone() for p in D.parameters()], PartialState().num_processes],
+               sys.argv[1])
 """
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_loss_of_one(runs):
-    """Two processes on the CPU (gloo), as torchrun or accelerate start them: the same global batches, so the same losses, up to the order of sums."""
-    (runs / "two.py").write_text(TWO)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(runs / "two.py"), str(runs / "two.pt")]
-    done = subprocess.run(launch, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=100)
+def in_two_processes(script: str, runs: Path) -> tuple[list, list, int, str]:
+    """What a script saves that two processes run, on the CPU (gloo), as torchrun or accelerate
+    start them; and what they print."""
+    (runs / "two.py").write_text(script)
+    launch = "torch.distributed.run --standalone --nproc_per_node 2".split()
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, str(runs / "two.py"), str(runs / "two.pt")],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    history, parameters, processes = torch.load(runs / "two.pt")
-    assert processes == 2 and done.stdout.count("M parameters") == 1, "only the first process speaks"
-    torch.manual_seed(0)
-    D = Denoiser(UNet(1, (16, 32), num_classes=3), Schedule.cosine(), "v")
-    alone = train.train(D, (IMAGES, torch.arange(200) % 3), steps=50, batch=16, clip=1.0)
+    return *torch.load(runs / "two.pt"), done.stdout
+
+
+def assert_same_training(history, parameters, alone):
+    """The same global batches, so the same losses, up to the order of sums."""
     assert [step for step, _ in history] == [step for step, _ in alone.history]
-    torch.testing.assert_close(torch.tensor([loss for _, loss in history]), torch.tensor([loss for _, loss in alone.history]), rtol=1e-4, atol=1e-6)
+    losses, wanted = (torch.tensor([loss for _, loss in h]) for h in (history, alone.history))
+    torch.testing.assert_close(losses, wanted, rtol=1e-4, atol=1e-6)
     for a, b in zip(parameters, alone.parameters()):
         torch.testing.assert_close(a, b.detach(), rtol=1e-2, atol=2e-3)
 
 
+@pytest.mark.slow
+def test_two_processes_give_the_loss_of_one(runs):
+    history, parameters, processes, said = in_two_processes(TWO, runs)
+    assert processes == 2 and said.count("M parameters") == 1, "only the first process speaks"
+    torch.manual_seed(0)
+    D = Denoiser(UNet(1, (16, 32), num_classes=3), Schedule.cosine(), "v")
+    rows = (IMAGES, torch.arange(200) % 3)
+    alone = train.train(D, rows, steps=50, batch_size=16, clip_grad_norm=1.0)
+    assert_same_training(history, parameters, alone)
+
+
+LABELLED = (IMAGES, torch.arange(200) % 3)
+
+
 def run_of(**options):
-    make = {name: options.pop(name) for name in ("times", "flip") if name in options}
-    data = batches.Batches({"x0": IMAGES, "y": torch.arange(200) % 3}, 16, 0.1, {"y": 3}, 0, torch.device("cpu"), **make)
-    return Run(small_unet(), data, 1e-3, 0.0, 20, None, **options)
+    settings = {"batch_size": 16, "lr": 1e-3, "muon_lr": 0.0, "steps": 20}
+    return state_of(small_unet(), LABELLED, **(settings | options))
 
 
 def test_a_batch_in_parts_has_the_same_gradient():
@@ -111,7 +150,7 @@ def test_a_batch_in_parts_has_the_same_gradient():
         torch.nn.init.normal_(layer.weight, std=0.1)
     gradients = []
     for parts in (1, 4):
-        run = Run(D, batches.Batches({"x0": IMAGES}, 16, 0.0, {}, 0, torch.device("cpu")), 1e-3, 0.0, 20, None, accumulate=parts)
+        run = state_of(D, IMAGES, batch_size=16, muon_lr=0.0, steps=20, accumulation_steps=parts)
         loss = run._gradients()
         gradients.append((loss, [p.grad.clone() for p in D.parameters()]))
         D.zero_grad()
@@ -119,81 +158,107 @@ def test_a_batch_in_parts_has_the_same_gradient():
     for a, b in zip(gradients[0][1], gradients[1][1]):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="cannot be taken in 5 equal parts"):
-        Run(D, batches.Batches({"x0": IMAGES}, 16, 0.0, {}, 0, torch.device("cpu")), 1e-3, 0.0, 20, None, accumulate=5).advance()
+        state_of(D, IMAGES, batch_size=16, steps=20, accumulation_steps=5).advance()
 
 
 def test_clipping_shortens_long_gradients_and_leaves_short_ones(monkeypatch):
     norms = []
     honest = torch.nn.utils.clip_grad_norm_
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, most: (norms.append(honest(p := list(p), most)), norms.append(honest(p, 1e9)))[0])
-    run = run_of(clip=0.01)
-    torch.nn.init.normal_(run.D.net.out.weight)
+
+    def measured(parameters, most):
+        parameters = list(parameters)
+        norms.append(honest(parameters, most))
+        norms.append(honest(parameters, 1e9))
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", measured)
+    run = run_of(clip_grad_norm=0.01)
+    torch.nn.init.normal_(run.model.net.out.weight)
     run.advance()
     assert norms[0] > 0.01 and norms[1] == pytest.approx(0.01, rel=1e-3)
 
 
-def test_weight_is_a_function_of_the_log_snr():
+def test_loss_weight_is_a_function_of_the_log_snr():
     D, t, eps = denoiser(), torch.rand(32).clamp(0.1, 0.9), torch.randn(32, 2)
-    weight = lambda log_snr: log_snr.exp().clamp(max=5.0)               # min-SNR, for x0 errors
-    by_hand = (D.loss(X[:32], t, eps) * (D.schedule.alpha(t) ** 2 / D.schedule.sigma(t) ** 2).clamp(max=5.0)).mean()
-    torch.testing.assert_close(Objective(D, weight)(X[:32], t, eps, {}).double(), by_hand.double(), rtol=1e-5, atol=0)
+    snr = D.schedule.alpha(t) ** 2 / D.schedule.sigma(t) ** 2
+    by_hand = (D.loss(X[:32], t, eps) * snr.clamp(max=5.0)).mean()      # min-SNR, for x0 errors
+    task = Denoising(D, loss_weight=lambda log_snr: log_snr.exp().clamp(max=5.0))
+    loss = WeightedLoss(task)({"x0": X[:32], "t": t, "eps": eps})
+    torch.testing.assert_close(loss.double(), by_hand.double(), rtol=1e-5, atol=0)
+    with pytest.raises(ValueError, match=r"loss_weight needs the loss of each example, \(B,\)"):
+        train.train(
+            D,
+            X,
+            steps=1,
+            loss_weight=lambda log_snr: log_snr.exp(),
+            loss=lambda D, batch: D.loss(**batch).mean(),
+        )
 
 
-def test_times_and_flip():
-    late = run_of(times=lambda u: 0.9 + 0.1 * u).batches[0][1]
+def test_time_sampler_and_horizontal_flip():
+    late = run_of(time_sampler=lambda u: 0.9 + 0.1 * u).batches[0]["t"]
     assert late.min() >= 0.9 and late.max() <= 1
-    plain, flipped = run_of().batches[3][0], run_of(flip=True).batches[3][0]
+    plain = run_of().batches[3]["x0"]
+    flipped = run_of(horizontal_flip=True).batches[3]["x0"]
     same = [torch.equal(a, b) for a, b in zip(plain, flipped)]
     mirrored = [torch.equal(a.flip(-1), b) for a, b in zip(plain, flipped)]
     assert any(same) and any(mirrored) and all(a or b for a, b in zip(same, mirrored))
 
 
 def test_processes_share_one_batch():
-    make = lambda rank, world: batches.Batches({"x0": IMAGES, "y": torch.arange(200)}, 16, 0.1, {"y": 200}, 0, torch.device("cpu"), rank=rank, world=world)
+    task = Denoising(small_unet(), null={"y": 200})
+    rows = {"x0": IMAGES, "y": torch.arange(200)}
+
+    def make(rank, world):
+        return BatchSampler(rows, 16, 0, CPU, task.draw, rank, world)
     whole, parts = make(0, 1)[5], [make(rank, 4)[5] for rank in range(4)]
-    for k in range(3):
-        assert torch.equal(whole[k], torch.cat([part[k] for part in parts]))
-    assert torch.equal(whole[3]["y"], torch.cat([part[3]["y"] for part in parts]))
+    assert set(whole) == {"x0", "t", "eps", "y"} and (whole["y"] == 200).any()
+    for name in whole:
+        assert torch.equal(whole[name], torch.cat([part[name] for part in parts]))
     with pytest.raises(ValueError, match="cannot be shared among 3"):
         make(0, 3)
 
 
-def test_a_budget_stops_in_time_and_the_same_call_goes_on(runs, capsys):
+def test_max_seconds_stops_in_time_and_the_same_call_goes_on(runs, capsys):
     whole = train.train(denoiser(), (X, Y), **SHORT)
-    part = train.train(denoiser(), (X, Y), **SHORT, out="parts", budget=0.02)
+    part = train.train(denoiser(), (X, Y), **SHORT, run_name="parts", max_seconds=0.02)
     assert "Stopped at step" in capsys.readouterr().out and not part.done
     for _ in range(100):
-        part = train.train(denoiser(), (X, Y), **SHORT, out="parts", budget=0.05)
+        part = train.train(denoiser(), (X, Y), **SHORT, run_name="parts", max_seconds=0.05)
         if part.done:
             break
-    assert part.done and torch.equal(weights(part), weights(whole)) and part.history == whole.history
+    assert part.done and torch.equal(weights(part), weights(whole))
+    assert part.history == whole.history
 
 
 def test_log(runs):
-    D = train.train(denoiser(), (X, Y), steps=120, batch=32, out="run")
+    D = train.train(denoiser(), (X, Y), steps=120, batch_size=32, run_name="run")
     rows = list(csv.DictReader((runs / "run/log.csv").open()))
-    assert [int(row["step"]) for row in rows] == [50, 100, 120] and [int(row["examples"]) for row in rows] == [1600, 3200, 3840]
-    assert [float(row["loss"]) for row in rows] == pytest.approx([loss for _, loss in D.history], rel=1e-4)
+    assert [int(row["step"]) for row in rows] == [50, 100, 120]
+    assert [int(row["examples"]) for row in rows] == [1600, 3200, 3840]
+    losses = [loss for _, loss in D.history]
+    assert [float(row["loss"]) for row in rows] == pytest.approx(losses, rel=1e-4)
     assert float(rows[-1]["seconds"]) > 0
 
 
 def test_a_loss_that_is_no_number_names_the_step_and_the_last_good_state(runs, monkeypatch):
     """The message says where training can go on, and what was saved before is still there."""
-    honest = Run.advance
+    honest = TrainState.advance
 
     def breaks(self):
         honest(self)
         if self.step == 70:
-            torch.nn.init.constant_(self.D.net.layers[0].weight, float("nan"))
-    monkeypatch.setattr(Run, "advance", breaks)
-    settings = dict(steps=200, batch=32, out="run", save_every=0.0)
-    with pytest.raises(FloatingPointError, match=r"not finite at step \d+.*The last good state, of step 69, is in .*run"):
+            torch.nn.init.constant_(self.model.net.layers[0].weight, float("nan"))
+    monkeypatch.setattr(TrainState, "advance", breaks)
+    settings = dict(steps=200, batch_size=32, run_name="run", save_every=0.0)
+    sentence = r"not finite at step \d+.*The last good state, of step 69, is in .*run"
+    with pytest.raises(FloatingPointError, match=sentence):
         train.train(denoiser(), X, **settings)
-    assert checkpoint.load_tensors(runs / "run/state.safetensors")[1]["step"] == 69
+    assert storage.load_tensors(runs / "run/state.safetensors")[1]["step"] == 69
 
+
+# ---- configurations and the command line
 
 CONFIG = """
-data = "small_digits"
+data = "mnist"
 target = "v"
 [network]
 channels = 1
@@ -201,120 +266,303 @@ widths = [16]
 num_classes = 10
 [train]
 steps = 4
-batch = 8
+batch_size = 8
 """
 
 
 @pytest.fixture
 def small_digits(monkeypatch):
-    monkeypatch.setitem(train.DATA, "small_digits", lambda split: (IMAGES[:40], torch.arange(40) % 10))
+    monkeypatch.setattr(data, "mnist", lambda split: (IMAGES[:40], torch.arange(40) % 10))
 
 
-def test_training_from_a_configuration(runs, small_digits, tmp_path, capsys):
-    file = tmp_path / "small.toml"
-    file.write_text(CONFIG)
-    train.main([str(file), "--budget", "1e-9"])
-    assert not (runs / "small/small.safetensors").exists() and "Stopped at step" in capsys.readouterr().out
-    train.main([str(file)])
-    D = train.load(runs / "small/small.safetensors", on="cpu")
-    assert D.about["config"]["train"] == {"steps": 4, "batch": 8} and "configs/small.toml" in D.about["command"]
+def test_training_from_a_configuration(runs, small_digits, tmp_path, capsys, monkeypatch):
+    """Stopped by --max_seconds, resumed by the same command; the checkpoint and the sheet of
+    samples lie in the run's folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/small.toml").write_text(CONFIG)
+    main(["configs/small.toml", "--max_seconds", "1e-9"])
+    assert not (runs / "small/small.safetensors").exists()
+    assert "Stopped at step" in capsys.readouterr().out
+    main(["configs/small.toml", "--save_every", "5"])
+    said = capsys.readouterr().out
+    assert "from step 1" in said and "samples: " in said
+    assert (runs / "small/small.png").stat().st_size > 1000
+    D = train.load(runs / "small/small.safetensors", device="cpu")
+    assert D.about["config"]["train"] == {"steps": 4, "batch_size": 8} and D.about["steps"] == 4
+    assert D.about["command"] == "python -m course_lib.lab.training configs/small.toml"
+    assert D.about["data"] == "mnist" and D.data_shape == (1, 8, 8)
     assert D(torch.randn(2, 1, 8, 8), 0.5, y=3).shape == (2, 1, 8, 8)
 
 
+def test_options_on_the_command_line_come_first_and_are_written_down(
+    runs, small_digits, tmp_path, monkeypatch
+):
+    seen = []
+
+    def noted(D, data, *, config, run_name):
+        seen.append(config)
+        return train.train(D, data, config=config, run_name=run_name)
+    monkeypatch.setattr("course_lib.lab.training.__main__.train", noted)
+    file = tmp_path / "small.toml"
+    file.write_text(CONFIG)
+    options = "--steps 2 --batch_size 4 --lr 1e-3 --horizontal_flip --no-compile --data_range -2 2"
+    main([str(file), *options.split(), "--time_sampler", "2.4", "1.2", "--max_seconds", "50"])
+    used = seen[0]
+    assert (used.steps, used.batch_size, used.lr, used.horizontal_flip) == (2, 4, 1e-3, True)
+    assert used.data_range == (-2.0, 2.0) and used.max_seconds == 50 and callable(used.time_sampler)
+    about = train.load(runs / "small/small.safetensors", device="cpu").about
+    assert about["config"]["train"] == {
+        "steps": 2,
+        "batch_size": 4,
+        "lr": 1e-3,
+        "horizontal_flip": True,
+        "compile": False,
+        "data_range": [-2.0, 2.0],
+        "time_sampler": {"mean": 2.4, "std": 1.2},
+    }
+    assert "--steps 2" in about["command"] and "--no-compile" in about["command"]
+    assert "--time_sampler 2.4 1.2" in about["command"] and "max_seconds" not in about["command"]
+    again = shutil.copy(file, tmp_path / "again.toml")
+    main([str(again), *about["command"].split()[4:], "--seconds", "0.1", "--data_range", "none"])
+    assert seen[1].data_range is None
+
+
+def test_a_length_on_the_command_line_replaces_the_file_s(small_digits, tmp_path, monkeypatch):
+    seen = []
+
+    class Stop(Exception):
+        pass
+
+    def noted(D, data, *, config, run_name):
+        seen.append(config)
+        raise Stop
+    monkeypatch.setattr("course_lib.lab.training.__main__.train", noted)
+    file = tmp_path / "small.toml"
+    file.write_text(CONFIG)
+    with pytest.raises(Stop):
+        main([str(file), "--seconds", "3"])
+    assert seen[0].steps is None and seen[0].seconds == 3
+
+
 @pytest.mark.parametrize("change, words", [
-    (('data = "small_digits"', 'data = "minst"'), "data must be one of mnist, cifar10, nouns, small_digits; got 'minst'"),
+    (('data = "mnist"', 'data = "minst"'), "data must be one of mnist, cifar10, .*; got 'minst'"),
     (("[network]", "[net]"), "there is no network"),
     (("channels = 1", "chanels = 1"), "has a wrong entry: .*chanels"),
-    (("channels = 1", 'channels = 1\ntype = "Unet"'), "a network must be one of UNet, DiT, ConditionalUNet; got 'Unet'"),
-    (("[train]", '[schedule]\nname = "cosin"\n[train]'), "a schedule must be one of linear, cosine.*; got 'cosin'"),
-    (("steps = 4", "step = 4"), r"\[train\] takes accumulate, batch, .*; got step\n"),
+    (
+        ("channels = 1", 'channels = 1\ntype = "Unet"'),
+        "a network must be one of UNet, DiT, ConditionalUNet; got 'Unet'",
+    ),
+    (
+        ("[train]", '[schedule]\nname = "cosin"\n[train]'),
+        "a schedule must be one of linear, .*cosine.*; got 'cosin'",
+    ),
+    (
+        ("[train]", '[schedule]\nname = "cosine"\nbeta = 3\n[train]'),
+        r"\[schedule\] has a wrong entry: .*beta",
+    ),
+    (("steps = 4", "step = 4"), r"train has no 'step' \(did you mean steps\?\): it has steps, "),
+    (("steps = 4", 'steps = "many"'), "steps must be a whole number; got 'many'"),
+    (("steps = 4", "steps = 4\nseconds = 3"), "either steps=... or seconds=..., above 0"),
+    (("steps = 4", 'steps = 4\nhorizontal_flip = "no"'), "horizontal_flip must be true or false"),
+    (("steps = 4", 'steps = 4\nloss_weight = "snr"'), "loss_weight must be a function"),
+    (("steps = 4", "steps = 4\ndata_range = [1]"), "data_range must be two numbers"),
+    (("steps = 4", "steps = 4\nrun_name = 3"), "train has no 'run_name'"),
     (('target = "v"', 'target = "w"'), "target must be one of eps"),
-    (("steps = 4", "steps = "), "Invalid value"),
+    (('target = "v"', 'taget = "v"'), r"a configuration has no 'taget' \(did you mean target\?\)"),
+    (('target = "v"', 'sigma_data = "half"'), "sigma_data must be a number; got 'half'"),
+    (('target = "v"', "schedule = 3"), r"\[schedule\] must be a table; got schedule = 3"),
+    (('data = "mnist"', 'data = "nouns"\nexamples = "all"'), "examples must be a whole number"),
+    (('data = "mnist"', 'data = "pictures"'), "needs `folder` and `size`"),
+    (("steps = 4", "steps = "), "it is not TOML: Invalid value"),
     (None, "No such file"),
 ])
-def test_a_configuration_that_cannot_be_trained_gets_one_sentence(small_digits, tmp_path, capsys, change, words):
+def test_a_configuration_that_cannot_be_trained_gets_one_sentence(
+    small_digits, tmp_path, capsys, change, words
+):
     file = tmp_path / "small.toml"
     if change:
         assert change[0] in CONFIG
         file.write_text(CONFIG.replace(*change))
-    with pytest.raises(SystemExit):
-        train.main([str(file)])
+    with pytest.raises(SystemExit) as end:
+        main([str(file)])
     said = capsys.readouterr().err
-    assert re.search(words, said) and "Traceback" not in said and "cannot be trained" in said
+    assert end.value.code == 2 and said.count("\n") == 1
+    assert re.search(words, said) and said.startswith(f"{file} cannot be trained: ")
+
+
+def test_an_option_that_is_none_ends_the_command(tmp_path, capsys):
+    for arguments in (["--stepz", "3"], ["--steps", "many"], ["--loss_weight", "snr"]):
+        with pytest.raises(SystemExit) as end:
+            main([str(tmp_path / "small.toml"), *arguments])
+        assert end.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 2
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("gcc") is None and shutil.which("cc") is None, reason="torch.compile needs a C compiler")
+def test_the_command_itself(tmp_path):
+    """As it is typed: a file that is not there, and a training that fails."""
+    def run(*words, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", "course_lib.lab.training", *words],
+            cwd=ROOT,
+            env=os.environ | {"COURSE_RUNS": str(tmp_path)} | environment,
+            capture_output=True,
+            text=True,
+        )
+    done = run("nosuch.toml")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "nosuch.toml cannot be trained: [Errno 2] No such file" in done.stderr
+    assert "--max_seconds" in run("--help").stdout
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small/state.safetensors").write_bytes(b"damaged")
+    (tmp_path / "small.toml").write_text(CONFIG)
+    done = run(str(tmp_path / "small.toml"))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "state.safetensors is not a whole checkpoint" in done.stderr
+
+
+def test_shipped_configurations_can_be_built():
+    for file in sorted((ROOT / "configs").glob("*.toml")):
+        described = config.read_config(file)
+        if "network" in described:
+            kind = described["network"].pop("type")
+            words = {"words": ["a", "head"]} if kind == "ConditionalUNet" else {}
+            net = config.NETWORKS[kind](**described["network"] | words)
+            assert sum(p.numel() for p in net.parameters()) > 1e4
+            config._validate_keys(described | {"network": {}})
+            assert config._options(described["train"], config._schedule(described)).batch_size > 1
+            assert json.dumps(described["train"])
+
+
+def test_times_with_a_normal_log_snr():
+    """Their log-SNR has the mean and spread that were asked for, on any schedule; larger numbers
+    are noisier."""
+    u = (torch.arange(20_000) + 0.5) / 20_000
+    for schedule in (Schedule.edm(), Schedule.cosine(), Schedule.flow()):
+        t = train.normal_log_snr(schedule, 1.0, 2.0)(u)
+        log_snr = schedule.log_snr(t)
+        assert (t[1:] >= t[:-1]).all()
+        assert abs(log_snr.mean() - 1.0) < 0.02 and abs(log_snr.std() - 2.0) < 0.05
+
+
+def test_time_sampler_in_a_configuration(small_digits):
+    described = {
+        "data": "mnist",
+        "network": {"type": "UNet", "channels": 1},
+        "train": {"steps": 1, "time_sampler": {"mean": 2.4, "std": 2.4}},
+    }
+    _, rows, options = config.from_config(described)
+    assert set(rows) == {"x0"}, "a network without labels gets none"
+    assert callable(options.time_sampler)
+    assert described["train"]["time_sampler"] == {"mean": 2.4, "std": 2.4}
+    for wrong in ("edm", {"mean": 1}, {"mean": 1, "spread": 2}, {"mean": "low", "std": 1}):
+        with pytest.raises(ValueError, match="time_sampler in .train. is"):
+            config.from_config(described | {"train": {"steps": 1, "time_sampler": wrong}})
+
+
+def test_pictures_in_bytes_are_trained_on_as_floats(monkeypatch):
+    """`data.pictures` keeps bytes; a batch has floats in [-1, 1], and the run is that of floats."""
+    images = torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator())
+
+    class Found:
+        captions = labels = None
+
+        def __init__(self, images):
+            self.images = images
+
+        def tensors(self):
+            return {"x0": self.images}
+    monkeypatch.setattr(data, "pictures", lambda folder, size: Found(images), raising=False)
+    described = {
+        "data": "pictures",
+        "folder": "here",
+        "size": 8,
+        "network": {"type": "UNet", "channels": 3, "widths": [16]},
+        "train": {"steps": 3, "batch_size": 8},
+    }
+    D, rows, options = config.from_config(described)
+    trained = [train.train(D, rows, config=options)]
+    for again in (Found(images), images / 127.5 - 1):
+        D, _, _ = config.from_config(described)
+        trained.append(train.train(D, again, config=options))
+    assert torch.equal(weights(trained[0]), weights(trained[1]))
+    torch.testing.assert_close(weights(trained[0]), weights(trained[2]))
+
+
+# ---- the machine
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("gcc") is None and shutil.which("cc") is None,
+    reason="torch.compile needs a C compiler",
+)
 def test_compiled_training_computes_the_same(monkeypatch):
-    plain, compiled = run_of(), run_of(compiled=True)
+    plain, compiled = run_of(), run_of(compile=True)
     for run in (plain, compiled):
-        run.advance(), run.advance()
-    torch.testing.assert_close(torch.stack(compiled._losses), torch.stack(plain._losses), rtol=1e-4, atol=1e-5)
-    assert list(compiled.ema.state_dict()) == list(plain.ema.state_dict()), "compiling leaves the names of the weights alone"
+        run.advance()
+        run.advance()
+    losses = [torch.stack(run.losses) for run in (compiled, plain)]
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
+    same_names = list(compiled.ema.state_dict()) == list(plain.ema.state_dict())
+    assert same_names, "compiling leaves the names of the weights alone"
 
 
 def test_clipping_sees_the_true_gradients_in_half_precision(monkeypatch):
     """fp16 multiplies the loss by a large number; the norm that is clipped is the one of fp32."""
     norms, honest = [], torch.nn.utils.clip_grad_norm_
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, most: norms.append(honest(p, most).item()))
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda p, most: norms.append(honest(p, most).item())
+    )
     for precision in ("float32", "float16"):
         monkeypatch.setenv("COURSE_PRECISION", precision)
         torch.manual_seed(0)
-        run = run_of(clip=0.01)
-        torch.nn.init.normal_(run.D.net.out.weight, std=0.1)
-        run.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=precision == "float16")
+        run = run_of(clip_grad_norm=0.01)
+        torch.nn.init.normal_(run.model.net.out.weight, std=0.1)
+        half = precision == "float16"
+        run.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=half)
         run.advance()
     assert norms[1] == pytest.approx(norms[0], rel=0.02) and norms[0] > 0.01
 
 
 def test_half_precision_with_clipping_and_parts(monkeypatch):
-    """fp16 scales the loss by a large number; a batch in parts is scaled once, and the gradients come back as they were."""
+    """fp16 scales the loss by a large number; a batch in parts is scaled once, and the gradients
+    come back as they were."""
     runs = []
     for precision in ("float32", "float16"):
         monkeypatch.setenv("COURSE_PRECISION", precision)
         torch.manual_seed(0)
-        runs.append(run_of(clip=0.01, accumulate=2))
-        torch.nn.init.normal_(runs[-1].D.net.out.weight, std=0.1)
+        runs.append(run_of(clip_grad_norm=0.01, accumulation_steps=2))
+        torch.nn.init.normal_(runs[-1].model.net.out.weight, std=0.1)
     runs[1].scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     gradients = []
     for run in runs:
         run._gradients()
         for optimizer in run.optimizers:
             run.scaler.unscale_(optimizer)
-        gradients.append(torch.cat([p.grad.flatten() for p in run.D.parameters()]))
-        run.D.zero_grad()
+        gradients.append(torch.cat([p.grad.flatten() for p in run.model.parameters()]))
+        run.model.zero_grad()
     assert runs[1].dtype == torch.float16 and run_of().scaler.get_scale() == 65536
     assert (gradients[1] - gradients[0]).norm() < 0.02 * gradients[0].norm()
-    half = run_of(clip=0.01, accumulate=2)
-    torch.nn.init.normal_(half.D.net.out.weight, std=30.0)
+    half = run_of(clip_grad_norm=0.01, accumulation_steps=2)
+    torch.nn.init.normal_(half.model.net.out.weight, std=30.0)
     for _ in range(12):
         half.advance()
-    assert half.finite() and half.scaler.get_scale() < 65536, "steps that overflow are left out, and the number is halved"
+    said = "steps that overflow are left out, and the number is halved"
+    assert half.finite() and half.scaler.get_scale() < 65536, said
 
 
-def test_shipped_configurations_can_be_built():
-    import tomllib
-    for file in sorted((ROOT / "configs").glob("*.toml")):
-        config = tomllib.loads(file.read_text())
-        if "network" in config:
-            kind = config["network"].pop("type")
-            D = train.NETWORKS[kind](**config["network"] | ({"words": ["a", "head"]} if kind == "ConditionalUNet" else {}))
-            assert sum(p.numel() for p in D.parameters()) > 1e4 and json.dumps(config["train"])
-
-
-def test_times_with_a_normal_log_snr():
-    """Their log-SNR has the mean and spread that were asked for, on any schedule; larger numbers are noisier."""
-    u = (torch.arange(20_000) + 0.5) / 20_000
-    for schedule in (Schedule.edm(), Schedule.cosine(), Schedule.flow()):
-        t = train.normal_log_snr(schedule, 1.0, 2.0)(u)
-        log_snr = schedule.log_snr(t)
-        assert (t[1:] >= t[:-1]).all() and abs(log_snr.mean() - 1.0) < 0.02 and abs(log_snr.std() - 2.0) < 0.05
-
-
-def test_times_in_a_configuration():
-    config = {"data": "mnist", "network": {"type": "UNet", "channels": 1}, "train": {"steps": 1, "times": {"mean": 2.4, "std": 2.4}}}
-    _, _, how = train.from_config(config)
-    assert callable(how["times"]) and config["train"]["times"] == {"mean": 2.4, "std": 2.4}
-    for wrong in ("edm", {"mean": 1}, {"mean": 1, "spread": 2}):
-        with pytest.raises(ValueError, match="times in .train. are"):
-            train.from_config(config | {"train": {"steps": 1, "times": wrong}})
+def test_precision_is_chosen_by_capability(monkeypatch):
+    """By what the CPU has, not by a measurement; COURSE_PRECISION comes first."""
+    from course_lib.lab.training import device
+    monkeypatch.delenv("COURSE_PRECISION")
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        for other in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+            monkeypatch.setattr(torch.cpu, other, lambda has=other == name: has, raising=False)
+        assert device.precision("cpu") == torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    assert device.precision("cpu") == torch.float32
+    monkeypatch.setenv("COURSE_PRECISION", "float16")
+    assert device.precision("cpu") == torch.float16
+    monkeypatch.setenv("COURSE_PRECISION", "half")
+    with pytest.raises(ValueError, match="must be float32, bfloat16 or float16; got 'half'"):
+        device.precision("cpu")

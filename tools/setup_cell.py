@@ -10,5 +10,5 @@ if importlib.util.find_spec("course_lib") is None:
                            f"for this notebook? pip said: {done.stderr.strip()[-300:]}")
     importlib.invalidate_caches()
 
-from course_lib.lab import machine
-print(machine.about())
+from course_lib.lab import train
+print(train.about_machine())

@@ -1,52 +1,100 @@
-"""The questions of lesson 2. Each judge computes the right answer and the well-known wrong ones, and tells them apart."""
-import contextlib
+"""The questions of lesson 2.
+
+Each judge computes the right answer and the well-known wrong ones, and tells them apart.
+"""
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..lab.cost import multiply_adds
+from ..lab.evaluation.profiling import multiply_adds
 from ..networks.unet import UNet
-from . import Question, Wrong, compare, function, number
-from .lesson01 import F64, draws
+from .common import (
+    F64,
+    Case,
+    Question,
+    Wrong,
+    as_function,
+    as_scalar,
+    compare,
+    compare_case,
+    draws,
+    fill,
+    one_thread,
+    reject_first,
+    reject_if,
+    reject_none,
+    whole,
+    wrong_answers,
+)
 
-BUDGET = 25_000_000                     # multiply-adds for one image of 28 x 28 in question 2.9
+# ---- 2.1: the parameters of a ResnetBlock
+
+def parameters_case(a: int, b: int, e: int) -> Case:
+    """A ResnetBlock(a, b, e): the weights and biases of its shortcut, all biases, all together."""
+    shortcut = (a + 1) * b if a != b else 0
+    convolutions = (9 * a + 1) * b + (9 * b + 1) * b
+    norms = 2 * a + 2 * b
+    right = norms + convolutions + 2 * (e + 1) * b + shortcut
+    biases = 4 * b + (b if shortcut else 0)
+    return Case(a=a, b=b, e=e, shortcut=shortcut, biases=biases, right=right)
 
 
-def whole(got: object, right: int, mistakes: dict[str, int], otherwise: str = "") -> None:
-    """Compare whole numbers, exactly."""
-    as_number = lambda n: torch.tensor(float(n), dtype=F64)
-    compare(number(got), as_number(right), {words: as_number(n) for words, n in mistakes.items()}, rtol=0, atol=0.01, otherwise=otherwise)
+PARAMETER_MISTAKES = {
+    "the shortcut is missing: where the channels change, `shortcut` is a 1x1 convolution":
+        lambda c: c.right - c.shortcut,
+    "you count a `shortcut` convolution where in_channels equals out_channels; there it is the "
+    "identity, without parameters":
+        lambda c: c.right + (c.a + 1) * c.b,
+    "`shortcut` is a 1x1 convolution; you count 3x3":
+        lambda c: c.right + (8 * c.a * c.b if c.shortcut else 0),
+    "the biases are missing: one per output channel of each convolution and of the linear layer":
+        lambda c: c.right - c.biases,
+    "the biases are missing, and the two norms' shifts with them":
+        lambda c: c.right - c.biases - c.a - c.b,
+    "the two norms are missing: each has a weight and a bias per channel":
+        lambda c: c.right - 2 * c.a - 2 * c.b,
+    "a norm has two parameters per channel, a weight and a bias":
+        lambda c: c.right - c.a - c.b,
+    "the first norm stands before conv1, so it has in_channels channels":
+        lambda c: c.right - 2 * c.a + 2 * c.b,
+    "the layer of the embedding is missing":
+        lambda c: c.right - 2 * (c.e + 1) * c.b,
+    "the layer of the embedding gives a scale and a shift: 2 * out_channels numbers":
+        lambda c: c.right - (c.e + 1) * c.b,
+    "the second convolution goes from out_channels to out_channels":
+        lambda c: c.right - 9 * c.b * c.b + 9 * c.a * c.b,
+    "a 3x3 convolution has 9 weights for each pair of channels":
+        lambda c: c.right - 8 * c.a * c.b - 8 * c.b * c.b,
+}
+PARAMETERS_OTHERWISE = (
+    "ResnetBlock({c.a}, {c.b}, {c.e}) has {c.right:,} parameters; you count another number: print "
+    "p.numel() beside its name for block.named_parameters(), and look for what makes the "
+    "difference")
 
 
 def judge_parameters(f: Callable) -> None:
-    """2.1: resnet_parameters(in_channels, out_channels, emb_dim), the number of weights of a ResnetBlock."""
-    for a, b, e in ((32, 48, 20), (24, 24, 10)):
-        skip = (a + 1) * b if a != b else 0
-        right = 2 * a + (9 * a + 1) * b + 2 * (e + 1) * b + 2 * b + (9 * b + 1) * b + skip
-        biases = b + 2 * b + b + (b if skip else 0)
-        case = f"ResnetBlock({a}, {b}, {e}) has {right:,} parameters; you count "
-        whole(function(f)(a, b, e), right, {
-            "the way past the convolutions is missing: where the channels change, `skip` is a 1x1 convolution": right - skip,
-            "you count a `skip` convolution where in_channels equals out_channels; there it is the identity, without parameters": right + (a + 1) * b,
-            "`skip` is a 1x1 convolution; you count 3x3": right + (8 * a * b if skip else 0),
-            "the biases are missing: one per output channel of each convolution and of the linear layer": right - biases,
-            "the biases are missing, and the two norms' shifts with them": right - biases - a - b,
-            "the two norms are missing: each has a weight and a bias per channel": right - 2 * a - 2 * b,
-            "a norm has two parameters per channel, a weight and a bias": right - a - b,
-            "the first norm stands before conv1, so it has in_channels channels": right - 2 * a + 2 * b,
-            "the layer of the embedding is missing": right - 2 * (e + 1) * b,
-            "the layer of the embedding gives a scale and a shift: 2 * out_channels numbers": right - (e + 1) * b,
-            "the second convolution goes from out_channels to out_channels": right - 9 * b * b + 9 * a * b,
-            "a 3x3 convolution has 9 weights for each pair of channels": right - 8 * a * b - 8 * b * b,
-        }, otherwise=f"{case}another number: print p.numel() beside its name for block.named_parameters(), and look for what makes the difference")
+    """2.1: resnet_parameters(in_channels, out_channels, emb_dim), those of a ResnetBlock."""
+    for c in (parameters_case(32, 48, 20), parameters_case(24, 24, 10)):
+        got = as_function(f)(c.a, c.b, c.e)
+        whole(got, c.right, wrong_answers(PARAMETER_MISTAKES, c), fill(PARAMETERS_OTHERWISE, c))
 
 
-def field_of(layers: list[tuple[int, int]], start: int = 1, less: int = 1, early: bool = False, stride: Callable = lambda jump, s: jump * s) -> int:
-    """The receptive field of (kernel, stride) pairs, with the switches that turn it into its well-known wrong versions."""
-    field, jump = start, 1
+# ---- 2.2: the receptive field
+
+LAYERS = (                                                  # (kernel, stride), from the input on
+    [(7, 1), (3, 2), (3, 1), (4, 3), (3, 1)],
+    [(7, 2), (3, 3), (3, 1)],
+    [(4, 4), (1, 1)],
+)
+
+
+def field_of(layers: list[tuple[int, int]], less: int = 1, early: bool = False,
+             stride: Callable = lambda jump, s: jump * s) -> int:
+    """The receptive field of (kernel, stride) pairs, with switches for wrong versions."""
+    field, jump = 1, 1
     for kernel, s in layers:
         after = stride(jump, s)
         field += (kernel - less) * (after if early else jump)
@@ -54,488 +102,991 @@ def field_of(layers: list[tuple[int, int]], start: int = 1, less: int = 1, early
     return field
 
 
+FIELD_MISTAKES = {
+    "kernels differ: use each layer's own, not 3 for all":
+        lambda c: field_of([(3, s) for _, s in c.layers]),
+    "you leave the strides out: after a stride of 2 neighbours are 2 input pixels apart, and a "
+    "kernel reaches twice as far":
+        lambda c: field_of(c.layers, stride=lambda jump, s: 1),
+    "a layer's own stride acts only on the layers after it; multiply the spacing by it *after* "
+    "you have used the spacing":
+        lambda c: field_of(c.layers, early=True),
+    "you use the product of all strides for every layer; a layer is spread only by the strides "
+    "before it":
+        lambda c: 1 + sum((k - 1) * c.strides for k, _ in c.layers),
+    "strides multiply: two strides of 2 put neighbours 4 input pixels apart, not 3":
+        lambda c: field_of(c.layers, stride=lambda jump, s: jump + s - 1),
+    "you use only the stride just before; the spacing is the product of *all* strides before":
+        lambda c: field_of(c.layers, stride=lambda jump, s: s),
+    "without any layer a pixel sees one pixel, itself: start at 1":
+        lambda c: c.right - 1,
+    "you add the kernels up; neighbouring windows overlap":
+        lambda c: sum(k for k, _ in c.layers),
+    "a kernel of k adds k - 1 pixels, the middle one was seen already":
+        lambda c: field_of(c.layers, less=0),
+    "you walk from the output to the input with the formula for the other direction":
+        lambda c: field_of(c.layers[::-1]),
+    "that is the area; the width of the field in pixels is wanted":
+        lambda c: c.right**2,
+    "that is how far it sees to one side; both sides and the middle are wanted":
+        lambda c: c.right // 2,
+    "the kernels do not multiply: each adds (k - 1) times the spacing":
+        lambda c: math.prod(k for k, _ in c.layers),
+    "that is the spacing of the output pixels, the product of the strides":
+        lambda c: c.strides,
+}
+FIELD_OTHERWISE = (
+    "for {c.layers}, pairs of (kernel, stride), it is {c.right}{c.said}; measure with "
+    "seen(layers[:n]) for n = 1, 2, ... and find the first layer that is wrong")
+
+
 def judge_field(f: Callable) -> None:
     """2.2: receptive_field(layers), how many input pixels one output pixel can see."""
-    for layers in ([(7, 1), (3, 2), (3, 1), (4, 3), (3, 1)], [(7, 2), (3, 3), (3, 1)], [(4, 4), (1, 1)]):
+    for layers in LAYERS:
         strides = math.prod(s for _, s in layers)
-        right = field_of(layers)
         given = list(layers)
-        got = function(f)(given)
+        got = as_function(f)(given)
         said = f"; yours says {got:g}" if isinstance(got, (int, float)) else ""
-        if given != layers:
-            raise Wrong("your function changes the list it was given (`pop`, `reverse`, ...): work on a copy")
-        whole(got, right, {
-            "kernels differ: use each layer's own, not 3 for all": field_of([(3, s) for _, s in layers]),
-            "you leave the strides out: after a stride of 2 neighbours are 2 input pixels apart, and a kernel reaches twice as far": field_of(layers, stride=lambda jump, s: 1),
-            "a layer's own stride acts only on the layers after it; multiply the spacing by it *after* you have used the spacing": field_of(layers, early=True),
-            "you use the product of all strides for every layer; a layer is spread only by the strides before it": 1 + sum((k - 1) * strides for k, _ in layers),
-            "strides multiply: two strides of 2 put neighbours 4 input pixels apart, not 3": field_of(layers, stride=lambda jump, s: jump + s - 1),
-            "you use only the stride just before; the spacing is the product of *all* strides before": field_of(layers, stride=lambda jump, s: s),
-            "without any layer a pixel sees one pixel, itself: start at 1": right - 1,
-            "you add the kernels up; neighbouring windows overlap": sum(k for k, _ in layers),
-            "a kernel of k adds k - 1 pixels, the middle one was seen already": field_of(layers, less=0),
-            "you walk from the output to the input with the formula for the other direction": field_of(layers[::-1]),
-            "that is the area; the width of the field in pixels is wanted": right**2,
-            "that is how far it sees to one side; both sides and the middle are wanted": right // 2,
-            "the kernels do not multiply: each adds (k - 1) times the spacing": math.prod(k for k, _ in layers),
-            "that is the spacing of the output pixels, the product of the strides": strides,
-        }, otherwise=f"for {layers}, pairs of (kernel, stride), it is {right}{said}; measure with seen(layers[:n]) for n = 1, 2, ... and find the first layer that is wrong")
+        reject_if((given != layers,
+                   "your function changes the list it was given (`pop`, `reverse`, ...): work on a "
+                   "copy"))
+        c = Case(layers=layers, strides=strides, right=field_of(layers), said=said)
+        whole(got, c.right, wrong_answers(FIELD_MISTAKES, c), fill(FIELD_OTHERWISE, c))
 
 
-def waves(t: Tensor, dim: int, scale: float = 1000.0, last: int = 1, power: float = 1.0) -> Tensor:
-    """Angles (B, dim / 2) of a time embedding whose frequencies fall to 10000^-power in dim / 2 - last equal ratios."""
+# ---- 2.3: the time embedding
+
+TIMES = torch.tensor([0.0, 0.0012, 0.25, 0.613, 0.9])
+
+
+def angles_of(t: Tensor, dim: int, scale: float = 1000.0, last: int = 1,
+              power: float = 1.0) -> Tensor:
+    """Angles (B, dim / 2) of a time embedding.
+
+    The frequencies fall from 1 to 10000^-power in dim / 2 - last equal ratios.
+    """
     half = dim // 2
-    return scale * t.double()[:, None] * 10_000.0 ** (-power * torch.arange(half, dtype=F64) / (half - last))
+    exponents = -power * torch.arange(half, dtype=F64) / (half - last)
+    return scale * t.double()[:, None] * 10_000.0**exponents
+
+
+def sinusoids(angles: Tensor) -> Tensor:
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def linear_angles(c: Case) -> Tensor:
+    """Angles whose frequencies fall in equal steps."""
+    return 1000 * TIMES.double()[:, None] * torch.linspace(1, 1e-4, c.half, dtype=F64)
+
+
+def right_time(c: Case) -> Tensor:
+    return sinusoids(c.angles)
+
+
+TIME_MISTAKES = {
+    "t runs from 0 to 1; without the factor of 1000 even the highest frequency turns by only one "
+    "radian":
+        lambda c: sinusoids(angles_of(TIMES, c.dim, scale=1.0)),
+    "your frequencies stop short of 1/10000: with k = 0 ... half - 1, the last k / (half - 1) is 1":
+        lambda c: sinusoids(angles_of(TIMES, c.dim, last=0)),
+    "cosines come first; the library has the sines first":
+        lambda c: torch.cat([c.angles.cos(), c.angles.sin()], dim=1),
+    "sines and cosines alternate; the library has all sines, then all cosines":
+        lambda c: torch.stack([c.angles.sin(), c.angles.cos()], dim=2).flatten(1),
+    "your frequencies run from slow to fast; the first is 1, the last 1/10000":
+        lambda c: sinusoids(c.angles.flip(1)),
+    "you turn by 2 pi for each unit; the library's angle is 1000 * t * frequency, without 2 pi":
+        lambda c: sinusoids(2 * math.pi * c.angles),
+    "your exponent is k / dim, so the lowest frequency is about 1/100: divide by half - 1":
+        lambda c: sinusoids(angles_of(TIMES, c.dim, last=-c.half)),
+    "your frequencies fall by equal *steps*; they must fall by equal *ratios*, so that there are "
+    "low ones, too":
+        lambda c: sinusoids(linear_angles(c)),
+    "these are the angles themselves; their sines and cosines are wanted":
+        lambda c: torch.cat([c.angles, c.angles], dim=1),
+    "t was divided by 1000; multiply":
+        lambda c: sinusoids(angles_of(TIMES, c.dim, scale=1e-3)),
+}
+TIME_OTHERWISE = ("print your frequencies: the first must be 1, the last 1/10000, and every ratio "
+                  "of neighbours the same")
+TIME_SUSPECTS = {
+    "dim = {c.dim} numbers are wanted, {c.half} sines and {c.half} cosines; got {c.half} in all":
+        lambda c: c.got.shape == (5, c.half),
+    "dim = {c.dim} counts sines and cosines together: dim / 2 frequencies; got {c.double} numbers":
+        lambda c: c.got.shape == (5, c.double),
+    "rows and columns have changed places: one row for each time":
+        lambda c: c.got.shape == (c.dim, 5),
+    "your numbers are whole numbers: t was rounded somewhere":
+        lambda c: c.got.dtype in (torch.int32, torch.int64),
+    "your frequencies grow from 1 to 10000: the exponent needs a minus":
+        lambda c: c.got.shape == (5, c.dim) and grows(c.f, c.dim),
+}
+
+
+def grows(f: Callable, dim: int) -> bool:
+    """Whether the frequencies grow from 1 to 10000.
+
+    At t = 1e-6 even a frequency of 10000 turns only once, so that float32 can be compared.
+    """
+    tiny = torch.tensor([1e-6])
+    growing = sinusoids(angles_of(tiny, dim, power=-1.0))
+    return torch.allclose(f(tiny, dim).double(), growing, atol=1e-3)
+
+
+def ask_time(f: Callable, dim: int) -> object:
+    """The reader's embedding of TIMES. Raises Wrong if t[:, None] is missing."""
+    try:
+        return as_function(f)(TIMES.clone(), dim)
+    except RuntimeError as error:
+        if "size" in str(error):
+            raise Wrong(f"t has shape (5,) and there are {dim // 2} frequencies: t[:, None] gives "
+                        "every time a row of its own") from None
+        raise
+
+
+def check_refusal(f: Callable, dim: int) -> None:
+    """Raise Wrong unless f raises ValueError for this dim."""
+    try:
+        got = f(TIMES.clone(), dim)
+    except ValueError:
+        return
+    except (ArithmeticError, RuntimeError, AssertionError, TypeError) as error:
+        raise Wrong(f"right for even dims; dim = {dim} must be refused with a ValueError, yours "
+                    f"ends in {type(error).__name__}") from None
+    came = repr(got)
+    if torch.is_tensor(got):
+        came = f"shape {tuple(got.shape)}"
+        if not got.isfinite().all():
+            came = f"nan, from 0 / 0 at half - 1 = {dim // 2 - 1}"
+    raise Wrong(f"right for even dims; but dim = {dim} must be refused with a ValueError, and "
+                f"yours silently gives {came}")
 
 
 def judge_time(f: Callable) -> None:
     """2.3: time_embedding(t, dim), sines and cosines of 1000 t."""
-    t = torch.tensor([0.0, 0.0012, 0.25, 0.613, 0.9])
-    both = lambda angles: torch.cat([angles.sin(), angles.cos()], dim=1)
     for dim in (12, 64):
-        half, angles = dim // 2, waves(t, dim)
-        try:
-            got = function(f)(t.clone(), dim)
-        except RuntimeError as error:
-            if "size" in str(error):
-                raise Wrong(f"t has shape (5,) and there are {half} frequencies: t[:, None] gives every time a row of its own") from None
-            raise
-        if torch.is_tensor(got) and got.shape == (5, half):
-            raise Wrong(f"dim = {dim} numbers are wanted, {half} sines and {half} cosines; got {half} in all")
-        if torch.is_tensor(got) and got.shape == (5, 2 * dim):
-            raise Wrong(f"dim = {dim} counts sines and cosines together: dim / 2 frequencies; got {2 * dim} numbers")
-        if torch.is_tensor(got) and got.shape == (dim, 5):
-            raise Wrong("rows and columns have changed places: one row for each time")
-        if torch.is_tensor(got) and got.dtype in (torch.int32, torch.int64):
-            raise Wrong("your numbers are whole numbers: t was rounded somewhere")
-        tiny = torch.tensor([1e-6])                             # here even a frequency of 10000 turns only once: float32 can be compared
-        if torch.is_tensor(got) and got.shape == (5, dim) and torch.allclose(f(tiny, dim).double(), both(waves(tiny, dim, power=-1.0)), atol=1e-3):
-            raise Wrong("your frequencies grow from 1 to 10000: the exponent needs a minus")
-        linear = 1000 * t.double()[:, None] * torch.linspace(1, 1e-4, half, dtype=F64)
-        compare(got, both(angles), {
-            "t runs from 0 to 1; without the factor of 1000 even the fastest wave turns by only one radian": both(waves(t, dim, scale=1.0)),
-            "your frequencies stop short of 1/10000: with k = 0 ... half - 1, the last k / (half - 1) is 1": both(waves(t, dim, last=0)),
-            "cosines come first; the library has the sines first": torch.cat([angles.cos(), angles.sin()], dim=1),
-            "sines and cosines alternate; the library has all sines, then all cosines": torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1),
-            "your waves run from slow to fast; the first frequency is 1, the last 1/10000": both(angles.flip(1)),
-            "you turn by 2 pi for each unit; the library's angle is 1000 * t * frequency, without 2 pi": both(2 * math.pi * angles),
-            "your exponent is k / dim, so the slowest frequency is about 1/100: divide by half - 1": both(1000 * t.double()[:, None] * 10_000.0 ** (-torch.arange(half, dtype=F64) / dim)),
-            "your frequencies fall by equal *steps*; they must fall by equal *ratios*, so that slow waves are there, too": both(linear),
-            "these are the angles themselves; their sines and cosines are wanted": torch.cat([angles, angles], dim=1),
-            "t was divided by 1000; multiply": both(waves(t, dim, scale=1e-3)),
-        }, rtol=0, atol=2e-3, otherwise="print your frequencies: the first must be 1, the last 1/10000, and every ratio of neighbours the same")
-    for dim in (7, 2):
-        try:
-            got = f(t.clone(), dim)
-        except ValueError:
-            continue
-        except (ArithmeticError, RuntimeError, AssertionError, TypeError) as error:
-            raise Wrong(f"right for even dims; dim = {dim} must be refused with a ValueError, yours ends in {type(error).__name__}") from None
-        came = f"nan, from 0 / 0 at half - 1 = {dim // 2 - 1}" if torch.is_tensor(got) and not got.isfinite().all() else f"shape {tuple(got.shape)}" if torch.is_tensor(got) else repr(got)
-        raise Wrong(f"right for even dims; but dim = {dim} must be refused with a ValueError, and yours silently gives {came}")
+        got = ask_time(f, dim)
+        c = Case(f=f, got=got, dim=dim, half=dim // 2, double=2 * dim, angles=angles_of(TIMES, dim))
+        if torch.is_tensor(got):
+            reject_first(TIME_SUSPECTS, c)
+        compare_case(got, c, right_time, TIME_MISTAKES, rtol=0, atol=2e-3, otherwise=TIME_OTHERWISE)
+    check_refusal(f, 7)
+    check_refusal(f, 2)
 
 
-def join(h: Tensor, bridge: Tensor) -> Tensor:
-    return torch.cat([h, bridge], dim=1)
+# ---- 2.4: the skip connections of a U-Net
+
+def concat_skip(h: Tensor, skip: Tensor) -> Tensor:
+    return torch.cat([h, skip], dim=1)
 
 
-def wire(x: Tensor, emb: Tensor, down: list, middle: list, up: list, push: str = "block", pop: Callable = lambda bridges, k: bridges[-1 - k],
-         join: Callable = join, shrinks: bool = True, grows: bool = True, late_growth: bool = False) -> Tensor:
-    """The way through a small U-Net, with the switches that turn it into its well-known wrong versions."""
-    h, bridges = x, []
-    for block, shrink in down:
-        before, h = h, block(h, emb)
-        smaller = shrink(h) if shrinks else h
-        bridges.append({"input": before, "block": h, "shrunk": smaller}[push])
+def wire(c: Case, *, middle: list | None = None, up: list | None = None, push: str = "output",
+         pop: Callable = lambda skips, k: skips[-1 - k], combine: Callable = concat_skip,
+         shrinks: bool = True, grows: bool = True, late_growth: bool = False) -> Tensor:
+    """The forward pass of a small U-Net, with switches for its well-known wrong versions."""
+    h, skips = c.x, []
+    for block, shrink in c.down:
+        output = block(h, c.emb)
+        smaller = shrink(output) if shrinks else output
+        skips.append({"input": h, "output": output, "shrunk": smaller}[push])
         h = smaller
-    for block in middle:
-        h = block(h, emb)
-    for k, (grow, block) in enumerate(up):
+    for block in c.middle if middle is None else middle:
+        h = block(h, c.emb)
+    for k, (grow, block) in enumerate(c.up if up is None else up):
         h = grow(h) if grows and not late_growth else h
-        h = join(h, pop(bridges, k))
-        h = block(grow(h) if late_growth else h, emb)
+        h = combine(h, pop(skips, k))
+        h = block(grow(h) if late_growth else h, c.emb)
     return h
 
 
-def toy_unet(levels: int, size: int, halve: bool) -> tuple[list, list, list]:
-    """Parts of a U-Net that complain about what they are fed. A bridge that was not laid beside h (3 channels, not 6) is let through: its own diagnosis follows."""
-    def block(takes: int, side: int, name: str, seed: int) -> Callable:
-        weight = draws(3, takes, seed=seed)
+class ToyBlock:
+    """A block of a U-Net that checks its input: (2, in_channels, side, side) -> (2, 3, side, side)
 
-        def run(h: Tensor, emb: Tensor) -> Tensor:
-            if h.ndim != 4 or h.shape[0] != 2:
-                raise Wrong(f"{name} was given {tuple(h.shape)} for 2 images: join along axis 1, the channels")
-            if h.shape[1] not in (3, takes):
-                raise Wrong(f"{name} takes {takes} channels; it was given {tuple(h.shape)}")
-            if h.shape[2:] != (side, side) and (halve or h.shape[2:].numel() != side * side):
-                twice = h.shape[1] == 3 and takes == 6 and h.shape[2:].numel() == 2 * side * side
-                raise Wrong(f"{name} was given {tuple(h.shape)}, {'its height or width is doubled: join along axis 1, the channels' if twice else f'and its level is {side} x {side}'}")
-            return torch.tanh(torch.einsum("oc,bchw->bohw", weight[:, :h.shape[1]], h) + emb[:, :, None, None])
-        return run
+    It lets 3 channels through where 6 are due (no skip connection was concatenated): the
+    comparison names that mistake. same_sizes: no level halves, any shape of side^2 pixels is fine.
+    """
 
+    def __init__(self, in_channels: int, side: int, name: str, seed: int, same_sizes: bool):
+        self.in_channels = in_channels
+        self.side = side
+        self.name = name
+        self.same_sizes = same_sizes
+        self.weight = draws(3, in_channels, seed=seed)
+
+    def __call__(self, h: Tensor, emb: Tensor) -> Tensor:
+        self.check(h)
+        mixed = torch.einsum("oc,bchw->bohw", self.weight[:, :h.shape[1]], h)
+        return torch.tanh(mixed + emb[:, :, None, None])
+
+    def check(self, h: Tensor) -> None:
+        given = f"{self.name} was given {tuple(h.shape)}"
+        if h.ndim != 4 or h.shape[0] != 2:
+            raise Wrong(f"{given} for 2 images: concatenate along axis 1, the channels")
+        if h.shape[1] not in (3, self.in_channels):
+            raise Wrong(f"{self.name} takes {self.in_channels} channels; it was given "
+                        f"{tuple(h.shape)}")
+        pixels = h.shape[2:].numel()
+        due = self.side**2
+        if h.shape[2:] == (self.side, self.side) or self.same_sizes and pixels == due:
+            return
+        if h.shape[1] == 3 and self.in_channels == 6 and pixels == 2 * due:
+            raise Wrong(f"{given}, its height or width is doubled: concatenate along axis 1, the "
+                        "channels")
+        raise Wrong(f"{given}, and its level is {self.side} x {self.side}")
+
+
+def wiring_case(levels: int, halve: bool, size: int = 8) -> Case:
+    """The parts of a U-Net in lists, and its inputs."""
     sides = [size // 2**k if halve else size for k in range(levels + 1)]
-    shrink = (lambda h: F.avg_pool2d(h, 2)) if halve else lambda h: 0.8 * h.roll(1, 2)
-    grow = (lambda h: F.interpolate(h, scale_factor=2.0)) if halve else lambda h: 1.2 * h.roll(1, 3)
-    down = [(block(3, sides[k], f"the block of level {k} on the way down", 20 + k), shrink) for k in range(levels)]
-    middle = [block(3, sides[-1], f"block {k} of the middle", 30 + k) for k in range(2)]
-    up = [(grow, block(6, sides[k], f"the block of level {k} on the way up", 40 + k)) for k in reversed(range(levels))]
-    return down, middle, up
+
+    def shrink(h: Tensor) -> Tensor:
+        return F.avg_pool2d(h, 2) if halve else 0.8 * h.roll(1, 2)
+
+    def grow(h: Tensor) -> Tensor:
+        return F.interpolate(h, scale_factor=2.0) if halve else 1.2 * h.roll(1, 3)
+
+    def block(in_channels: int, k: int, name: str, seed: int) -> ToyBlock:
+        return ToyBlock(in_channels, sides[k], name, seed, not halve)
+
+    down = [(block(3, k, f"the block of level {k} on the way down", 20 + k), shrink)
+            for k in range(levels)]
+    middle = [block(3, levels, f"block {k} of the middle", 30 + k) for k in range(2)]
+    up = [(grow, block(6, k, f"the block of level {k} on the way up", 40 + k))
+          for k in reversed(range(levels))]
+    x = draws(2, 3, size, size)
+    emb = draws(2, 3, seed=12)
+    return Case(x=x, emb=emb, down=down, middle=middle, up=up)
+
+
+WIRING_MISTAKES = {
+    "the skips come in the order in which they were pushed; the last one pushed belongs to the "
+    "smallest image, so pop from the end":
+        lambda c: wire(c, pop=lambda skips, k: skips[k]),
+    "every block on the way up gets the same, last skip: pop takes it off the list, skips[-1] "
+    "does not":
+        lambda c: wire(c, pop=lambda skips, k: skips[-1]),
+    "every block on the way up gets the first skip":
+        lambda c: wire(c, pop=lambda skips, k: skips[0]),
+    "the skip comes first and h second; the blocks expect h in front: "
+    "torch.cat([h, skip], dim=1)":
+        lambda c: wire(c, combine=lambda h, skip: concat_skip(skip, h)),
+    "you add the skip to h; it must be concatenated: torch.cat along axis 1":
+        lambda c: wire(c, combine=lambda h, skip: h + skip),
+    "no skip connection reaches the way up: torch.cat([h, skips.pop()], dim=1) before each block":
+        lambda c: wire(c, combine=lambda h, skip: h),
+    "h is concatenated with itself; the other half is the skip":
+        lambda c: wire(c, combine=lambda h, skip: concat_skip(h, h)),
+    "you push what goes *into* the block; push its output":
+        lambda c: wire(c, push="input"),
+    "you push after shrinking; push the block's output while it still has the level's size":
+        lambda c: wire(c, push="shrunk"),
+    "`up` begins at the deepest level already: go through it as it is, not reversed":
+        lambda c: wire(c, up=c.up[::-1]),
+    "the middle is left out":
+        lambda c: wire(c, middle=[]),
+    "only the first block of the middle is used":
+        lambda c: wire(c, middle=c.middle[:1]),
+    "nothing shrinks on the way down":
+        lambda c: wire(c, shrinks=False),
+    "nothing grows on the way up":
+        lambda c: wire(c, grows=False),
+    "you concatenate first and grow afterwards: the skip has the larger size already":
+        lambda c: wire(c, late_growth=True),
+    "you return before the way up":
+        lambda c: wire(c, up=[]),
+}
+WIRING_OTHERWISE = ("the values differ: write down, for three levels, which block gets which skip, "
+                    "and compare with your loop")
+
+
+def ask_wiring(f: Callable, c: Case) -> object:
+    """The reader's forward pass. Raises Wrong if the lists were changed or the sizes do not fit."""
+    lists = c.down, c.middle, c.up
+    parts = [list(given) for given in lists]
+    try:
+        got = as_function(f)(c.x.clone(), c.emb, *parts)
+    except TypeError as error:
+        if "'emb'" in str(error):
+            raise Wrong("every block is called with two arguments, block(h, emb), on the way "
+                        "down, in the middle and on the way up") from None
+        raise
+    except RuntimeError as error:
+        if "Sizes of tensors must match" in str(error):
+            raise Wrong("a skip does not have the size of what it is concatenated with: grow "
+                        "first, then concatenate with the skip of the same level, the last one "
+                        "pushed") from None
+        raise
+    taken = any(len(part) != len(given) for part, given in zip(parts, lists))
+    reject_if((taken,
+               "your function takes parts out of the lists it was given: a second image would find "
+               "nothing left; pop only from your own list of skips"))
+    return got
 
 
 def judge_wiring(f: Callable) -> None:
-    """2.4: through(x, emb, down, middle, up), the skip connections of a U-Net. First without a change of size, so that any wiring runs."""
-    for levels, halve in ((3, False), (2, True), (3, True)):
-        x, emb = draws(2, 3, 8, 8), draws(2, 3, seed=12)
-        down, middle, up = toy_unet(levels, 8, halve)
-        parts = list(down), list(middle), list(up)
-        try:
-            got = function(f)(x.clone(), emb, *parts)
-        except TypeError as error:
-            if "'emb'" in str(error):
-                raise Wrong("every block is called with two arguments, block(h, emb), on the way down, in the middle and on the way up") from None
-            raise
-        except RuntimeError as error:
-            if "Sizes of tensors must match" in str(error):
-                raise Wrong("a bridge does not have the size of what it is joined with: grow first, then join with the bridge of the same level, the last one pushed") from None
-            raise
-        if [len(part) for part in parts] != [levels, 2, levels]:
-            raise Wrong("your function takes parts out of the lists it was given: a second image would find nothing left; pop only from your own list of bridges")
-        right = wire(x, emb, down, middle, up)
-        if halve:
-            compare(got, right, {}, otherwise="right where no size changes, but wrong with halving: use the shrink and the grow of each level, once")
-            continue
-        plain_sum, alone, swapped = (lambda h, b: h + b), (lambda h, b: h), (lambda h, b: join(b, h))
-        compare(got, right, {
-            "the bridges come in the order in which they were pushed; the last one pushed belongs to the smallest image, so pop from the end": wire(x, emb, down, middle, up, pop=lambda bridges, k: bridges[k]),
-            "every block on the way up gets the same, last bridge: pop takes it off the list, bridges[-1] does not": wire(x, emb, down, middle, up, pop=lambda bridges, k: bridges[-1]),
-            "every block on the way up gets the first bridge": wire(x, emb, down, middle, up, pop=lambda bridges, k: bridges[0]),
-            "the bridge comes first and h second; the blocks expect h in front: torch.cat([h, bridge], dim=1)": wire(x, emb, down, middle, up, join=swapped),
-            "you add the bridge to h; it must be laid beside it: torch.cat along axis 1": wire(x, emb, down, middle, up, join=plain_sum),
-            "the way up never sees a bridge: torch.cat([h, bridges.pop()], dim=1) before each block": wire(x, emb, down, middle, up, join=alone),
-            "h is laid beside itself; the other half is the bridge": wire(x, emb, down, middle, up, join=lambda h, b: join(h, h)),
-            "you push what goes *into* the block; push its answer": wire(x, emb, down, middle, up, push="input"),
-            "you push after shrinking; push the block's answer while it still has the level's size": wire(x, emb, down, middle, up, push="shrunk"),
-            "`up` begins at the deepest level already: go through it as it is, not reversed": wire(x, emb, down, middle, up[::-1]),
-            "the middle is left out": wire(x, emb, down, [], up),
-            "only the first block of the middle is used": wire(x, emb, down, middle[:1], up),
-            "nothing shrinks on the way down": wire(x, emb, down, middle, up, shrinks=False),
-            "nothing grows on the way up": wire(x, emb, down, middle, up, grows=False),
-            "you join first and grow afterwards: the bridge has the larger size already": wire(x, emb, down, middle, up, late_growth=True),
-            "you return before the way up": wire(x, emb, down, middle, []),
-        }, otherwise="the values differ: write down, for three levels, which block sees which bridge, and compare with your loop")
+    """2.4: through(x, emb, down, middle, up), the skip connections of a U-Net.
+
+    First without a change of size, so that any wiring runs.
+    """
+    c = wiring_case(3, halve=False)
+    compare_case(ask_wiring(f, c), c, wire, WIRING_MISTAKES, otherwise=WIRING_OTHERWISE)
+    for levels in (2, 3):
+        c = wiring_case(levels, halve=True)
+        compare(ask_wiring(f, c), wire(c), otherwise="right where no size changes, but wrong with "
+                "halving: use the shrink and the grow of each level, once")
 
 
-def plan(widths: tuple[int, ...], depth: int, coming: Callable = lambda c, w: c, bridge: Callable = lambda w, first: w) -> list[tuple[int, int]]:
-    """(in, out) of the blocks on the way up; `coming` and `bridge` turn it into its well-known wrong versions."""
+# ---- 2.5: the channels of the way up
+
+def plan(widths: tuple[int, ...], depth: int, coming: Callable = lambda c, w: c,
+         skip: Callable = lambda w, first: w) -> list[tuple[int, int]]:
+    """(in, out) of the blocks on the way up, with switches for well-known wrong versions.
+
+    coming(c, w): channels from the block before; skip(w, first): channels of the skip connection.
+    """
     pairs, c = [], widths[-1]
     for w in reversed(widths):
         for k in range(depth):
-            pairs.append((coming(c, w) + bridge(w, k == 0), w))
+            pairs.append((coming(c, w) + skip(w, k == 0), w))
             c = w
     return pairs
+
+
+def tutorial_plan(c: Case) -> list[tuple[int, int]]:
+    narrower = lambda w: c.widths[max(c.widths.index(w) - 1, 0)]
+    return [(2 * w, narrower(w) if k == c.depth - 1 else w)
+            for w in reversed(c.widths) for k in range(c.depth)]
+
+
+def without_middle(c: Case) -> list[tuple[int, int]]:
+    """The right plan, but nothing comes from the middle into the first block."""
+    (first_in, first_out), *others = c.right
+    return [(first_in - c.widths[-1], first_out), *others]
+
+
+def deeper_inputs(c: Case) -> list[tuple[int, int]]:
+    """Every block of a level is given the deeper level's width."""
+    deeper = (c.widths[-1], *c.widths[:0:-1])
+    return [(d + w, w) for w, d in zip(reversed(c.widths), deeper) for _ in range(c.depth)]
+
+
+def down_plan(c: Case) -> list[tuple[int, int]]:
+    """(in, out) of the blocks on the way down."""
+    before = (c.widths[0], *c.widths)
+    return [(b if k == 0 else w, w) for w, b in zip(c.widths, before) for k in range(c.depth)]
+
+
+CHANNEL_MISTAKES = {
+    "that is the tutorial's plan: a block narrows to the next level's width, and so does the "
+    "layer after it, which expects the wide one":
+        tutorial_plan,
+    "you double each level's width; but what comes up into the first block of a level still has "
+    "the *deeper* level's width":
+        lambda c: plan(c.widths, c.depth, coming=lambda before, w: w),
+    "you leave out the skip connections: each block takes what comes up *and* a skip":
+        lambda c: plan(c.widths, c.depth, skip=lambda w, first: 0),
+    "only the first block of each level gets a skip; the way down pushed one per block, so each "
+    "block on the way up has its own":
+        lambda c: plan(c.widths, c.depth, skip=lambda w, first: w if first else 0),
+    "your list begins at the first level; the way up begins at the deepest":
+        lambda c: c.right[::-1],
+    "in and out have changed places":
+        lambda c: [(b, a) for a, b in c.right],
+    "what comes out of the middle is missing for the very first block":
+        without_middle,
+    "you count both blocks' inputs with the deeper level's width; after its first block a level "
+    "has its own":
+        deeper_inputs,
+    "that is the way down: (in, out) of the blocks whose outputs are the skips":
+        down_plan,
+}
+
+
+def pairs_of_integers(got: object) -> list[tuple[int, int]]:
+    reject_none(got)
+    try:
+        return [(int(a), int(b)) for a, b in got]
+    except (TypeError, ValueError):
+        raise Wrong("a list of pairs (in, out) is wanted, such as [(32, 16), (16, 8)]; "
+                    f"got {got!r}") from None
+
+
+def first_difference(got: list[tuple[int, int]], c: Case) -> str:
+    """The first block whose channels do not fit, in words."""
+    if len(got) != len(c.right):
+        return (f"widths {c.widths} with depth {c.depth} have {len(c.right)} blocks on the way up, "
+                f"one for each skip; got {len(got)}")
+    k = next(k for k, pair in enumerate(got) if pair != c.right[k])
+    (a, b), (due, w) = got[k], c.right[k]
+    block = f"widths {c.widths}, depth {c.depth}: block {k} (counted from 0) on the way up"
+    if a != due:
+        return f"{block} is given {due - w} + {w} = {due} channels, and yours expects {a}"
+    return f"{block} must give its level's {w} channels; yours gives {b}"
 
 
 def judge_channels(f: Callable) -> None:
     """2.5: up_channels(widths, depth), a list of (in, out) that fits."""
     for widths, depth in (((16, 40, 64), 2), ((8, 24), 1), ((10, 10, 20, 20), 3)):
-        got = function(f)(widths, depth)
-        if got is None:
-            raise Wrong("your function returned None: does it end with `return`?")
-        try:
-            got = [(int(a), int(b)) for a, b in got]
-        except (TypeError, ValueError):
-            raise Wrong(f"a list of pairs (in, out) is wanted, such as [(32, 16), (16, 8)]; got {got!r}") from None
-        right = plan(widths, depth)
-        narrower = lambda w: widths[max(widths.index(w) - 1, 0)]
-        mistakes = {
-            "that is the tutorial's plan: a block narrows to the next level's width, and so does the layer after it, which expects the wide one":
-                [(2 * w, narrower(w) if k == depth - 1 else w) for w in reversed(widths) for k in range(depth)],
-            "you double each level's width; but what comes up into the first block of a level still has the *deeper* level's width": plan(widths, depth, coming=lambda c, w: w),
-            "you leave out the bridges: each block takes what comes up *and* a bridge": plan(widths, depth, bridge=lambda w, first: 0),
-            "only the first block of each level gets a bridge; the way down pushed one per block, so each block on the way up has its own": plan(widths, depth, bridge=lambda w, first: w if first else 0),
-            "your list begins at the first level; the way up begins at the deepest": right[::-1],
-            "in and out have changed places": [(b, a) for a, b in right],
-            "what comes out of the middle is missing for the very first block": [(right[0][0] - widths[-1], right[0][1])] + right[1:],
-            "you count both blocks' inputs with the deeper level's width; after its first block a level has its own":
-                [(deeper + w, w) for w, deeper in zip(reversed(widths), (widths[-1],) + widths[:0:-1]) for _ in range(depth)],
-            "that is the way down: (in, out) of the blocks that make the bridges":
-                [(c if k == 0 else w, w) for w, c in zip(widths, (widths[0],) + widths) for k in range(depth)],
-        }
-        if got == right:
+        c = Case(widths=widths, depth=depth, right=plan(widths, depth))
+        got = pairs_of_integers(as_function(f)(widths, depth))
+        if got == c.right:
             continue
-        for diagnosis, wrong in mistakes.items():
-            if got == wrong:
-                raise Wrong(diagnosis)
-        if len(got) != len(right):
-            raise Wrong(f"widths {widths} with depth {depth} have {len(right)} blocks on the way up, one for each bridge; got {len(got)}")
-        c = widths[-1]
-        for k, (a, b) in enumerate(got):
-            w = widths[::-1][k // depth]
-            if a != c + w:
-                raise Wrong(f"widths {widths}, depth {depth}: block {k} (counted from 0) on the way up is given {c} + {w} = {c + w} channels, and yours expects {a}")
-            if b != w:
-                raise Wrong(f"widths {widths}, depth {depth}: block {k} (counted from 0) on the way up must answer with its level's {w} channels; yours gives {b}")
-            c = b
+        for diagnosis, wrong in CHANNEL_MISTAKES.items():
+            reject_if((got == wrong(c), diagnosis))
+        raise Wrong(first_difference(got, c))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, split: str = "right", merge: str = "right", scale: Callable = lambda d, C: d**-0.5,
-           axis: int = -1, mix_queries: bool = True) -> Tensor:
-    """Attention with several heads, with the switches that turn it into its well-known wrong versions."""
-    B, N, C = q.shape
-    d = C // heads
-    ways = {"right": lambda x: x.reshape(B, -1, heads, d).transpose(1, 2), "channels": lambda x: x.reshape(B, heads, d, -1).transpose(2, 3),
-            "tokens": lambda x: x.reshape(B, heads, -1, d), "combed": lambda x: x.reshape(B, -1, d, heads).permute(0, 3, 1, 2)}
-    back = {"right": lambda h: h.transpose(1, 2).reshape(B, N, C), "channels": lambda h: h.transpose(2, 3).reshape(B, N, C),
-            "tokens": lambda h: h.reshape(B, N, C), "combed": lambda h: h.permute(0, 2, 3, 1).reshape(B, N, C)}
-    q, k, v = ways[split if mix_queries else "right"](q), ways[split](k), ways[split](v)
-    scores = q @ k.transpose(2, 3) * scale(d, C)
-    return back[merge]((scores if axis is None else scores.softmax(axis)) @ v)
+# ---- 2.6: multi-head cross-attention
+
+def split_channels(x: Tensor, heads: int) -> Tensor:
+    """(B, L, C) -> (B, heads, L, d): head h takes d neighbouring channels"""
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def split_mixed(x: Tensor, heads: int) -> Tensor:
+    """The tutorial's wrong split, by a reshape to (B, heads, d, L)"""
+    B, L, C = x.shape
+    return x.reshape(B, heads, C // heads, L).transpose(2, 3)
+
+
+def split_tokens(x: Tensor, heads: int) -> Tensor:
+    """A wrong split, by a reshape to (B, heads, L, d)"""
+    B, L, C = x.shape
+    return x.reshape(B, heads, L, C // heads)
+
+
+def split_interleaved(x: Tensor, heads: int) -> Tensor:
+    """A wrong split: head h takes the channels h, h + heads, h + 2 heads, ..."""
+    return x.unflatten(2, (-1, heads)).permute(0, 3, 1, 2)
+
+
+SPLITS = {
+    "right": split_channels,
+    "channels": split_mixed,
+    "tokens": split_tokens,
+    "interleaved": split_interleaved,
+}
+MERGES = {                                                  # (B, heads, N, d) -> (B, N, C)
+    "right": lambda h, shape: h.transpose(1, 2).reshape(shape),
+    "channels": lambda h, shape: h.transpose(2, 3).reshape(shape),
+    "tokens": lambda h, shape: h.reshape(shape),
+    "interleaved": lambda h, shape: h.permute(0, 2, 3, 1).reshape(shape),
+}
+
+
+def attend(c: Case, *, split: str = "right", merge: str = "right", mix_queries: bool = True,
+           scale: Callable = lambda d, C: d**-0.5, axis: int | None = -1) -> Tensor:
+    """Multi-head attention, with switches for its well-known wrong versions."""
+    C = c.q.shape[2]
+    q = SPLITS[split if mix_queries else "right"](c.q, c.heads)
+    k = SPLITS[split](c.k, c.heads)
+    v = SPLITS[split](c.v, c.heads)
+    scores = q @ k.transpose(2, 3) * scale(C // c.heads, C)
+    weights = scores if axis is None else scores.softmax(axis)
+    return MERGES[merge](weights @ v, c.q.shape)
+
+
+def case_with(c: Case, **changes: object) -> Case:
+    return Case(**{**vars(c), **changes})
+
+
+ATTENTION_MISTAKES = {
+    "the heads are interleaved: head h must take the d *neighbouring* channels h * d ... "
+    "h * d + d - 1, as the library's does":
+        lambda c: attend(c, split="interleaved", merge="interleaved"),
+    "the heads are interleaved, and put back in another order":
+        lambda c: attend(c, split="interleaved"),
+    "the heads are split well, but put back without a transpose: (B, heads, N, d) must become "
+    "(B, N, heads, d) before the reshape to (B, N, C)":
+        lambda c: attend(c, merge="tokens"),
+    "the heads are split well, but put back as (heads, d, N), which is another order than (N, C)":
+        lambda c: attend(c, merge="channels"),
+    "the scores are not divided by sqrt(d)":
+        lambda c: attend(c, scale=lambda d, C: 1.0),
+    "you divide by sqrt(C); each head's vectors have only d = C / heads channels":
+        lambda c: attend(c, scale=lambda d, C: C**-0.5),
+    "you divide by d; its square root is right":
+        lambda c: attend(c, scale=lambda d, C: 1 / d),
+    "you multiply the scores by sqrt(d); divide":
+        lambda c: attend(c, scale=lambda d, C: d**0.5),
+    "the softmax runs over the queries: for each query the weights of the *tokens* must add up "
+    "to 1":
+        lambda c: attend(c, axis=-2),
+    "the softmax runs over the heads: for each query the weights of the *tokens* must add up to 1":
+        lambda c: attend(c, axis=1),
+    "the softmax is missing":
+        lambda c: attend(c, axis=None),
+    "that is a single head: split the channels into `heads` parts first":
+        lambda c: attend(case_with(c, heads=1)),
+    "keys and values have changed places":
+        lambda c: attend(case_with(c, k=c.v, v=c.k)),
+}
+MIXED = (
+    "reshape from (B, L, C) to (B, heads, d, L) cuts the memory in another order, so tokens and "
+    "channels are mixed: with the tokens in another order the tutorial's answer moves by "
+    "{c.moved:.2f}. Split the last axis first, then transpose")
+TOKENS_SPLIT = (
+    "reshape from (B, L, C) to (B, heads, L, d) gives the first head the first *tokens*, not the "
+    "first channels: go by (B, L, heads, d), then transpose(1, 2)")
+ORDER_MATTERS = ("with the tokens in another order your answer moves by {c.moved:.2g}; it must not "
+                 "move: look at every reshape")
+ORDER_IS_FINE = (
+    "the order of the tokens leaves your answer alone, as it must; but the values are not "
+    "softmax(q k^T / sqrt(d)) v for each head: compare with one head first")
+
+
+def ask_attention(f: Callable, c: Case) -> object:
+    """The reader's answer. Raises Wrong if a view or a reshape fails."""
+    try:
+        return as_function(f)(c.q, c.k, c.v, c.heads)
+    except RuntimeError as error:
+        if "view" in str(error) and "stride" in str(error):
+            raise Wrong("`view` refuses a tensor that was transposed: use reshape there, after the "
+                        "transpose") from None
+        if "is invalid for input of size" in str(error):
+            raise Wrong(f"a reshape does not fit ({error}): q has N = 6 tokens here, k and v have "
+                        "L = 5 words") from None
+        raise
+
+
+def reordered(c: Case) -> Case:
+    """The same context, with its tokens in another order."""
+    order = [3, 0, 4, 1, 2]
+    return case_with(c, k=c.k[:, order], v=c.v[:, order])
+
+
+def mixed_answers(c: Case, split: str) -> Iterator[Tensor]:
+    """What a wrong split gives with every way of putting the heads back."""
+    for merge in ("right", "channels", "tokens"):
+        yield attend(c, split=split, merge=merge)
+        yield attend(c, split=split, merge=merge, mix_queries=False)
+
+
+def reject_mixing(got: Tensor, c: Case) -> None:
+    """Raise Wrong if the heads were split by a reshape alone."""
+    tutorial = lambda c: attend(c, split="channels", merge="channels")
+    moved = (tutorial(reordered(c)) - tutorial(c)).abs().max()
+    for split, words in (("channels", fill(MIXED, Case(moved=moved))), ("tokens", TOKENS_SPLIT)):
+        for answer in mixed_answers(c, split):
+            reject_if((torch.allclose(got.double(), answer, rtol=1e-4, atol=1e-5), words))
 
 
 def judge_attention(f: Callable) -> None:
     """2.6: cross_attention(q, k, v, heads), without mixing tokens and channels."""
-    q, k, v, heads, order = draws(2, 6, 8), draws(2, 5, 8, seed=12), draws(2, 5, 8, seed=13), 2, [3, 0, 4, 1, 2]
-    try:
-        got = function(f)(q, k, v, heads)
-    except RuntimeError as error:
-        if "view" in str(error) and "stride" in str(error):
-            raise Wrong("`view` refuses a tensor that was transposed: use reshape there, after the transpose") from None
-        if "is invalid for input of size" in str(error):
-            raise Wrong(f"a reshape does not fit ({error}): q has N = 6 tokens here, k and v have L = 5 words") from None
-        raise
-    mixed = {f"{s} {m} {mq}": attend(q, k, v, heads, s, m, mix_queries=mq) for s in ("channels", "tokens") for m in ("right", "channels", "tokens") for mq in (True, False)}
-    moved = (attend(q, k[:, order], v[:, order], heads, "channels", "channels") - attend(q, k, v, heads, "channels", "channels")).abs().max()
-    mistakes = {
-        "the heads are combed out of the channels: head h must take the d *neighbouring* channels h * d ... h * d + d - 1, as the library's does": attend(q, k, v, heads, "combed", "combed"),
-        "the heads are combed out of the channels, and put back in another order": attend(q, k, v, heads, "combed"),
-        "the heads are split well, but put back without a transpose: (B, heads, N, d) must become (B, N, heads, d) before the reshape to (B, N, C)": attend(q, k, v, heads, merge="tokens"),
-        "the heads are split well, but put back as (heads, d, N), which is another order than (N, C)": attend(q, k, v, heads, merge="channels"),
-        "the scores are not divided by sqrt(d)": attend(q, k, v, heads, scale=lambda d, C: 1.0),
-        "you divide by sqrt(C); each head's vectors have only d = C / heads channels": attend(q, k, v, heads, scale=lambda d, C: C**-0.5),
-        "you divide by d; its square root is right": attend(q, k, v, heads, scale=lambda d, C: 1 / d),
-        "you multiply the scores by sqrt(d); divide": attend(q, k, v, heads, scale=lambda d, C: d**0.5),
-        "the softmax runs over the queries: for each query the weights of the *tokens* must add up to 1": attend(q, k, v, heads, axis=-2),
-        "the softmax runs over the heads: for each query the weights of the *tokens* must add up to 1": attend(q, k, v, heads, axis=1),
-        "the softmax is missing": attend(q, k, v, heads, axis=None),
-        "that is a single head: split the channels into `heads` parts first": attend(q, k, v, 1),
-        "keys and values have changed places": attend(q, v, k, heads),
-    }
-    if torch.is_tensor(got) and got.shape == q.shape:
-        for name, result in mixed.items():
-            if torch.allclose(got.double(), result, rtol=1e-4, atol=1e-5):
-                split, merge, _ = name.split()
-                if split == "channels":
-                    raise Wrong(f"reshape from (B, L, C) to (B, heads, d, L) cuts the memory in another order, so tokens and channels are mixed: with the tokens in another order the tutorial's answer moves by {moved:.2f}. "
-                                "Split the last axis first, then transpose")
-                raise Wrong("reshape from (B, L, C) to (B, heads, L, d) gives the first head the first *tokens*, not the first channels: go by (B, L, heads, d), then transpose(1, 2)")
-    change = 0.0
-    if torch.is_tensor(got) and got.shape == q.shape:
-        change = (f(q, k[:, order], v[:, order], heads) - got).abs().max().item()
-    compare(got, attend(q, k, v, heads), mistakes, otherwise=f"with the tokens in another order your answer moves by {change:.2g}; it must not move: look at every reshape" if change > 1e-4
-            else "the order of the tokens leaves your answer alone, as it must; but the values are not softmax(q k^T / sqrt(d)) v for each head: compare with one head first")
-    compare(function(f)(q[:1], k[:1], v[:1], 4), attend(q[:1], k[:1], v[:1], 4), {}, otherwise="right for 2 heads, wrong for 4: does a number of heads stand in your code?")
+    c = Case(q=draws(2, 6, 8), k=draws(2, 5, 8, seed=12), v=draws(2, 5, 8, seed=13), heads=2)
+    got = ask_attention(f, c)
+    moved = 0.0
+    if torch.is_tensor(got) and got.shape == c.q.shape:
+        reject_mixing(got, c)
+        other = reordered(c)
+        moved = (f(other.q, other.k, other.v, c.heads) - got).abs().max().item()
+    otherwise = fill(ORDER_MATTERS, Case(moved=moved)) if moved > 1e-4 else ORDER_IS_FINE
+    compare_case(got, c, attend, ATTENTION_MISTAKES, otherwise=otherwise)
+    one = Case(q=c.q[:1], k=c.k[:1], v=c.v[:1], heads=4)
+    compare(f(one.q, one.k, one.v, 4), attend(one), otherwise="right for 2 heads, wrong for 4: "
+            "does a number of heads stand in your code?")
+
+
+# ---- 2.7: permutation equivariance
+
+WEIGHT_OF_2_7 = draws(6, 6, seed=12)
+POSITIONS_OF_2_7 = draws(6, 6, 6, seed=13)
+
+
+def equivariant_block(x: Tensor) -> Tensor:
+    """A block that treats all tokens alike."""
+    return torch.tanh(x @ WEIGHT_OF_2_7) + x.mean(1, keepdim=True)
+
+
+def positioned_block(x: Tensor) -> Tensor:
+    """A block that adds positions, before and after."""
+    return equivariant_block(x + POSITIONS_OF_2_7) + 0.5 * POSITIONS_OF_2_7
+
+
+def equivariance_case() -> Case:
+    """Batch, tokens and channels are 6 each, so that any axis can be shuffled."""
+    x = draws(6, 6, 6)
+    order = torch.tensor([2, 0, 3, 1, 5, 4])
+    moved = positioned_block(x[:, order])
+    still = positioned_block(x)
+    return Case(x=x, order=order, moved=moved, still=still, gap=moved - still[:, order])
+
+
+def right_equivariance(c: Case) -> Tensor:
+    return c.gap.abs().max()
+
+
+EQUIVARIANCE_MISTAKES = {
+    "you compare with block(x) as it was; that would be *in*variance. The outputs must move "
+    "along: block(x)[:, order]":
+        lambda c: (c.moved - c.still).abs().max(),
+    "the outputs move along in the wrong direction: if the input is x[:, order], the outputs to "
+    "compare with are block(x)[:, order], the same order":
+        lambda c: (c.moved - c.still[:, c.order.argsort()]).abs().max(),
+    "you shuffle the outputs only; the block must be given the shuffled tokens, x[:, order]":
+        lambda c: (c.still - c.still[:, c.order]).abs().max(),
+    "you shuffle the images of the batch: tokens are axis 1, x[:, order]":
+        lambda c: (positioned_block(c.x[c.order]) - c.still[c.order]).abs().max(),
+    "you shuffle the channels: tokens are axis 1, x[:, order]":
+        lambda c: (positioned_block(c.x[..., c.order]) - c.still[..., c.order]).abs().max(),
+    "that is the mean difference; the largest is wanted":
+        lambda c: c.gap.abs().mean(),
+    "without the absolute value a large negative difference does not count":
+        lambda c: c.gap.max(),
+    "without the absolute value positive and negative differences cancel":
+        lambda c: c.gap.mean(),
+    "that is the mean of the squares; the largest absolute value is wanted":
+        lambda c: c.gap.square().mean(),
+    "that is the square of the largest difference":
+        lambda c: c.gap.square().max(),
+    "that is a sum; the largest single difference is wanted":
+        lambda c: c.gap.abs().sum(),
+    "that is the norm of the differences; the largest single one is wanted":
+        lambda c: c.gap.norm(),
+    "you sum over an axis before taking the largest; each number counts by itself":
+        lambda c: c.gap.abs().sum(1).max(),
+    "that is relative to the size of the outputs; the plain difference is wanted":
+        lambda c: c.gap.abs().max() / c.still.abs().max(),
+}
+
+
+def is_bool(got: object) -> bool:
+    return isinstance(got, bool) or torch.is_tensor(got) and got.dtype == torch.bool
 
 
 def judge_equivariance(f: Callable) -> None:
-    """2.7: equivariance_error(block, x, order), one number. Batch, tokens and channels are 6 each, so that any axis can be shuffled."""
-    x, order, weight, positions = draws(6, 6, 6), torch.tensor([2, 0, 3, 1, 5, 4]), draws(6, 6, seed=12), draws(6, 6, 6, seed=13)
-    mixes = lambda x: torch.tanh(x @ weight) + x.mean(1, keepdim=True)
-    placed = lambda x: mixes(x + positions) + 0.5 * positions
-    asked = []
+    """2.7: equivariance_error(block, x, order), one number."""
+    c = equivariance_case()
+    calls = []
 
     def block(x: Tensor) -> Tensor:
-        asked.append(x)
-        return placed(x)
+        calls.append(x)
+        return positioned_block(x)
 
-    kept = x.clone()
-    got = function(f)(block, x, order)
-    got = got if isinstance(got, bool) or torch.is_tensor(got) and got.dtype == torch.bool else number(got)
-    if not torch.equal(x, kept):
-        raise Wrong("your function changes the x it was given: x[:, order] makes a new tensor")
-    if not asked:
-        raise Wrong("the block was never asked: compare block(x[:, order]) with block(x)[:, order]")
-    if isinstance(got, Tensor) and got.dtype == torch.bool or isinstance(got, bool):
-        raise Wrong("return how large the difference is, a number, not whether it is small")
-    back = order.argsort()
-    moved, still = placed(x[:, order]), placed(x)
-    gap = moved - still[:, order]
-    compare(got, gap.abs().max(), {
-        "you compare with block(x) as it was; that would be *in*variance. The answers must move along: block(x)[:, order]": (moved - still).abs().max(),
-        "the answers move along in the wrong direction: if the input is x[:, order], the answers to compare with are block(x)[:, order], the same order": (moved - still[:, back]).abs().max(),
-        "you shuffle the answers only; the block must see the shuffled tokens, x[:, order]": (still - still[:, order]).abs().max(),
-        "you shuffle the images of the batch: tokens are axis 1, x[:, order]": (placed(x[order]) - still[order]).abs().max(),
-        "you shuffle the channels: tokens are axis 1, x[:, order]": (placed(x[..., order]) - still[..., order]).abs().max(),
-        "that is the mean difference; the largest is wanted": gap.abs().mean(),
-        "without the absolute value a large negative difference does not count": gap.max(),
-        "without the absolute value positive and negative differences cancel": gap.mean(),
-        "that is the mean of the squares; the largest absolute value is wanted": gap.square().mean(),
-        "that is the square of the largest difference": gap.square().max(),
-        "that is a sum; the largest single difference is wanted": gap.abs().sum(),
-        "that is the norm of the differences; the largest single one is wanted": gap.norm(),
-        "you sum over an axis before taking the largest; each number counts by itself": gap.abs().sum(1).max(),
-        "that is relative to the size of the answers; the plain difference is wanted": gap.abs().max() / still.abs().max(),
-    }, otherwise="the largest of |block(x[:, order]) - block(x)[:, order]| is wanted, with the order that was given")
-    if number(f(mixes, x, order)) > 1e-6:
-        raise Wrong("for a block that treats all tokens alike the error must be zero (up to rounding); yours is not")
+    given = c.x.clone()
+    got = as_function(f)(block, given, c.order)
+    got = got if is_bool(got) else as_scalar(got)
+    reject_if(
+        (not torch.equal(given, c.x),
+         "your function changes the x it was given: x[:, order] makes a new tensor"),
+        (not calls,
+         "the block was never called: compare block(x[:, order]) with block(x)[:, order]"),
+        (is_bool(got), "return how large the difference is, a number, not whether it is small"))
+    compare_case(got, c, right_equivariance, EQUIVARIANCE_MISTAKES, otherwise="the largest of "
+                 "|block(x[:, order]) - block(x)[:, order]| is wanted, with the order that was "
+                 "given")
+    if as_scalar(f(equivariant_block, c.x.clone(), c.order)) > 1e-6:
+        raise Wrong("for a block that treats all tokens alike the error must be zero (up to "
+                    "rounding); yours is not")
 
 
-@contextlib.contextmanager
-def one_thread():
-    """On a busy machine two threads take turns waiting for each other, a hundred times longer than such small layers need."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+# ---- 2.8: a new input for a trained network
+
+def build_module(f: Callable) -> nn.Module:
+    net = as_function(f)(16)
+    reject_none(net)
+    if not isinstance(net, nn.Module):
+        came = type(net).__name__
+        came = "the class itself: add brackets" if isinstance(net, type) else came
+        raise Wrong("return a module, an object of a class that inherits from nn.Module; "
+                    f"got {came}")
+    return net
+
+
+def embed_thickness(net: nn.Module, emb: Tensor, thickness: Tensor) -> Tensor:
+    """The module's first output. Raises Wrong if it is not an embedding like emb."""
     try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+        got = net(emb, thickness)
+    except RuntimeError as error:
+        if "shapes cannot be multiplied" in str(error) or "size of tensor" in str(error):
+            raise Wrong("the thickness has shape (B,), one number per image: s[:, None] makes it a "
+                        "batch (B, 1) that a linear layer can take") from None
+        raise
+    if not torch.is_tensor(got) or got.shape != emb.shape:
+        came = tuple(got.shape) if torch.is_tensor(got) else type(got).__name__
+        raise Wrong(f"the module must return an embedding like emb, (200, 16); got {came}")
+    return got
+
+
+START_SUSPECTS = {
+    "the module has no parameters to train: its layers must be made once, in __init__, and kept "
+    "as attributes (self.net = ...)":
+        lambda c: not c.weights,
+    "no gradient reaches the layers: no torch.no_grad() and no .detach() between them and the "
+    "output":
+        lambda c: not c.got.requires_grad,
+    "that is the thickness's part alone, zero at the start; the module must return emb plus it":
+        lambda c: not c.got.detach().any(),
+    "at the start every embedding is moved by the same amount: the last layer's bias must start "
+    "at zero, too (the library's `zero_init` does both)":
+        lambda c: c.largest > 1e-6 and torch.allclose(
+            c.change, c.change[:1].expand_as(c.change), atol=1e-6),
+    "at the start the embedding already moves by up to {c.largest:.2f}: the last layer must start "
+    "at zero, so that a trained network is not disturbed":
+        lambda c: c.largest > 1e-6,
+}
+LEARNED_SUSPECTS = {
+    "what is added to one image depends on the other images of the batch: no mean over the "
+    "batch, no BatchNorm":
+        lambda c: not torch.allclose(c.added[:50], c.in_small_batch, atol=1e-3),
+    "what is added depends on emb itself; it must come from the thickness alone: "
+    "emb + part(thickness), not a product":
+        lambda c: not torch.allclose(c.added, c.to_other_emb, atol=1e-3),
+    "after 300 steps the output is still the same for every thickness: only the *last* layer may "
+    "start at zero. Behind an inner layer of zeros nothing ever gets a gradient":
+        lambda c: c.different == 1,
+    "200 thicknesses between 1 and 5 get only {c.different} different outputs: thickness is a "
+    "real number, do not round it":
+        lambda c: c.different <= 50,
+    "after 300 steps your output is a straight line in the thickness: put a layer with a "
+    "nonlinearity (nn.SiLU) in front of the last one":
+        lambda c: second_difference(c.added).abs().max() < 1e-4,
+    "300 steps of Adam leave {c.left:.0%} of the error in learning a curve over thicknesses from 1 "
+    "to 5: give the hidden layer more width (64); or is the thickness cut off or squashed first?":
+        lambda c: c.left > 0.3,
+}
+
+
+def second_difference(values: Tensor) -> Tensor:
+    return values[2:] - 2 * values[1:-1] + values[:-2]
+
+
+def train_thickness(net: nn.Module, weights: list, emb: Tensor, thickness: Tensor) -> float:
+    """Train the module for 300 steps; -> last loss / first loss"""
+    s = thickness - 3
+    # a curve that no straight line follows
+    target = (s**2 / 2 + 0.3 * s - 2 / 3)[:, None].expand(-1, 16)
+    optimizer = torch.optim.Adam(weights, lr=0.01)
+    losses = []
+    for _ in range(300):
+        loss = (net(emb, thickness) - emb - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses[-1] / losses[0]
+
+
+@torch.no_grad()
+def learned_case(net: nn.Module, emb: Tensor, thickness: Tensor, left: float) -> Case:
+    """What the trained module adds, to 200 images, to 50 of them, and to other embeddings."""
+    added = net(emb, thickness) - emb
+    widest = added[:, added.std(0).argmax()]
+    return Case(
+        added=added,
+        to_other_emb=net(-emb, thickness) + emb,
+        in_small_batch=net(emb[:50], thickness[:50]) - emb[:50],
+        different=len((widest * 1e5).round().unique()),
+        left=left,
+    )
 
 
 def judge_thickness(f: Callable) -> None:
-    """2.8: thickness_input(emb_dim) -> a module (emb, thickness) -> emb + what the thickness adds; trained here for 300 small steps."""
+    """2.8: thickness_input(emb_dim) -> a module (emb, thickness) -> emb + part(thickness).
+
+    It is trained here for 300 small steps.
+    """
     with one_thread(), torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
-        net = function(f)(16)
-        if net is None:
-            raise Wrong("your function returned None: does it end with `return`?")
-        if not isinstance(net, nn.Module):
-            raise Wrong(f"return a module, an object of a class that inherits from nn.Module; got {'the class itself: add brackets' if isinstance(net, type) else type(net).__name__}")
-        emb, s = torch.randn(200, 16), torch.linspace(1, 5, 200)
-        try:
-            got = net(emb, s)
-        except RuntimeError as error:
-            if "shapes cannot be multiplied" in str(error) or "size of tensor" in str(error):
-                raise Wrong("the thickness has shape (B,), one number per image: s[:, None] makes it a batch (B, 1) that a linear layer can take") from None
-            raise
-        if not torch.is_tensor(got) or got.shape != emb.shape:
-            raise Wrong(f"the module must return an embedding like emb, (200, 16); got {tuple(got.shape) if torch.is_tensor(got) else type(got).__name__}")
+        net = build_module(f)
+        emb = torch.randn(200, 16)
+        thickness = torch.linspace(1, 5, 200)
+        got = embed_thickness(net, emb, thickness)
         weights = [p for p in net.parameters() if p.requires_grad]
-        if not weights:
-            raise Wrong("the module has no parameters to train: its layers must be made once, in __init__, and kept as attributes (self.net = ...)")
-        if not got.requires_grad:
-            raise Wrong("no gradient reaches the layers: no torch.no_grad() and no .detach() between them and the answer")
         change = (got - emb).detach()
-        if not got.detach().any():
-            raise Wrong("that is the thickness's part alone, zero at the start; the module must return emb plus it")
-        if change.abs().max() > 1e-6:
-            if torch.allclose(change, change[:1].expand_as(change), atol=1e-6):
-                raise Wrong("at the start every embedding is moved by the same amount: the last layer's bias must start at zero, too (the library's `zero` does both)")
-            raise Wrong(f"at the start the embedding already moves by up to {change.abs().max():.2f}: the last layer must start at zero, so that a trained network is not disturbed")
-        target = ((s - 3) ** 2 / 2 + 0.3 * (s - 3) - 2 / 3)[:, None].expand(-1, 16)  # a curve that no straight line follows
-        optimizer, losses = torch.optim.Adam(weights, lr=0.01), []
-        for _ in range(300):
-            loss = (net(emb, s) - emb - target).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        with torch.no_grad():
-            added, other, half = net(emb, s) - emb, net(-emb, s) + emb, net(emb[:50], s[:50]) - emb[:50]
-        if not torch.allclose(added[:50], half, atol=1e-3):
-            raise Wrong("what is added to one image depends on the other images of the batch: no mean over the batch, no BatchNorm")
-        if not torch.allclose(added, other, atol=1e-3):
-            raise Wrong("what is added depends on emb itself; it must come from the thickness alone: emb + part(thickness), not a product")
-        different = len((added[:, added.std(0).argmax()] * 1e5).round().unique())
-        if different == 1:
-            raise Wrong("after 300 steps the answer is still the same for every thickness: only the *last* layer may start at zero. Behind an inner layer of zeros nothing ever gets a gradient")
-        if different <= 50:
-            raise Wrong(f"200 thicknesses between 1 and 5 get only {different} different answers: thickness is a real number, do not round it")
-        bend = added[2:] - 2 * added[1:-1] + added[:-2]
-        if bend.abs().max() < 1e-4:
-            raise Wrong("after 300 steps your answer is a straight line in the thickness: put a layer with a nonlinearity (nn.SiLU) in front of the last one")
-        if losses[-1] > 0.3 * losses[0]:
-            raise Wrong(f"300 steps of Adam leave {losses[-1] / losses[0]:.0%} of the error in learning a curve over thicknesses from 1 to 5: give the hidden layer more width (64); or is the thickness cut off or squashed first?")
+        reject_first(START_SUSPECTS, Case(
+            weights=weights, got=got, change=change, largest=change.abs().max()))
+        left = train_thickness(net, weights, emb, thickness)
+        reject_first(LEARNED_SUSPECTS, learned_case(net, emb, thickness, left))
 
 
-SETTINGS = ("widths", "depth", "num_classes", "attend", "patch", "heads", "emb_dim", "dropout")
+# ---- 2.9: a network within a budget
+
+BUDGET = 25_000_000                         # multiply-adds for one image of 28 x 28
+SETTINGS = ("widths", "depth", "num_classes", "attention_levels", "patch_size", "num_heads",
+            "emb_dim", "dropout")
 
 
-def judge_architecture(f: Callable) -> None:
-    """2.9: architecture() -> (settings, measured). Costs are counted on networks without memory, so that any size can be judged."""
-    if isinstance(f, nn.Module):
-        raise Wrong("return the keyword arguments as a dict, dict(widths=..., ...), and your measurements; got a network")
-    answer = f() if callable(f) else f
+def settings_and_measurements(answer: object) -> tuple:
+    """The two parts of the answer. Raises Wrong if one is missing."""
     if isinstance(answer, dict):
         within_budget(answer, "your choice")
-        raise Wrong("the budget is kept and used; now defend your choice: return it together with what you measured, (settings, [(settings, loss), ...])")
-    if not isinstance(answer, (tuple, list)) or len(answer) != 2 or not isinstance(answer[0], dict) or not isinstance(answer[1], (tuple, list)):
-        raise Wrong(f"return two things, a dict of keyword arguments and a list of measurements [(settings, loss), ...]; got {type(answer).__name__}")
-    chosen, measured = answer
-    within_budget(chosen, "your choice")
-    for pair in measured:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], dict):
-            raise Wrong(f"each measurement is a pair (settings, loss); got {pair!r}")
-        within_budget(pair[0], f"the candidate {pair[0]}")
-        if not 0 < float(number(pair[1])) < 100:
-            raise Wrong(f"the loss of {pair[0]} is {pair[1]}: a mean squared error is a positive number, and below 1 after a short training")
-    if len({str(sorted(settings.items())) for settings, _ in measured}) < 3:
-        raise Wrong("compare three different candidates, or more: your choice and two others of the same cost")
-    losses = [float(number(loss)) for settings, loss in measured if settings == chosen]
-    if not losses:
-        raise Wrong("your choice is not among the candidates that you measured")
-    if len({round(float(number(loss)), 9) for _, loss in measured}) < len(measured):
-        raise Wrong("two of your losses are equal to nine digits: was each candidate really trained?")
-    best = min(measured, key=lambda pair: float(number(pair[1])))
-    if min(losses) > float(number(best[1])):
-        raise Wrong(f"by your own measurement {best[0]} is better than your choice ({float(number(best[1])):.3f} against {min(losses):.3f})")
+        raise Wrong("the budget is kept and used; now defend your choice: return it together with "
+                    "what you measured, (settings, [(settings, loss), ...])")
+    pair = isinstance(answer, (tuple, list)) and len(answer) == 2
+    if not pair or not isinstance(answer[0], dict) or not isinstance(answer[1], (tuple, list)):
+        raise Wrong("return two things, a dict of keyword arguments and a list of measurements "
+                    f"[(settings, loss), ...]; got {type(answer).__name__}")
+    return tuple(answer)
+
+
+def checked_measurement(pair: object) -> tuple[dict, float]:
+    """One measurement. Raises Wrong if it is no pair, over the budget, or its loss is no loss."""
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], dict):
+        raise Wrong(f"each measurement is a pair (settings, loss); got {pair!r}")
+    settings = pair[0]
+    within_budget(settings, f"the candidate {settings}")
+    loss = float(as_scalar(pair[1]))
+    if not 0 < loss < 100:
+        raise Wrong(f"the loss of {settings} is {pair[1]}: a mean squared error is a positive "
+                    "number, and below 1 after a short training")
+    return settings, loss
+
+
+def compare_candidates(chosen: dict, measured: list[tuple[dict, float]]) -> None:
+    """Raise Wrong unless chosen is the best of three or more candidates."""
+    losses = [loss for settings, loss in measured if settings == chosen]
+    different = {str(sorted(settings.items())) for settings, _ in measured}
+    reject_if(
+        (len(different) < 3, "compare three different candidates, or more: your choice and two "
+         "others of the same cost"),
+        (not losses, "your choice is not among the candidates that you measured"),
+        (len({round(loss, 9) for _, loss in measured}) < len(measured),
+         "two of your losses are equal to nine digits: was each candidate really trained?"))
+    settings, lowest = min(measured, key=lambda pair: pair[1])
+    if min(losses) > lowest:
+        raise Wrong(f"by your own measurement {settings} is better than your choice "
+                    f"({lowest:.3f} against {min(losses):.3f})")
 
 
 def within_budget(settings: dict, name: str) -> None:
-    """Whether a UNet with these keyword arguments can be built, and uses 85 to 100 % of the budget."""
+    """Raise Wrong unless UNet(1, **settings) can be built and uses 85 to 100 % of the budget."""
+    check_keywords(settings)
+    check_levels(settings)
+    try:
+        with torch.device("meta"):
+            net = UNet(1, **settings)
+            cost = multiply_adds(net, torch.zeros(1, 1, 28, 28), torch.zeros(1))
+    except ValueError as error:
+        raise Wrong(str(error)) from None
+    needs = f"{name} needs {cost / 1e6:.1f} million multiply-adds"
+    if cost > BUDGET:
+        raise Wrong(f"{needs} for one image; the budget is {BUDGET / 1e6:.0f} million")
+    if cost < 0.85 * BUDGET:
+        raise Wrong(f"{needs}, {cost / BUDGET:.0%} of the budget; use at least 85 %: wider, "
+                    "deeper, or finer patches")
+
+
+def check_keywords(settings: dict) -> None:
+    unknown = [key for key in settings if key not in SETTINGS + ("context_dim", "extra_channels")]
     if "channels" in settings:
         raise Wrong("leave `channels` out: the digits have 1, and the check sets it")
     if settings.get("context_dim") or settings.get("extra_channels"):
-        raise Wrong("no context_dim and no extra_channels: the network is given the image and the time (and a label, if you like)")
-    unknown = [name for name in settings if name not in SETTINGS + ("context_dim", "extra_channels")]
+        raise Wrong("no context_dim and no extra_channels: the network is given the image and the "
+                    "time (and a label, if you like)")
     if unknown:
         raise Wrong(f"UNet has no keyword {unknown[0]!r}; it has {', '.join(SETTINGS)}")
-    widths, depth, patch = settings.get("widths", (48, 96)), settings.get("depth", 1), settings.get("patch", 2)
-    if not isinstance(widths, (tuple, list)) or not all(isinstance(w, int) and w > 0 for w in widths):
+
+
+def check_levels(settings: dict) -> None:
+    widths = settings.get("widths", (48, 96))
+    patch_size = settings.get("patch_size", 2)
+    tuple_of_integers = isinstance(widths, (tuple, list)) and all(
+        isinstance(w, int) and w > 0 for w in widths)
+    if not tuple_of_integers:
         raise Wrong(f"widths is a tuple of whole numbers, one for each level; got {widths!r}")
     if len(widths) < 2:
-        raise Wrong(f"widths={tuple(widths)} is a single level: nothing is halved, and no pixel sees far; take two levels or more")
-    if depth < 1:
-        raise Wrong("depth=0 leaves no blocks on the way down and up, so no bridges either")
-    multiple = patch * 2 ** (len(widths) - 1)
+        raise Wrong(f"widths={tuple(widths)} is a single level: nothing is halved, and no pixel "
+                    "sees far; take two levels or more")
+    if settings.get("depth", 1) < 1:
+        raise Wrong("depth=0 leaves no blocks on the way down and up, so no skip connections "
+                    "either")
+    multiple = patch_size * 2 ** (len(widths) - 1)
     if 28 % multiple:
-        raise Wrong(f"patch={patch} and {len(widths)} levels divide height and width by {multiple}, and 28 is no multiple of it")
-    try:
-        with torch.device("meta"):
-            cost = multiply_adds(UNet(1, **settings), torch.zeros(1, 1, 28, 28), torch.zeros(1))
-    except ValueError as error:
-        raise Wrong(str(error)) from None
-    if cost > BUDGET:
-        raise Wrong(f"{name} needs {cost / 1e6:.1f} million multiply-adds for one image; the budget is {BUDGET / 1e6:.0f} million")
-    if cost < 0.85 * BUDGET:
-        raise Wrong(f"{name} needs {cost / 1e6:.1f} million multiply-adds, {cost / BUDGET:.0%} of the budget; use at least 85 %: wider, deeper, or finer patches")
+        raise Wrong(f"patch_size={patch_size} and {len(widths)} levels divide height and width by "
+                    f"{multiple}, and 28 is no multiple of it")
+
+
+def judge_architecture(f: Callable) -> None:
+    """2.9: architecture() -> (settings, measured).
+
+    Multiply-adds are counted on networks without memory, so that any size can be judged.
+    """
+    if isinstance(f, nn.Module):
+        raise Wrong("return the keyword arguments as a dict, dict(widths=..., ...), and your "
+                    "measurements; got a network")
+    chosen, measured = settings_and_measurements(f() if callable(f) else f)
+    within_budget(chosen, "your choice")
+    measured = [checked_measurement(pair) for pair in measured]
+    compare_candidates(chosen, measured)
 
 
 QUESTIONS = [
-    Question("2.1", 2, judge_parameters, "nearly all of them sit in the two 3x3 convolutions, 9 weights for every pair of channels: twice the width is four times the weights",
-             ("Go through __init__: norm1, conv1, emb, norm2, conv2, skip. Dropout has none.", "A convolution has k * k * in * out weights and out biases; a linear layer in * out and out; a norm 2 per channel.",
-              "2 a + (9 a + 1) b + 2 (e + 1) b + 2 b + (9 b + 1) b, and (a + 1) b more where a != b")),
-    Question("2.2", 3, judge_field, "each layer adds (kernel - 1) times the product of the strides before it: halving early is what lets a U-Net see far",
-             ("How many input pixels apart are two neighbouring pixels of layer n's input?", "That spacing begins at 1 and is multiplied by each stride once its layer is done. A kernel of k spans k - 1 spacings.",
-              "field, jump = 1, 1; for kernel, stride in layers: field += (kernel - 1) * jump; jump *= stride")),
-    Question("2.3", 3, judge_time, "slow waves say roughly when, fast waves say it exactly",
-             ("The frequencies are 10000 ** (-k / (half - 1)) for k = 0 ... half - 1.", "angles = 1000 * t[:, None] * frequencies has shape (B, half). An odd dim, or a dim below 4, is refused first.",
-              "torch.cat([angles.sin(), angles.cos()], dim=1), with if dim < 4 or dim % 2: raise ValueError(...) at the top")),
-    Question("2.4", 3, judge_wiring, "last in, first out: a list is all that a U-Net's bridges need",
-             ("Keep a list. What is pushed last, and who needs it first?", "Down: block, push, shrink. Up: grow, join with the popped bridge, block.",
-              "for grow, block in up: h = block(torch.cat([grow(h), bridges.pop()], dim=1), emb)")),
-    Question("2.5", 3, judge_channels, "one running number, c, is all it takes: what comes up now",
-             ("Walk from the deepest level up, and write down after each block how many channels h has.", "The bridges of a level have widths[level] channels; h has those of the block before, and the middle's at the start.",
-              "c = widths[-1]; for w in reversed(widths): for _ in range(depth): pairs.append((c + w, w)); c = w")),
-    Question("2.6", 3, judge_attention, "the context is a set of tokens: their order changes nothing. A shape that fits proves nothing, a permutation does",
-             ("reshape only cuts the list of numbers anew; it never changes their order in memory. Which numbers lie side by side in (B, L, C)?",
-              "Only the last axis may be cut: (B, L, C) -> (B, L, heads, d). Then transpose(1, 2). On the way back the same, reversed.",
-              "split = lambda x: x.reshape(B, -1, heads, d).transpose(1, 2); softmax(q @ k.transpose(2, 3) / sqrt(d)) @ v; .transpose(1, 2).reshape(B, N, C)")),
-    Question("2.7", 2, judge_equivariance, "shuffle, then ask, or ask, then shuffle: for attention it is the same, until positions are added",
-             ("There are two ways: shuffle the tokens and ask the block, or ask the block and shuffle its answers.", "(block(x[:, order]) - block(x)[:, order]).abs().max()")),
-    Question("2.8", 3, judge_thickness, "it starts without effect and learns a curve: a trained network can be given a new input without forgetting",
-             ("One number per image becomes emb_dim numbers: the way of the time is a good model, waves or a hidden layer, nn.SiLU, then a linear layer.",
-              "The last layer starts at zero (weight and bias), the layers before it must not: or no gradient would ever arrive.",
-              "self.net = nn.Sequential(nn.Linear(1, 64), nn.SiLU(), zero(nn.Linear(64, emb_dim))); return emb + self.net(thickness[:, None])")),
-    Question("2.9", 4, judge_architecture, "within the budget, using it, and the best of those that you measured",
-             ("Start from UNet's defaults and print cost.multiply_adds: what does half the width do to it?", "Width enters squared, pixels enter once: patch=1 costs four times as much as patch=2 at the same widths.",
-              "Near 25 million: dict(widths=(28, 56)), dict(widths=(22, 44), depth=2), and a narrow one on all pixels, dict(widths=(16, 24), patch=1). Which of them is good? Try them.")),
+    Question(
+        "2.1", 2, judge_parameters,
+        "nearly all of them sit in the two 3x3 convolutions, 9 weights for every pair of "
+        "channels: twice the width is four times the weights",
+        ("Go through __init__: norm1, conv1, emb, norm2, conv2, shortcut. Dropout has none.",
+         "A convolution has k * k * in * out weights and out biases; a linear layer in * out and "
+         "out; a norm 2 per channel.",
+         "2 a + (9 a + 1) b + 2 (e + 1) b + 2 b + (9 b + 1) b, and (a + 1) b more where a != b")),
+    Question(
+        "2.2", 3, judge_field,
+        "each layer adds (kernel - 1) times the product of the strides before it: halving early "
+        "is what lets a U-Net see far",
+        ("How many input pixels apart are two neighbouring pixels of layer n's input?",
+         "That spacing begins at 1 and is multiplied by each stride once its layer is done. A "
+         "kernel of k spans k - 1 spacings.",
+         "field, jump = 1, 1; for kernel, stride in layers: field += (kernel - 1) * jump; "
+         "jump *= stride")),
+    Question(
+        "2.3", 3, judge_time,
+        "low frequencies say roughly when, high frequencies say it exactly",
+        ("The frequencies are 10000 ** (-k / (half - 1)) for k = 0 ... half - 1.",
+         "angles = 1000 * t[:, None] * frequencies has shape (B, half). An odd dim, or a dim below "
+         "4, is refused first.",
+         "torch.cat([angles.sin(), angles.cos()], dim=1), with if dim < 4 or dim % 2: raise "
+         "ValueError(...) at the top")),
+    Question(
+        "2.4", 3, judge_wiring,
+        "last in, first out: a list is all that a U-Net's skip connections need",
+        ("Keep a list. What is pushed last, and who needs it first?",
+         "Down: block, push, shrink. Up: grow, concatenate with the popped skip, block.",
+         "for grow, block in up: h = block(torch.cat([grow(h), skips.pop()], dim=1), emb)")),
+    Question(
+        "2.5", 3, judge_channels,
+        "one running number, c, is all it takes: what comes up now",
+        ("Walk from the deepest level up, and write down after each block how many channels h "
+         "has.",
+         "The skips of a level have widths[level] channels; h has those of the block before, and "
+         "the middle's at the start.",
+         "c = widths[-1]; for w in reversed(widths): for _ in range(depth): "
+         "pairs.append((c + w, w)); c = w")),
+    Question(
+        "2.6", 3, judge_attention,
+        "the context is a set of tokens: their order changes nothing. A shape that fits proves "
+        "nothing, a permutation does",
+        ("reshape only cuts the list of numbers anew; it never changes their order in memory. "
+         "Which numbers lie side by side in (B, L, C)?",
+         "Only the last axis may be cut: (B, L, C) -> (B, L, heads, d). Then transpose(1, 2). On "
+         "the way back the same, reversed.",
+         "split = lambda x: x.reshape(B, -1, heads, d).transpose(1, 2); "
+         "softmax(q @ k.transpose(2, 3) / sqrt(d)) @ v; .transpose(1, 2).reshape(B, N, C)")),
+    Question(
+        "2.7", 2, judge_equivariance,
+        "shuffle, then call the block, or call it, then shuffle: for attention it is the same, "
+        "until positions are added",
+        ("There are two ways: shuffle the tokens and call the block, or call the block and "
+         "shuffle its outputs.",
+         "(block(x[:, order]) - block(x)[:, order]).abs().max()")),
+    Question(
+        "2.8", 3, judge_thickness,
+        "it starts without effect and learns a curve: a trained network can be given a new input "
+        "without forgetting",
+        ("One number per image becomes emb_dim numbers, as for the time: sinusoids or a hidden "
+         "layer, nn.SiLU, then a linear layer.",
+         "The last layer starts at zero (weight and bias), the layers before it must not: or no "
+         "gradient would ever arrive.",
+         "self.net = nn.Sequential(nn.Linear(1, 64), nn.SiLU(), "
+         "zero_init(nn.Linear(64, emb_dim))); return emb + self.net(thickness[:, None])")),
+    Question(
+        "2.9", 4, judge_architecture,
+        "within the budget, using it, and the best of those that you measured",
+        ("Start from UNet's defaults and print profiling.multiply_adds: what does half the width "
+         "do to it?",
+         "Width enters squared, pixels enter once: patch_size=1 costs four times as much as "
+         "patch_size=2 at the same widths.",
+         "Near 25 million: dict(widths=(28, 56)), dict(widths=(22, 44), depth=2), and a narrow "
+         "one on all pixels, dict(widths=(16, 24), patch_size=1). Which of them is good? Try "
+         "them.")),
 ]

@@ -1,55 +1,42 @@
-"""The questions of lesson 3. Each judge computes the right answer and the well-known wrong ones, and tells them apart."""
+"""The questions of lesson 3.
+
+Each question has a table of its well-known mistakes: diagnosis -> what the mistake computes. The
+judge draws a case in which the right answer and all mistakes differ, and compares.
+"""
 import copy
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..lab.data import GaussianMixture
-from ..lab.metrics import frechet_distance, precision_recall
+from ..lab.evaluation.metrics import frechet_distance, precision_recall
 from ..schedules import Schedule
-from . import Question, Wrong, compare, function, number
-from .lesson01 import F64
-from .lesson02 import one_thread
-from .trainings import DEFECTS, PATIENTS, SmallRun, examined, patient
+from .common import (
+    F64,
+    Case,
+    Question,
+    Wrong,
+    as_function,
+    as_scalar,
+    between,
+    compare_case,
+    draw_case,
+    one_thread,
+    reject_first,
+    reject_if,
+    reject_none,
+    source,
+)
+from .trainings import DEFECTS, TRAININGS, SmallRun, patient, train_with
 
-# ---- random inputs: new ones each time, so that a number learned by heart is of no use
+# ---- 3.1 and 3.2: loss weights
 
-
-def source() -> torch.Generator:
-    """A generator seeded by the machine; torch's own random numbers stay as they are."""
-    g = torch.Generator()
-    g.seed()
-    return g
-
-
-def between(low: float, high: float, *shape: int) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=source(), dtype=F64)
-
-
-def apart(case: Callable[[], tuple], rtol: float = 1e-3, atol: float = 1e-3) -> tuple:
-    """Draw a case (inputs, right, mistakes) until no two of its answers could be taken for each other."""
-    for _ in range(300):
-        inputs, right, mistakes = case()
-        answers = [right, *mistakes.values()]
-        if all(a.shape != b.shape or torch.allclose(a, b, rtol=1e-9, atol=1e-12) or not torch.allclose(a, b, rtol=3 * rtol, atol=3 * atol)
-               for k, a in enumerate(answers) for b in answers[:k]):
-            break
-    return inputs, right, mistakes
-
-
-def refuse(*suspects: tuple[object, str]) -> None:
-    """Raise the diagnosis of the first suspect (a condition, its diagnosis) that is guilty."""
-    for guilty, words in suspects:
-        if guilty:
-            raise Wrong(words)
-
-
-# ---- 3.1 and 3.2: weights
-
-WEIGHTS = {                                                         # of the x0 error in each target's loss, from the SNR
+# target -> the weight of the x0 error in the loss of this target, from the SNR
+WEIGHTS = {
     "v": lambda snr: snr + 1,
     "flow": lambda snr: (1 + snr.sqrt()) ** 2,
     "eps": lambda snr: snr,
@@ -57,194 +44,588 @@ WEIGHTS = {                                                         # of the x0 
 }
 
 
+def draw_loss(target: str) -> Case:
+    """A batch of losses of one target, each at its own log SNR."""
+    loss = between(0.1, 1, 6)
+    log_snr = between(-3, 3, 6)
+    snr = log_snr.exp()
+    weight = WEIGHTS[target](snr)
+    return Case(target=target, loss=loss, log_snr=log_snr, snr=snr, weight=weight)
+
+
+def right_error(c: Case) -> Tensor:
+    return c.loss / c.weight
+
+
+def error_by(weight: Callable[[Tensor], Tensor]) -> Callable[[Case], Tensor]:
+    """The loss, divided by another weight, a function of the SNR."""
+    return lambda c: c.loss / weight(c.snr)
+
+
+def error_with(snr: Callable[[Case], Tensor]) -> Callable[[Case], Tensor]:
+    """The loss, divided by the right weight of a wrong SNR."""
+    return lambda c: c.loss / WEIGHTS[c.target](snr(c))
+
+
+ERROR_MISTAKES = {
+    "v": {
+        "that is eps' weight; v's is SNR + 1":
+            error_by(WEIGHTS["eps"]),
+        "that is flow's weight, right where alpha + sigma = 1; v's is SNR + 1":
+            error_by(WEIGHTS["flow"]),
+        "1 + 1/SNR is v's weight on the error of *eps*, or your SNR is upside down; "
+        "on the error of x0 it is SNR + 1":
+            error_by(lambda snr: 1 + 1 / snr),
+    },
+    "flow": {
+        "that is v's weight, right where alpha^2 + sigma^2 = 1; "
+        "with alpha = 1 - t and sigma = t there is a mixed term":
+            error_by(WEIGHTS["v"]),
+        "flow's weight has the root of SNR in it: (1 + sqrt(SNR))^2":
+            error_by(lambda snr: (1 + snr) ** 2),
+        "1 + sqrt(SNR) is still to be squared":
+            error_by(lambda snr: 1 + snr.sqrt()),
+    },
+    "eps": {
+        "eps: that is v's weight; here it is SNR alone":
+            error_by(WEIGHTS["v"]),
+        "alpha/sigma is still to be squared: an error counts by its square":
+            error_by(torch.sqrt),
+    },
+    "x0": {
+        "the loss of target x0 is the error of x0: leave it as it is":
+            error_by(WEIGHTS["eps"]),
+        "x0: its own weight is 1, not SNR + 1":
+            error_by(WEIGHTS["v"]),
+    },
+}
+ERROR_MISTAKES_OF_ANY_TARGET = {
+    "{c.target}: you multiply by the weight; loss = weight * error, so divide":
+        lambda c: c.loss * c.weight,
+    "{c.target}: you use log SNR as if it were SNR: take its exp first":
+        error_with(lambda c: c.log_snr),
+    "{c.target}: exp(log_snr / 2) is alpha / sigma; SNR is its square, exp(log_snr)":
+        error_with(lambda c: c.snr.sqrt()),
+    "{c.target}: your SNR is upside down: data over noise is exp(log_snr)":
+        error_with(lambda c: 1 / c.snr),
+    "{c.target}: the logarithm is the natural one: exp(log_snr), not 10**log_snr":
+        error_with(lambda c: 10**c.log_snr),
+    "{c.target}: that is the weight; the loss divided by it is wanted":
+        lambda c: c.weight,
+    "{c.target}: that is a root; the squared error is wanted":
+        lambda c: (c.loss / c.weight).sqrt(),
+    "{c.target}: that is the loss as it came; divide by the weight of this target":
+        lambda c: c.loss,
+}
+ERROR_HELP = (
+    "target {c.target!r}: put eps = (x_t - alpha x0) / sigma into the target, "
+    "for x0 and for x0_hat, and subtract"
+)
+
+
 def judge_error(f: Callable) -> None:
-    """3.1: x0_error(loss, target, log_snr), a loss of any target in units of the x0 error."""
-    for target, weight in WEIGHTS.items():
-        def case():
-            loss, log_snr = between(0.1, 1, 6), between(-3, 3, 6)
-            snr, root = log_snr.exp(), (log_snr / 2).exp()
-            others = {
-                "v": {"that is eps' weight; v's is SNR + 1": loss / snr, "that is flow's weight, right where alpha + sigma = 1; v's is SNR + 1": loss / (1 + root) ** 2,
-                      "1 + 1/SNR is v's weight on the error of *eps*, or your SNR is upside down; on the error of x0 it is SNR + 1": loss / (1 + 1 / snr)},
-                "flow": {"that is v's weight, right where alpha^2 + sigma^2 = 1; with alpha = 1 - t and sigma = t there is a mixed term": loss / (snr + 1),
-                         "flow's weight has the root of SNR in it: (1 + sqrt(SNR))^2": loss / (1 + snr) ** 2, "1 + sqrt(SNR) is still to be squared": loss / (1 + root)},
-                "eps": {"eps: that is v's weight; here it is SNR alone": loss / (snr + 1), "alpha/sigma is still to be squared: an error counts by its square": loss / root},
-                "x0": {"the loss of target x0 is the error of x0: leave it as it is": loss / snr, "x0: its own weight is 1, not SNR + 1": loss / (snr + 1)},
-            }
-            return (loss, log_snr), loss / weight(snr), others[target] | {
-                f"{target}: you multiply by the weight; loss = weight * error, so divide": loss * weight(snr),
-                f"{target}: you use log SNR as if it were SNR: take its exp first": loss / weight(log_snr),
-                f"{target}: exp(log_snr / 2) is alpha / sigma; SNR is its square, exp(log_snr)": loss / weight(root),
-                f"{target}: your SNR is upside down: data over noise is exp(log_snr)": loss / weight(1 / snr),
-                f"{target}: the logarithm is the natural one: exp(log_snr), not 10**log_snr": loss / weight(10**log_snr),
-                f"{target}: that is the weight; the loss divided by it is wanted": weight(snr),
-                f"{target}: that is a root; the squared error is wanted": (loss / weight(snr)).sqrt(),
-                f"{target}: that is the loss as it came; divide by the weight of this target": loss,
-            }
-        (loss, log_snr), right, mistakes = apart(case)
-        compare(function(f)(loss.clone(), target, log_snr.clone()), right, mistakes, rtol=1e-3, atol=1e-6,
-                otherwise=f"target {target!r}: put eps = (x_t - alpha x0) / sigma into the target, for the truth and for the guess, and subtract")
+    """3.1: x0_error(loss, target, log_snr), the x0 error that gives this loss of the target."""
+    for target in WEIGHTS:
+        mistakes = ERROR_MISTAKES[target] | ERROR_MISTAKES_OF_ANY_TARGET
+        c = draw_case(lambda: draw_loss(target), right_error, mistakes)
+        got = as_function(f)(c.loss.clone(), target, c.log_snr.clone())
+        compare_case(got, c, right_error, mistakes, rtol=1e-3, atol=1e-6, otherwise=ERROR_HELP)
+
+
+def draw_min_snr(target: str) -> Case:
+    """Noise levels below and above gamma; `clamped` is min(SNR, gamma)."""
+    gamma = between(2, 4).item()
+    log_snr = torch.cat([between(-3, 0, 3), between(4.2, 5, 3)])
+    snr = log_snr.exp()
+    return Case(
+        target=target,
+        gamma=gamma,
+        log_snr=log_snr,
+        snr=snr,
+        clamped=snr.clamp(max=gamma),
+        weight_of=WEIGHTS[target],
+        weight=WEIGHTS[target](snr),
+    )
+
+
+def right_min_snr(c: Case) -> Tensor:
+    return c.clamped / c.weight
+
+
+def eps_factor(c: Case) -> Tensor:
+    return c.clamped / c.snr
+
+
+def x0_factor(c: Case) -> Tensor:
+    return c.clamped
+
+
+def v_factor(c: Case) -> Tensor:
+    return c.clamped / (c.snr + 1)
+
+
+MIN_SNR_MISTAKES = {
+    "v": {
+        "v: that is the form for eps, min(SNR, gamma) / SNR; "
+        "v has the weight SNR + 1 already: at log SNR = -3 your factor is 21 times too large":
+            eps_factor,
+        "v: that is the form for x0; the loss of v has a weight of its own already: divide by it":
+            x0_factor,
+        "you clamp v's own weight, SNR + 1, at gamma; SNR is what is to be clamped":
+            lambda c: (c.snr + 1).clamp(max=c.gamma) / (c.snr + 1),
+        "the + 1 belongs below the line only: the x0 error shall weigh min(SNR, gamma)":
+            lambda c: (c.clamped + 1) / (c.snr + 1),
+        "that is P2's weight, SNR / (SNR + 1)^2":
+            lambda c: c.snr / (c.snr + 1) ** 2,
+    },
+    "eps": {
+        "eps: that is the form for x0; the loss of eps has a weight of its own already: "
+        "divide by it":
+            x0_factor,
+        "eps: that is the form for v; the weight of eps is not SNR + 1":
+            v_factor,
+        "gamma / SNR alone gives noisy images a weight above 1: "
+        "where SNR is below gamma the factor is 1":
+            lambda c: c.gamma / c.snr,
+        "eps: upside down: the factor is 1 for *noisy* images and falls for clean ones":
+            lambda c: (c.snr / c.gamma).clamp(max=1),
+    },
+    "x0": {
+        "x0: that is the form for eps, min(SNR, gamma) / SNR; x0 has the weight 1":
+            eps_factor,
+        "x0: that is the form for v; the weight of x0 is not SNR + 1":
+            v_factor,
+    },
+}
+MIN_SNR_MISTAKES_OF_ANY_TARGET = {
+    "{c.target}: you take the larger of SNR and gamma; the smaller one is wanted":
+        lambda c: c.snr.clamp(min=c.gamma) / c.weight,
+    # times 1 is no mistake: for x0 take the weight of v
+    "{c.target}: you multiply by the target's own weight; divide":
+        lambda c: c.clamped * (c.weight if c.target != "x0" else c.snr + 1),
+    "{c.target}: you use log SNR as if it were SNR: take its exp first":
+        lambda c: c.log_snr.clamp(max=c.gamma) / c.weight_of(c.log_snr),
+    "{c.target}: you clamp log SNR at gamma; clamp SNR itself":
+        lambda c: c.log_snr.clamp(max=c.gamma).exp() / c.weight,
+    "{c.target}: your SNR is upside down: data over noise is exp(log_snr)":
+        lambda c: (1 / c.snr).clamp(max=c.gamma) / c.weight_of(1 / c.snr),
+    "{c.target}: your gamma is always 5; use the one that is given":
+        lambda c: c.snr.clamp(max=5.0) / c.weight,
+    "{c.target}: the whole factor is upside down":
+        lambda c: c.weight / c.clamped,
+    "{c.target}: nothing is clamped; gamma is the most that the x0 error may weigh":
+        lambda c: c.snr / c.weight,
+}
+MIN_SNR_HELP = (
+    "target {c.target!r}: your factor times the weight of question 3.1 must be min(SNR, gamma)"
+)
+# target -> the factor at log SNR = -inf and inf, for gamma = 3
+MIN_SNR_ENDS = {"v": [0.0, 0.0], "eps": [1.0, 0.0], "x0": [0.0, 3.0]}
 
 
 def judge_min_snr(f: Callable) -> None:
-    """3.2: min_snr_factor(target, log_snr, gamma), the factor on a target's loss that makes the x0 error weigh min(SNR, gamma)."""
-    for target in ("v", "eps", "x0"):
-        def case():
-            gamma, log_snr = between(2, 4).item(), torch.cat([between(-3, 0, 3), between(4.2, 5, 3)])
-            snr = log_snr.exp()
-            cut, weight = snr.clamp(max=gamma), WEIGHTS[target](snr)
-            forms = {
-                "eps": (f"{target}: that is the form for eps, min(SNR, gamma) / SNR; "
-                        f"{'v has the weight SNR + 1 already: at log SNR = -3 your factor is 21 times too large' if target == 'v' else 'x0 has the weight 1'}", cut / snr),
-                "x0": (f"{target}: that is the form for x0; the loss of {target} has a weight of its own already: divide by it", cut),
-                "v": (f"{target}: that is the form for v; the weight of {target} is not SNR + 1", cut / (snr + 1)),
-            }
-            others = {
-                "v": {"you cut v's own weight, SNR + 1, at gamma; SNR is what is to be cut": (snr + 1).clamp(max=gamma) / (snr + 1),
-                      "the + 1 belongs below the line only: the x0 error shall weigh min(SNR, gamma)": (cut + 1) / (snr + 1),
-                      "that is P2's weight, SNR / (SNR + 1)^2": snr / (snr + 1) ** 2},
-                "eps": {"gamma / SNR alone gives noisy images a weight above 1: where SNR is below gamma the factor is 1": gamma / snr,
-                        "eps: upside down: the factor is 1 for *noisy* images and falls for clean ones": (snr / gamma).clamp(max=1)},
-            }
-            return (log_snr, gamma), cut / weight, {words: value for name, (words, value) in forms.items() if name != target} | others.get(target, {}) | {
-                f"{target}: you take the larger of SNR and gamma; the smaller one is wanted": snr.clamp(min=gamma) / weight,
-                f"{target}: you multiply by the target's own weight; divide": cut * weight if target != "x0" else cut * (snr + 1),
-                f"{target}: you use log SNR as if it were SNR: take its exp first": log_snr.clamp(max=gamma) / WEIGHTS[target](log_snr),
-                f"{target}: you cut log SNR at gamma; cut SNR itself": log_snr.clamp(max=gamma).exp() / weight,
-                f"{target}: your SNR is upside down: data over noise is exp(log_snr)": (1 / snr).clamp(max=gamma) / WEIGHTS[target](1 / snr),
-                f"{target}: your gamma is always 5; use the one that is given": snr.clamp(max=5.0) / weight,
-                f"{target}: the whole factor is upside down": weight / cut,
-                f"{target}: nothing is cut; gamma is the most that the x0 error may weigh": snr / weight,
-            }
-        (log_snr, gamma), right, mistakes = apart(case)
-        compare(function(f)(target, log_snr.clone(), gamma), right, mistakes, rtol=1e-3, atol=1e-6,
-                otherwise=f"target {target!r}: your factor times the weight of question 3.1 must be min(SNR, gamma)")
-    for target, ends in {"v": [0.0, 0.0], "eps": [1.0, 0.0], "x0": [0.0, 3.0]}.items():
-        got = function(f)(target, torch.tensor([-math.inf, math.inf], dtype=F64), 3.0)
-        if not torch.allclose(torch.as_tensor(got, dtype=F64), torch.tensor(ends, dtype=F64), atol=1e-4):
-            said = [round(value, 3) for value in torch.as_tensor(got).tolist()]
-            raise Wrong(f"right in between, but for {target} at log SNR = -inf (zero terminal SNR) and inf (t = 0) yours is {said}, and {ends} is wanted: 0 / 0 and inf / inf are no numbers; write it so that neither is formed")
+    """3.2: min_snr_factor(target, log_snr, gamma).
+
+    The factor on the loss of a target that gives the x0 error the weight min(SNR, gamma).
+    """
+    for target in MIN_SNR_MISTAKES:
+        mistakes = MIN_SNR_MISTAKES[target] | MIN_SNR_MISTAKES_OF_ANY_TARGET
+        c = draw_case(lambda: draw_min_snr(target), right_min_snr, mistakes)
+        got = as_function(f)(target, c.log_snr.clone(), c.gamma)
+        compare_case(got, c, right_min_snr, mistakes, rtol=1e-3, atol=1e-6, otherwise=MIN_SNR_HELP)
+    for target, ends in MIN_SNR_ENDS.items():
+        judge_ends(f, target, ends)
 
 
-# ---- 3.3, 3.4 and 3.9: distances
+def judge_ends(f: Callable, target: str, ends: list[float]) -> None:
+    """The factor at zero terminal SNR and at t = 0."""
+    got = as_function(f)(target, torch.tensor([-math.inf, math.inf], dtype=F64), 3.0)
+    wanted = torch.tensor(ends, dtype=F64)
+    if not torch.allclose(torch.as_tensor(got, dtype=F64), wanted, atol=1e-4):
+        rounded = [round(value, 3) for value in torch.as_tensor(got).tolist()]
+        raise Wrong(
+            f"right in between, but for {target} at log SNR = -inf (zero terminal SNR) and inf "
+            f"(t = 0) yours is {rounded}, and {ends} is wanted: 0 / 0 and inf / inf are no "
+            "numbers; write it so that neither is formed"
+        )
 
-def root(C: Tensor) -> Tensor:
-    """The symmetric root of a symmetric matrix."""
-    w, V = torch.linalg.eigh(C)
-    return (V * w.clamp(min=0).sqrt()) @ V.T
+
+# ---- 3.3: the Fréchet distance
+
+def matrix_sqrt(C: Tensor) -> Tensor:
+    """The symmetric square root of a symmetric positive semidefinite matrix (d, d)."""
+    eigenvalues, V = torch.linalg.eigh(C)
+    return (V * eigenvalues.clamp(min=0).sqrt()) @ V.T
 
 
-def covariance(d: int, dead: int = 0) -> Tensor:
-    """A random covariance (d, d) whose axes are far from the coordinates'; `dead` coordinates, the first ones, never vary."""
-    live = d - dead
-    V, _ = torch.linalg.qr(torch.randn(live, live, generator=source(), dtype=F64))
-    w = torch.cat([between(0.05, 0.5, live // 2), between(1, 4, live - live // 2)])
-    return torch.nn.functional.pad((V * w) @ V.T, (dead, 0, dead, 0))
+def random_covariance(d: int, constant: int = 0) -> Tensor:
+    """A covariance (d, d) with oblique principal axes; the first `constant` features never vary."""
+    varying = d - constant
+    V, _ = torch.linalg.qr(torch.randn(varying, varying, generator=source(), dtype=F64))
+    small = varying // 2
+    variances = torch.cat([between(0.05, 0.5, small), between(1, 4, varying - small)])
+    return F.pad((V * variances) @ V.T, (constant, 0, constant, 0))
+
+
+def draw_gaussians(d: int, constant: int) -> Case:
+    """The means a, b and covariances A, B of two Gaussians; B has `constant` constant features."""
+    a = between(-2, 2, d)
+    b = between(-2, 2, d)
+    A = random_covariance(d)
+    B = random_covariance(d, constant)
+    # so that even the elementwise square root of A B has a trace
+    while ((A @ B).diagonal()[constant:] <= 0.01).any():
+        A = random_covariance(d)
+    means = (a - b).square().sum()
+    traces = A.trace() + B.trace()
+    cross = matrix_sqrt(matrix_sqrt(A) @ B @ matrix_sqrt(A))        # (d, d)
+    return Case(
+        a=a,
+        A=A,
+        b=b,
+        B=B,
+        constant=constant,
+        means=means,
+        traces=traces,
+        total=means + traces,
+        cross=cross,
+        cross_trace=cross.trace(),
+    )
+
+
+def right_frechet(c: Case) -> Tensor:
+    return c.total - 2 * c.cross_trace
+
+
+FRECHET_MISTAKES = {
+    "the distance of the means is still to be squared":
+        lambda c: (c.a - c.b).norm() + c.traces - 2 * c.cross_trace,
+    "the means are missing":
+        lambda c: c.traces - 2 * c.cross_trace,
+    "the squared differences of the means are added up, not averaged":
+        lambda c: (c.a - c.b).square().mean() + c.traces - 2 * c.cross_trace,
+    "square each difference of the means first, then add up":
+        lambda c: (c.a - c.b).sum() ** 2 + c.traces - 2 * c.cross_trace,
+    "that square root is taken entry by entry; the square root of a matrix is the R with "
+    "R R = A B, which .sqrt() does not compute":
+        lambda c: c.total - 2 * (c.A @ c.B).sqrt().trace(),
+    "A * B multiplies entry by entry, so only the two diagonals are left; "
+    "the matrix product is A @ B":
+        lambda c: c.total - 2 * (c.A * c.B).diagonal().sqrt().sum(),
+    "tr(A^(1/2) B^(1/2)) is the root's trace only where A and B commute: "
+    "take the root of the whole product A^(1/2) B A^(1/2)":
+        lambda c: c.total - 2 * (matrix_sqrt(c.A) @ matrix_sqrt(c.B)).trace(),
+    "the factor 2 is missing":
+        lambda c: c.total - c.cross_trace,
+    "the last trace is subtracted: two equal Gaussians have distance 0":
+        lambda c: c.total + 2 * c.cross_trace,
+    "that is the distance's square root; the squared distance is wanted, as is usual":
+        lambda c: (c.total - 2 * c.cross_trace).sqrt(),
+    "the square root is missing in the last trace":
+        lambda c: c.total - 2 * (c.A @ c.B).trace(),
+    "that is the square root of a trace; take the trace of the square root":
+        lambda c: c.total - 2 * (c.A @ c.B).trace().sqrt(),
+    "a trace is the sum of the diagonal; you add up all entries":
+        lambda c: c.means + (c.A + c.B - 2 * c.cross).sum(),
+    "eigh takes a symmetric matrix and uses only half of it; A B is not symmetric, "
+    "A^(1/2) B A^(1/2) is":
+        lambda c: c.total - 2 * torch.linalg.eigvalsh(c.A @ c.B).clamp(min=0).sqrt().sum(),
+    "the singular values of A B are not its eigenvalues, since A B is not symmetric":
+        lambda c: c.total - 2 * torch.linalg.svdvals(c.A @ c.B).sqrt().sum(),
+    "that is the distance of the means alone":
+        lambda c: c.means,
+    "the traces of A and B are missing":
+        lambda c: c.means - 2 * c.cross_trace,
+}
+FRECHET_HELP = (
+    "not the Fréchet distance: try it on A = B (the traces must cancel) and on one dimension, "
+    "where it is (mu_a - mu_b)^2 + (s_a - s_b)^2"
+)
 
 
 def judge_frechet(f: Callable) -> None:
     """3.3: frechet(mu_a, A, mu_b, B), the squared Fréchet distance of two Gaussians."""
-    def case(d, dead):
-        def draw():
-            a, b, A, B = between(-2, 2, d), between(-2, 2, d), covariance(d), covariance(d, dead)
-            while ((A @ B).diagonal()[dead:] <= 0.01).any():        # so that even the elementwise root has a trace
-                A = covariance(d)
-            means, traces = (a - b).square().sum(), A.trace() + B.trace()
-            cross = root(root(A) @ B @ root(A)).trace()
-            R, total = root(root(A) @ B @ root(A)), means + traces
-            mistakes = {
-                "the distance of the means is still to be squared": (a - b).norm() + traces - 2 * cross,
-                "the means are missing": traces - 2 * cross,
-                "the squared differences of the means are added up, not averaged": (a - b).square().mean() + traces - 2 * cross,
-                "square each difference of the means first, then add up": (a - b).sum() ** 2 + traces - 2 * cross,
-                "that root is taken entry by entry; the root of a matrix is the R with R R = A B (.sqrt() does not know that)": total - 2 * (A @ B).sqrt().trace(),
-                "A * B multiplies entry by entry, so only the two diagonals are left; the matrix product is A @ B": total - 2 * (A * B).diagonal().sqrt().sum(),
-                "tr(A^(1/2) B^(1/2)) is the root's trace only where A and B commute: take the root of the whole product A^(1/2) B A^(1/2)": total - 2 * (root(A) @ root(B)).trace(),
-                "the factor 2 is missing": total - cross,
-                "the last trace is subtracted: two equal Gaussians have distance 0": total + 2 * cross,
-                "that is the distance's square root; the squared distance is wanted, as is usual": (total - 2 * cross).sqrt(),
-                "the root is missing in the last trace": total - 2 * (A @ B).trace(),
-                "that is the root of a trace; take the trace of the root": total - 2 * (A @ B).trace().sqrt(),
-                "a trace is the sum of the diagonal; you add up all entries": means + (A + B - 2 * R).sum(),
-                "eigh takes a symmetric matrix and reads only half of it; A B is not symmetric, A^(1/2) B A^(1/2) is": total - 2 * torch.linalg.eigvalsh(A @ B).clamp(min=0).sqrt().sum(),
-                "the singular values of A B are not its eigenvalues, since A B is not symmetric": total - 2 * torch.linalg.svdvals(A @ B).sqrt().sum(),
-                "that is the distance of the means alone": means,
-                "the traces of A and B are missing": means - 2 * cross,
-            }
-            return (a, A, b, B), total - 2 * cross, mistakes
-        return draw
-
-    for d, dead in ((3, 0), (5, 0), (4, 1)):
-        atol = 4e-3 if dead else 5e-4                               # in float32 an eigenvalue of 0 comes as 1e-6, and its root as 1e-3
-        inputs, right, mistakes = apart(case(d, dead), atol=max(atol, 1e-3))
-        try:
-            got = function(f)(*(x.clone() for x in inputs))
-        except torch.linalg.LinAlgError as error:
-            raise Wrong(f"{'right so far, but here a covariance is singular, since one feature never varies' if dead else 'a matrix could not be taken apart'} ({str(error).split('.')[0]}): eigh can take any symmetric matrix apart") from None
-        if torch.is_tensor(got) and got.is_complex():
-            raise Wrong("your answer is complex: eigenvalues of a product that is not symmetric come as complex numbers; take .real, or the symmetric product")
-        got = number(got)
-        if got.isnan():
-            raise Wrong("your answer is nan: is the root taken entry by entry, where some entries are negative?" if not dead else
-                        "right so far, but nan where a covariance is singular: rounding makes an eigenvalue of 0 slightly negative; clamp(min=0) before the root")
-        compare(got, right, mistakes, rtol=3e-4, atol=atol, otherwise="not the Fréchet distance: try it on A = B (the traces must cancel) and on one dimension, where it is (mu_a - mu_b)^2 + (s_a - s_b)^2")
+    for d, constant in ((3, 0), (5, 0), (4, 1)):
+        # in float32 an eigenvalue of 0 is computed as 1e-6, and its square root as 1e-3
+        atol = 4e-3 if constant else 5e-4
+        c = draw_case(lambda: draw_gaussians(d, constant), right_frechet, FRECHET_MISTAKES,
+                      atol=max(atol, 1e-3))
+        compare_case(frechet_answer(f, c), c, right_frechet, FRECHET_MISTAKES,
+                     rtol=3e-4, atol=atol, otherwise=FRECHET_HELP)
 
 
-def fitted(u: Tensor, values: Tensor, degree: int = 1) -> Tensor:
-    """Least squares: what a straight line (or a parabola) through values (K,) over u (K,) has at u = 0."""
-    return torch.linalg.lstsq(torch.stack([u**k for k in range(degree + 1)], 1), values[:, None]).solution[0, 0]
+def frechet_answer(f: Callable, c: Case) -> Tensor:
+    """The reader's distance, one number. Raises Wrong if it is complex, nan or not computed."""
+    try:
+        got = as_function(f)(c.a.clone(), c.A.clone(), c.b.clone(), c.B.clone())
+    except torch.linalg.LinAlgError as error:
+        raise Wrong(decomposition_failed(error, c)) from None
+    reject_if((torch.is_tensor(got) and got.is_complex(),
+               "your answer is complex: eigenvalues of a product that is not symmetric come as "
+               "complex numbers; take .real, or the symmetric product"))
+    got = as_scalar(got)
+    reject_if((got.isnan() and not c.constant,
+               "your answer is nan: is the square root taken entry by entry, where some entries "
+               "are negative?"),
+              (got.isnan(),
+               "right so far, but nan where a covariance is singular: rounding makes an eigenvalue "
+               "of 0 slightly negative; clamp(min=0) before the square root"))
+    return got
+
+
+def decomposition_failed(error: Exception, c: Case) -> str:
+    """The diagnosis of an answer that raises LinAlgError."""
+    where = "a matrix decomposition failed"
+    if c.constant:
+        where = "right so far, but here a covariance is singular, since one feature never varies"
+    return f"{where} ({str(error).split('.')[0]}): eigh decomposes any symmetric matrix"
+
+
+# ---- 3.4: extrapolation to infinitely many samples
+
+def intercept(u: Tensor, values: Tensor, degree: int = 1) -> Tensor:
+    """Least squares: the value at u = 0 of a line (or parabola) through values (K,) over u (K,)."""
+    powers = torch.stack([u**k for k in range(degree + 1)], dim=1)  # (K, degree + 1)
+    return torch.linalg.lstsq(powers, values[:, None]).solution[0, 0]
+
+
+def draw_measurements() -> Case:
+    """Values that follow slope / n + limit exactly."""
+    n = torch.tensor([100, 150, 250, 400, 600, 800, 900, 1000], dtype=F64)
+    n = n + between(-20, 20, 8).round()
+    slope = between(100, 300)
+    limit = between(1, 5)
+    return Case(n=n, slope=slope, limit=limit, values=slope / n + limit)
+
+
+def right_limit(c: Case) -> Tensor:
+    return c.limit
+
+
+LIMIT_MISTAKES = {
+    "that is the slope of the line; the limit is where 1/n = 0, its intercept":
+        lambda c: c.slope,
+    "that is the value at the largest n; go on to n = infinity":
+        lambda c: c.values[-1],
+    "that is the value at the smallest n":
+        lambda c: c.values[0],
+    "that is the mean of the values":
+        lambda c: c.values.mean(),
+    "the line is fitted against n itself; the bias falls like 1/n, so fit against 1/n":
+        lambda c: intercept(c.n, c.values),
+    "the line is fitted against log n; the bias falls like 1/n":
+        lambda c: intercept(c.n.log(), c.values),
+    "the line is fitted against 1/sqrt(n); the *spread* falls like that, the bias like 1/n":
+        lambda c: intercept(c.n.rsqrt(), c.values),
+    "the line is fitted against 1/n^2; the bias falls like 1/n":
+        lambda c: intercept(c.n**-2, c.values),
+    "a straight line in log-log goes to 0: the limit must be a number of its own in the fit":
+        lambda c: intercept(c.n.log(), c.values.log()).exp(),
+    "your limit is 0: does the line have an intercept?":
+        lambda c: 0.0,
+    "that is the line's value at n = 1, slope and limit together":
+        lambda c: c.slope + c.limit,
+    "the sign of the limit is wrong":
+        lambda c: -c.limit,
+}
+LIMIT_HELP = (
+    "for values that follow a / n + {c.limit:.3f} exactly the limit is {c.limit:.3f}; "
+    "yours is {c.got:.3f}"
+)
+
+
+def is_fit(c: Case, chosen: slice | list[int], degree: int = 1) -> bool:
+    """Whether the answer is the intercept of a fit to some of the measurements only."""
+    return abs(c.got - intercept(1 / c.n[chosen], c.noisy[chosen], degree)) < 1e-4
+
+
+FIT_SUSPECTS = {
+    "right without errors, but you use the two largest n alone, and their errors are multiplied "
+    "by more than ten: use all values":
+        lambda c: is_fit(c, slice(-2, None)),
+    "right without errors, but you use the last three values alone: use all":
+        lambda c: is_fit(c, slice(-3, None)),
+    "right without errors, but a parabola in 1/n follows the errors of the values; "
+    "a straight line is what the derivation gives":
+        lambda c: is_fit(c, slice(None), degree=2),
+    "right without errors, but you use the first and the last value alone: use all":
+        lambda c: is_fit(c, [0, -1]),
+    "right without errors; but when the values are wrong by 0.05 each, your limit is wrong by "
+    "{c.error:.2f}: use all values, and fit no more than a line":
+        lambda c: c.error > 0.12,
+}
 
 
 def judge_extrapolate(f: Callable) -> None:
     """3.4: extrapolate(ns, values), the limit of a / n + b from measurements at several n."""
-    def case():
-        n = torch.tensor([100, 150, 250, 400, 600, 800, 900, 1000], dtype=F64) + between(-20, 20, 8).round()
-        a, b = between(100, 300), between(1, 5)
-        values = a / n + b
-        return (n, values), b, {
-            "that is the slope of the line; the limit is where 1/n = 0, its intercept": a,
-            "that is the value at the largest n; go on to n = infinity": values[-1],
-            "that is the value at the smallest n": values[0],
-            "that is the mean of the values": values.mean(),
-            "the line is fitted against n itself; the bias falls like 1/n, so fit against 1/n": fitted(n, values),
-            "the line is fitted against log n; the bias falls like 1/n": fitted(n.log(), values),
-            "the line is fitted against 1/sqrt(n); the *spread* falls like that, the bias like 1/n": fitted(n.rsqrt(), values),
-            "the line is fitted against 1/n^2; the bias falls like 1/n": fitted(n**-2, values),
-            "a straight line in log-log goes to 0: the limit must be a number of its own in the fit": fitted(n.log(), values.log()).exp(),
-            "your limit is 0: does the line have an intercept?": torch.zeros((), dtype=F64),
-            "that is the line's value at n = 1, slope and limit together": a + b,
-            "the sign of the limit is wrong": -b,
-        }
-    (n, values), right, mistakes = apart(case)
-    given = n.clone(), values.clone()
+    c = draw_case(draw_measurements, right_limit, LIMIT_MISTAKES)
+    c.got = limit_answer(f, c)
+    compare_case(c.got, c, right_limit, LIMIT_MISTAKES, rtol=1e-3, atol=1e-3, otherwise=LIMIT_HELP)
+    # errors of about the size by which random draws differ
+    c.noisy = c.values + 0.05 * torch.tensor([-1, 1, 1, -1, 1, -1, 1, -1], dtype=F64)
+    c.got = as_scalar(f(c.n, c.noisy))
+    c.error = abs(c.got - c.limit)
+    reject_first(FIT_SUSPECTS, c)
+
+
+def limit_answer(f: Callable, c: Case) -> Tensor:
+    """The reader's limit, one number. Raises Wrong if f changes its inputs or mixes dtypes."""
+    n = c.n.clone()
+    values = c.values.clone()
     try:
-        got = function(f)(*given)
+        got = as_function(f)(n, values)
     except RuntimeError as error:
-        refuse(("dtype" in str(error) or "Double" in str(error), f"float32 and float64 are mixed ({error}): make everything .double()"))
+        reject_if(("dtype" in str(error) or "Double" in str(error),
+                   f"float32 and float64 are mixed ({error}): make everything .double()"))
         raise
-    refuse((not (torch.equal(given[0], n) and torch.equal(given[1], values)), "your function changes the tensors it was given: compute new ones"),
-           (isinstance(got, (tuple, list)) or torch.is_tensor(got) and got.numel() == 2, "one number is wanted, the limit; you return slope and limit together"))
-    compare(number(got), right, mistakes, rtol=1e-3, atol=1e-3, otherwise=f"for values that follow a / n + {right:.3f} exactly the limit is {right:.3f}; yours says {number(got):.3f}")
-    noisy = values + 0.05 * torch.tensor([-1, 1, 1, -1, 1, -1, 1, -1], dtype=F64)           # about what draws differ by
-    got = number(f(n, noisy))
-    is_that = lambda wrong: abs(got - wrong) < 1e-4
-    refuse((is_that(fitted(1 / n[-2:], noisy[-2:])), "right without errors, but you use the two largest n alone, and their errors are multiplied by more than ten: use all values"),
-           (is_that(fitted(1 / n[-3:], noisy[-3:])), "right without errors, but you use the last three values alone: use all"),
-           (is_that(fitted(1 / n, noisy, 2)), "right without errors, but a parabola in 1/n follows the errors of the values; a straight line is what the derivation gives"),
-           (is_that(fitted(1 / n[[0, -1]], noisy[[0, -1]])), "right without errors, but you use the first and the last value alone: use all"),
-           (abs(got - right) > 0.12, f"right without errors; but when the values are wrong by 0.05 each, your limit is wrong by {abs(got - right):.2f}: use all values, and fit no more than a line"))
+    pair = isinstance(got, (tuple, list)) or torch.is_tensor(got) and got.numel() == 2
+    reject_if((not (torch.equal(n, c.n) and torch.equal(values, c.values)),
+               "your function changes the tensors it was given: compute new ones"),
+              (pair,
+               "one number is wanted, the limit; you return slope and limit together"))
+    return as_scalar(got)
 
 
-# ---- 3.5: the average of weights
+# ---- 3.5: the EMA of the weights
 
-def averaged(history: list[list[Tensor]], decay: Callable[[int, int], float], swap: bool = False) -> Tensor:
-    """The average after each update in history (each a list of parameters), where `decay` is given (update, parameter)."""
-    average, all_averages = history[0], []
+def parameters_of(net: nn.Module) -> list[Tensor]:
+    return [p.detach().double().clone() for p in net.parameters()]
+
+
+def share_memory(a: Iterable[Tensor], b: Iterable[Tensor]) -> bool:
+    """Whether a tensor of a and its counterpart in b have one memory."""
+    return any(x.data_ptr() == y.data_ptr() for x, y in zip(a, b))
+
+
+def differ(a: Iterable[Tensor], b: Iterable[Tensor]) -> bool:
+    """Whether a tensor of a and its counterpart in b have different values."""
+    return any(not torch.equal(x, y) for x, y in zip(a, b))
+
+
+NEW_EMA_SUSPECTS = {
+    "keep the averaged network, a module, in self.net from the start":
+        lambda c: not isinstance(getattr(c.ema, "net", None), nn.Module),
+    "ema.net is the network itself, not a copy: copy.deepcopy(net)":
+        lambda c: c.ema.net is c.net,
+    "the EMA shares its tensors with the network: deepcopy, a shallow copy is not enough":
+        lambda c: share_memory(c.ema.net.state_dict().values(), c.net.state_dict().values()),
+    "the network that is being trained no longer requires gradients: "
+    "copy first, then requires_grad_(False) on the copy":
+        lambda c: any(not p.requires_grad for p in c.net.parameters()),
+    "before the first update the EMA must equal the network it was given":
+        lambda c: differ(c.ema.net.parameters(), c.net.parameters()),
+}
+UPDATE_SUSPECTS = {
+    "update changes the network itself; only the EMA may move":
+        lambda c: differ(c.net.state_dict().values(), c.before.values()),
+    "after an update the EMA shares its memory with the network (such as a.data = p.data): "
+    "the next step of the optimizer moves both":
+        lambda c: share_memory(c.ema.net.parameters(), c.net.parameters()),
+}
+UPDATE_ERRORS = {
+    "a buffer of whole numbers (BatchNorm counts its batches) cannot be averaged ({c.error}): "
+    "copy buffers":
+        lambda c: any(word in c.error for word in ("Long", "integer", "can't be cast")),
+    "the EMA is changed in place while autograd records: put @torch.no_grad() on update":
+        lambda c: "leaf Variable that requires grad" in c.error,
+}
+GRADIENT_SUSPECTS = {
+    "the EMA has a graph that reaches back through all updates: put @torch.no_grad() on update":
+        lambda c: any(p.grad_fn is not None for p in c.ema.net.parameters()),
+    "the EMA still requires gradients: requires_grad_(False), no optimizer trains it":
+        lambda c: any(p.requires_grad for p in c.ema.net.parameters()),
+}
+# the network is Sequential(Linear, BatchNorm1d, Linear)
+BUFFER_SUSPECTS = {
+    "the weights are right; the running statistics of the BatchNorm are averages already: "
+    "copy buffers, do not average them again":
+        lambda c: not same_mean(c) and torch.allclose(
+            c.ema.net[1].running_mean.double(), c.averaged_mean, atol=1e-5),
+    "the weights are right, but the buffers (running_mean of the BatchNorm) are not the "
+    "network's: copy net.buffers(), too":
+        lambda c: not same_mean(c),
+    "the weights are right, but the BatchNorm's count of batches became a floating-point number: "
+    "copy_ into the buffer":
+        lambda c: c.ema.net[1].num_batches_tracked.is_floating_point(),
+    "the weights are right, but the buffer num_batches_tracked is "
+    "{c.ema.net[1].num_batches_tracked}, and the network's is {c.net[1].num_batches_tracked}: "
+    "copy buffers of whole numbers, too":
+        lambda c: c.ema.net[1].num_batches_tracked != c.net[1].num_batches_tracked,
+}
+
+
+def same_mean(c: Case) -> bool:
+    return torch.allclose(c.ema.net[1].running_mean, c.net[1].running_mean)
+
+
+def warm_up(n: int) -> float:
+    return (1 + n) / (10 + n)
+
+
+def ema_by(decay: Callable[[Case, int], float]) -> Callable[[Case], Tensor]:
+    """The EMA after each update, by decay(c, n), where n = 0, 1, ... counts the updates."""
+    return lambda c: ema_of_history(c.history, lambda n, k: decay(c, n))
+
+
+def ema_of_history(
+    history: list[list[Tensor]], decay: Callable[[int, int], float]
+) -> Tensor:
+    """The EMA of the parameters after each update, (updates, all parameters).
+
+    history: the parameters at the start and at each update; decay(n, k): of update n and
+    parameter k.
+    """
+    average = history[0]
+    averages = []
     for n, parameters in enumerate(history[1:]):
-        share = [1 - decay(n, k) if swap else decay(n, k) for k in range(len(parameters))]
-        average = [d * a + (1 - d) * p for d, a, p in zip(share, average, parameters)]
-        all_averages.append(torch.cat([a.flatten() for a in average]))
-    return torch.stack(all_averages)
+        average = [
+            decay(n, k) * a + (1 - decay(n, k)) * p
+            for k, (a, p) in enumerate(zip(average, parameters))
+        ]
+        averages.append(torch.cat([a.flatten() for a in average]))
+    return torch.stack(averages)
+
+
+def counted_per_parameter(c: Case) -> Tensor:
+    """The mistake of counting n up with every parameter."""
+    count = len(c.history[0])
+    return ema_of_history(c.history, lambda n, k: min(c.decay, warm_up(n * count + k)))
+
+
+right_ema = ema_by(lambda c, n: min(c.decay, warm_up(n)))
+
+EMA_MISTAKES = {
+    "decay and 1 - decay have changed places: the *old* average is multiplied by decay":
+        ema_by(lambda c, n: 1 - min(c.decay, warm_up(n))),
+    "there is no warm-up: in the first updates the decay is (1 + n) / (10 + n), "
+    "far below the final one":
+        ema_by(lambda c, n: c.decay),
+    "max where min belongs: the warm-up is a limit from above":
+        ema_by(lambda c, n: max(c.decay, warm_up(n))),
+    "your n runs ahead: in the first update n = 0 and the decay is 1/10":
+        ema_by(lambda c, n: min(c.decay, warm_up(n + 1))),
+    "your first update only copies, and the network given to __init__ is forgotten: "
+    "with n = 0 the decay is 1/10":
+        ema_by(lambda c, n: min(c.decay, n / (9 + n))),
+    "n is never counted up: the decay stays at 1/10":
+        ema_by(lambda c, n: min(c.decay, warm_up(0))),
+    "n is counted up for every parameter; count updates":
+        counted_per_parameter,
+    "the warm-up never ends: the decay must stop growing at the one that is given":
+        ema_by(lambda c, n: warm_up(n)),
+    "the EMA never moves: does update write into self.net?":
+        ema_by(lambda c, n: 1.0),
+    "that is a copy of the last weights; average":
+        ema_by(lambda c, n: 0.0),
+    "that is the plain mean of all weights, which never forgets the start":
+        ema_by(lambda c, n: (n + 1) / (n + 2)),
+    "the warm-up is multiplied by the decay; take the smaller of the two":
+        ema_by(lambda c, n: c.decay * warm_up(n)),
+}
+EMA_HELP = (
+    "with decay {c.decay} the EMA is not where it should be after {c.first_wrong} update(s): "
+    "the decay of update n = 0, 1, 2, ... is min(decay, (1 + n) / (10 + n))"
+)
 
 
 def judge_ema(EMA: Callable) -> None:
@@ -253,288 +634,585 @@ def judge_ema(EMA: Callable) -> None:
         torch.manual_seed(source().initial_seed() % 2**31)
         for decay in (0.3, 0.99):
             net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-            values = lambda module: [p.detach().double().clone() for p in module.parameters()]
-            try:
-                ema = function(EMA)(net, decay)
-                first_look(ema, net)
-                history, got, mean = [values(net)], [], ema.net[1].running_mean.clone().double()       # mean: as an average would have it
-                for n in range(8):
-                    with torch.no_grad():
-                        for p in net.parameters():
-                            p.add_(torch.randn_like(p))
-                    net(3 + torch.randn(20, 3))                                             # moves the buffers of the BatchNorm
-                    before = copy.deepcopy(net.state_dict())
-                    ema.update(net)
-                    refuse((any(not torch.equal(value, before[name]) for name, value in net.state_dict().items()), "update changes the network itself; only the average may move"),
-                           (any(a.data_ptr() == p.data_ptr() for a, p in zip(ema.net.parameters(), net.parameters())),
-                            "after an update the average shares its memory with the network (such as a.data = p.data): the next step of the optimizer moves both"))
-                    history.append(values(net))
-                    got.append(torch.cat([p.flatten() for p in values(ema.net)]))
-                    mean = torch.lerp(net[1].running_mean.double(), mean, min(decay, (1 + n) / (10 + n)))
-            except RuntimeError as error:
-                refuse((any(word in str(error) for word in ("Long", "integer", "can't be cast")), f"a buffer of whole numbers (BatchNorm counts its batches) cannot be averaged ({error}): copy buffers"),
-                       ("leaf Variable that requires grad" in str(error), "the average is changed in place while autograd watches: put @torch.no_grad() on update"))
-                raise
-            judge_average(ema.net, torch.stack(got), history, decay)
-            judge_buffers(ema.net[1], net[1], mean)
+            c = ema_of_training(EMA, net, decay)
+            reject_first(GRADIENT_SUSPECTS, c)
+            far = (c.got - right_ema(c)).abs().amax(1) > 1e-4       # (updates,)
+            c.first_wrong = 1 + far.int().argmax()
+            compare_case(c.got, c, right_ema, EMA_MISTAKES, rtol=1e-4, atol=1e-4,
+                         otherwise=EMA_HELP)
+            reject_first(BUFFER_SUSPECTS, c)
 
 
-def first_look(ema: object, net: nn.Module) -> None:
-    """What must hold before the first update."""
-    refuse((not isinstance(getattr(ema, "net", None), nn.Module), "keep the averaged network, a module, in self.net from the start"))
-    shared = any(a.data_ptr() == p.data_ptr() for a, p in zip(ema.net.state_dict().values(), net.state_dict().values()))
-    refuse((ema.net is net, "ema.net is the network itself, not a copy: copy.deepcopy(net)"),
-           (shared, "the average shares its tensors with the network: deepcopy, a shallow copy is not enough"),
-           (any(not p.requires_grad for p in net.parameters()), "the network that is being trained no longer requires gradients: copy first, then requires_grad_(False) on the copy"),
-           (any(not torch.equal(a, p) for a, p in zip(ema.net.parameters(), net.parameters())), "before the first update the average must equal the network it was given"))
+def ema_of_training(EMA: Callable, net: nn.Module, decay: float) -> Case:
+    """The reader's EMA over eight changes of a network.
+
+    The case has the final `ema` and `net`, `history` and `got` (the parameters of the network and
+    of the EMA after each update), and `averaged_mean`, the running mean as an EMA would have it.
+    """
+    c = Case(net=net, decay=decay, history=[parameters_of(net)], got=[])
+    try:
+        c.ema = as_function(EMA)(net, decay)
+        reject_first(NEW_EMA_SUSPECTS, c)
+        c.averaged_mean = c.ema.net[1].running_mean.clone().double()
+        for n in range(8):
+            update_once(c, n)
+    except RuntimeError as error:
+        reject_first(UPDATE_ERRORS, Case(error=str(error)))
+        raise
+    c.got = torch.stack(c.got)
+    return c
 
 
-def judge_average(average: nn.Module, got: Tensor, history: list[list[Tensor]], decay: float) -> None:
-    """The parameters after the updates, and how they are kept."""
-    refuse((any(p.grad_fn is not None for p in average.parameters()), "the average has grown a graph that reaches back through all updates: put @torch.no_grad() on update"),
-           (any(p.requires_grad for p in average.parameters()), "the average still requires gradients: requires_grad_(False), nobody trains it"))
-    warm, count = (lambda n: (1 + n) / (10 + n)), len(history[0])
-    way = lambda d, **more: averaged(history, lambda n, k: d(n), **more)
-    compare(got, way(lambda n: min(decay, warm(n))), {
-        "decay and 1 - decay have changed places: the *old* average is multiplied by decay": way(lambda n: min(decay, warm(n)), swap=True),
-        "there is no warm-up: in the first updates the decay is (1 + n) / (10 + n), far below the final one": way(lambda n: decay),
-        "max where min belongs: the warm-up is a limit from above": way(lambda n: max(decay, warm(n))),
-        "your n runs ahead: in the first update n = 0 and the decay is 1/10": way(lambda n: min(decay, warm(n + 1))),
-        "your first update only copies, and the network given to __init__ is forgotten: with n = 0 the decay is 1/10": way(lambda n: min(decay, n / (9 + n))),
-        "n is never counted up: the decay stays at 1/10": way(lambda n: min(decay, warm(0))),
-        "n is counted up for every parameter; count updates": averaged(history, lambda n, k: min(decay, warm(n * count + k))),
-        "the warm-up never ends: the decay must stop growing at the one that is given": way(warm),
-        "the average never moves: does update write into self.net?": way(lambda n: 1.0),
-        "that is a copy of the last weights; average": way(lambda n: 0.0),
-        "that is the plain mean of all weights, which never forgets the start": way(lambda n: (n + 1) / (n + 2)),
-        "the warm-up is multiplied by the decay; take the smaller of the two": way(lambda n: decay * warm(n)),
-    }, rtol=1e-4, atol=1e-4, otherwise=f"with decay {decay} the average is not where it should be after {1 + (got - way(lambda n: min(decay, warm(n)))).abs().amax(1).gt(1e-4).int().argmax()} update(s): the decay of update n = 0, 1, 2, ... is min(decay, (1 + n) / (10 + n))")
+def update_once(c: Case, n: int) -> None:
+    """Change the network at random, then call the reader's update."""
+    with torch.no_grad():
+        for p in c.net.parameters():
+            p.add_(torch.randn_like(p))
+    # moves the buffers of the BatchNorm
+    c.net(3 + torch.randn(20, 3))
+    c.before = copy.deepcopy(c.net.state_dict())
+    c.ema.update(c.net)
+    reject_first(UPDATE_SUSPECTS, c)
+    c.history.append(parameters_of(c.net))
+    c.got.append(torch.cat([p.flatten() for p in parameters_of(c.ema.net)]))
+    mean = c.net[1].running_mean.double()
+    c.averaged_mean = torch.lerp(mean, c.averaged_mean, min(c.decay, warm_up(n)))
 
 
-def judge_buffers(got: nn.Module, wanted: nn.Module, averaged_mean: Tensor) -> None:
-    """The buffers of the BatchNorm: copied, neither averaged nor forgotten."""
-    count, same = got.num_batches_tracked, torch.allclose(got.running_mean, wanted.running_mean)
-    refuse((not same and torch.allclose(got.running_mean.double(), averaged_mean, atol=1e-5),
-            "the weights are right; the running statistics of the BatchNorm are averages already: copy buffers, do not average them again"),
-           (not same, "the weights are right, but the buffers (running_mean of the BatchNorm) are not the network's: copy net.buffers(), too"),
-           (count.is_floating_point(), "the weights are right, but the BatchNorm's count of batches became a floating-point number: copy_ into the buffer"),
-           (count != wanted.num_batches_tracked, f"the weights are right, but the buffer num_batches_tracked says {count} where the network says {wanted.num_batches_tracked}: copy buffers of whole numbers, too"))
+# ---- 3.6: seven trainings, six of them with a defect
+
+def judge_diagnoses(answer: object) -> None:
+    """3.6: a dict letter -> name of the defect.
+
+    A wrong name is contradicted by a measurement; the right name is not told.
+    """
+    answer = answer() if callable(answer) else answer
+    if not isinstance(answer, dict):
+        got = type(answer).__name__ if answer is not None else "None: does it end with `return`?"
+        raise Wrong(f"a dict is wanted, such as {{'A': 'rate x 30', ...}}; got {got}")
+    names = {letter: str(name).strip().lower() for letter, name in answer.items()}
+    reject_malformed(answer, names)
+    wrong = [letter for letter, k in TRAININGS.items() if DEFECTS[k] != names[letter]]
+    if wrong:
+        verb = "is" if len(wrong) == 1 else "are"
+        reasons = "; ".join(contradiction(letter, names[letter]) for letter in wrong)
+        raise Wrong(f"{', '.join(wrong)} {verb} not right yet; {reasons}")
 
 
-# ---- 3.6: seven trainings, most of them broken
+def reject_malformed(answer: dict, names: dict[str, str]) -> None:
+    """Raise Wrong for letters or names that do not exist, are missing or are given twice."""
+    unknown = [letter for letter in answer if letter not in TRAININGS]
+    missing = [letter for letter in TRAININGS if letter not in answer]
+    strange = [answer[letter] for letter, name in names.items() if name not in DEFECTS]
+    reject_if((unknown,
+               f"there is no training {unknown[:1]}: they are called {', '.join(TRAININGS)}"),
+              (missing, f"an answer for {', '.join(missing)} is missing"),
+              (strange, f"{strange[:1]} is not on the list; it has {', '.join(DEFECTS)}"))
+    for name in DEFECTS:
+        letters = [letter for letter, given in names.items() if given == name]
+        reject_if((len(letters) > 1,
+                   f"{' and '.join(letters)} cannot both be {name!r}: "
+                   "no two trainings have the same defect"))
+
 
 def contradiction(letter: str, name: str) -> str:
-    """The measurement in which a training differs most from one that has the defect it is said to have."""
-    here, there = patient(letter).numbers, examined(name).numbers
-
-    def gap(what: str) -> float:
-        a, b = here[what], there[what]
-        return abs(a - b) * 5 if what.startswith(("share", "correlation")) else abs(math.log(max(a, 0.01) / max(b, 0.01)))
-    what = max(here, key=gap)
+    """The measurement by which a training differs most from one with the defect `name`."""
+    here = patient(letter).numbers
+    there = train_with(name).numbers
+    what = max(here, key=lambda what: gap(what, here[what], there[what]))
     return f"with {name!r} the {what} is {there[what]:.3f}, and {letter} has {here[what]:.3f}"
 
 
-def judge_diagnoses(answer: object) -> None:
-    """3.6: a dict letter -> name of the defect. What is wrong is contradicted by a measurement; the right name stays unsaid."""
-    answer = answer() if callable(answer) else answer
-    if not isinstance(answer, dict):
-        raise Wrong(f"a dict is wanted, such as {{'A': 'rate x 30', ...}}; got {'None: does it end with `return`?' if answer is None else type(answer).__name__}")
-    unknown, missing = [letter for letter in answer if letter not in PATIENTS], [letter for letter in PATIENTS if letter not in answer]
-    names = {letter: str(name).strip().lower() for letter, name in answer.items()}
-    strange = [answer[letter] for letter, name in names.items() if name not in DEFECTS]
-    twice = [[letter for letter, given in names.items() if given == name] for name in DEFECTS]
-    refuse((unknown, f"there is no training {unknown[:1]}: they are called {', '.join(PATIENTS)}"), (missing, f"an answer for {', '.join(missing)} is missing"),
-           (strange, f"{strange[:1]} is not on the list; it has {', '.join(DEFECTS)}"),
-           *((len(letters) > 1, f"{' and '.join(letters)} cannot both be {name!r}: no two trainings have the same defect") for name, letters in zip(DEFECTS, twice)))
-    wrong = [letter for letter in PATIENTS if DEFECTS[PATIENTS[letter]] != names[letter]]
-    if wrong:
-        raise Wrong(f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} not right yet; " + "; ".join(contradiction(letter, names[letter]) for letter in wrong))
+def gap(what: str, a: float, b: float) -> float:
+    """How far apart two measurements are: by ratio, or by difference if they lie in [-1, 1]."""
+    if what.startswith(("share", "correlation")):
+        return abs(a - b) * 5
+    return abs(math.log(max(a, 0.01) / max(b, 0.01)))
 
 
-# ---- 3.7: going on after a stop
+# ---- 3.7: resuming a training
+
+def advance(run: SmallRun, steps: int) -> list[float]:
+    """The losses of the next steps."""
+    return [run.advance() for _ in range(steps)]
+
+
+def flat(net: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+def foreign_parameters(run: SmallRun) -> bool:
+    """Whether the optimizer has parameters that are not the network's."""
+    own = {id(p) for p in run.net.parameters()}
+    return any(id(p) not in own for group in run.optimizer.param_groups for p in group["params"])
+
+
+def adam_state(run: SmallRun) -> dict[int, dict[str, object]]:
+    return run.optimizer.state_dict()["state"]
+
+
+def adam_differs(c: Case, *names: str) -> bool:
+    """Whether an entry of Adam's state, such as "exp_avg", differs from that at the stop."""
+    got = adam_state(c.run)
+    wanted = adam_state(c.twin)
+    return any(
+        not torch.equal(torch.as_tensor(got[k][name]), torch.as_tensor(wanted[k][name]))
+        for k in wanted
+        for name in names
+    )
+
+
+def freshly_seeded(c: Case) -> bool:
+    """Whether the generator is at the start of a run with the right seed."""
+    seed = c.twin.generator.initial_seed()
+    state = c.run.generator.get_state()
+    starts = (torch.Generator().manual_seed(seed), SmallRun(seed).generator)
+    return any(torch.equal(state, g.get_state()) for g in starts)
+
+
+# what the run that is restored has done before
+STEPS_ELSEWHERE = 3
+
+# c.run: after restore; c.twin: at the stop; c.losses and c.end: eight steps after it, never stopped
+RESUME_SUSPECTS = {
+    "the optimizer moves tensors that are no longer the network's: load into the network that is "
+    "there, run.net.load_state_dict, do not replace it":
+        lambda c: foreign_parameters(c.run),
+    "the network's weights are not restored":
+        lambda c: not torch.allclose(flat(c.run.net), flat(c.twin.net), atol=1e-2),
+    "the weights come back rounded: bit for bit means float32, as they were":
+        lambda c: not torch.equal(flat(c.run.net), flat(c.twin.net)),
+    "the optimizer is forgotten: Adam's two averages of the gradient are empty, "
+    "and its next steps have another size":
+        lambda c: not adam_state(c.run),
+    "Adam's averages of the gradient are not those of the stopped run: "
+    "keep optimizer.state_dict()":
+        lambda c: adam_differs(c, "exp_avg", "exp_avg_sq"),
+    "Adam's own count of steps is not restored, and its bias correction starts again":
+        lambda c: adam_differs(c, "step"),
+    "the step is forgotten: the learning rate depends on run.step, "
+    "so its schedule goes on from somewhere else":
+        lambda c: c.run.step == STEPS_ELSEWHERE,
+    "the run was stopped after {c.twin.step} steps, and its run.step is {c.run.step}":
+        lambda c: c.run.step != c.twin.step,
+    "the generator starts again from its seed: the run would draw the same data and noise a "
+    "second time":
+        freshly_seeded,
+    "the generator's state is forgotten: the resumed run draws other data and other noise; "
+    "get_state() and set_state()":
+        lambda c: not torch.equal(c.run.generator.get_state(), c.twin.generator.get_state()),
+    "the EMA of the weights starts anew from the network's weights; it has a state of its own":
+        lambda c: torch.equal(flat(c.run.average), flat(c.run.net)),
+    "the EMA of the weights is not restored; the losses do not show it, the samples would":
+        lambda c: not torch.equal(flat(c.run.average), flat(c.twin.average)),
+    # from here on the run has gone on
+    "the parts are all there, but the next losses are not those of the run that was never "
+    "stopped: print both, and see where they part":
+        lambda c: advance(c.run, 8) != c.losses,
+    "the losses agree, but eight steps later the EMA does not: "
+    "does run.average still follow run.net?":
+        lambda c: not torch.equal(flat(c.run.average), flat(c.end.average)),
+}
+CHANGED_BY_ITS_RUN = (
+    "from a file it works; but the state itself changed while the run went on: it holds the run's "
+    "own tensors. state_dict() copies nothing, copy.deepcopy does"
+)
+CHANGED_BY_ANOTHER = (
+    "right the first time; but the resumed run writes into the state, and the second run that is "
+    "restored from it goes astray: optimizer.load_state_dict keeps the tensors it is given, "
+    "so give it copies"
+)
+
 
 def judge_resume(answer: object) -> None:
     """3.7: (state, restore), which make a SmallRun go on as if it had never been stopped."""
-    if not isinstance(answer, (tuple, list)) or len(answer) != 2 or not all(callable(f) for f in answer):
+    if not is_pair_of_functions(answer):
         raise Wrong("pass your two functions, check(\"3.7\", (state, restore))")
     state, restore = answer
     with one_thread(), torch.random.fork_rng(devices=[]), torch.enable_grad():
         seed = source().initial_seed() % 2**31
-        untouched, run = SmallRun(seed), SmallRun(seed)
-        for _ in range(12):
-            untouched.advance(), run.advance()
+        run, twin, end = (SmallRun(seed) for _ in range(3))
+        for each in (run, twin, end):
+            advance(each, 12)
         s = state(run)
-        refuse((s is None, "state returned None: does it end with `return`?"))
-        read, wanted = on_disk(s), [untouched.advance() for _ in range(8)]
-        refuse(([run.advance() for _ in range(8)] != wanted, "taking the state changes the run: its next losses are others than without; state may only look"))
-        twin, *elsewhere = SmallRun(seed), *(SmallRun(seed + 1) for _ in range(3))
-        for run, steps in ((twin, 12), *((other, 3) for other in elsewhere)):
-            for _ in range(steps):
-                run.advance()
-        for run, given, words in zip(elsewhere, (read(), s, s), ("", "from a file it works; but the state itself changed while the run went on: it holds the run's own tensors. state_dict() copies nothing, copy.deepcopy does",
-                                     "right the first time; but the resumed run writes into the state, and the second run that is restored from it goes astray: optimizer.load_state_dict keeps the tensors it is given, so give it copies")):
-            try:
-                restored(run, restore, given, twin, wanted, untouched)
-            except Wrong as diagnosis:
-                raise Wrong(words or str(diagnosis)) from None
+        reject_if((s is None, "state returned None: does it end with `return`?"))
+        s_from_file = saved_and_loaded(s)
+        losses = advance(end, 8)
+        reject_if((advance(run, 8) != losses,
+                   "taking the state changes the run: its next losses are others than without; "
+                   "state must leave the run as it is"))
+        c = Case(seed=seed, twin=twin, end=end, losses=losses)
+        judge_resumed(restore, s_from_file, c)
+        judge_resumed(restore, s, c, CHANGED_BY_ITS_RUN)
+        judge_resumed(restore, s, c, CHANGED_BY_ANOTHER)
 
 
-def on_disk(s: object) -> Callable[[], object]:
-    """The state as a file would keep it; every call reads it anew."""
+def is_pair_of_functions(answer: object) -> bool:
+    pair = isinstance(answer, (tuple, list)) and len(answer) == 2
+    return pair and all(callable(f) for f in answer)
+
+
+def saved_and_loaded(s: object) -> object:
+    """The state as it comes back from a file."""
     file = io.BytesIO()
     try:
         torch.save(s, file)
-        read = lambda: (file.seek(0), torch.load(file, weights_only=True))[1]
-        read()
+        file.seek(0)
+        return torch.load(file, weights_only=True)
     except Exception as error:
-        raise Wrong(f"this state cannot be read back from a file (torch.load with weights_only, {type(error).__name__}): keep tensors, numbers and their dicts, such as "
-                    "state_dict() and get_state(), not whole objects") from None
-    return read
+        raise Wrong(
+            "this state cannot be read back from a file (torch.load with weights_only, "
+            f"{type(error).__name__}): keep tensors, numbers and their dicts, such as "
+            "state_dict() and get_state(), not whole objects"
+        ) from None
 
 
-def restored(run: SmallRun, restore: Callable, s: object, twin: SmallRun, wanted: list[float], end: SmallRun) -> None:
-    """Whether the run goes on from s as the untouched one did; if not, the first part that differs from its twin at the stop."""
+def judge_resumed(restore: Callable, s: object, c: Case, words: str = "") -> None:
+    """Restore s into another run; raise the first part that differs, or `words` in its place."""
+    run = SmallRun(c.seed + 1)
+    advance(run, STEPS_ELSEWHERE)
     restore(run, s)
-    flat = lambda net: torch.cat([p.detach().flatten() for p in net.parameters()])
-    own = {id(p) for p in run.net.parameters()}
-    refuse((any(id(p) not in own for group in run.optimizer.param_groups for p in group["params"]),
-            "the optimizer moves tensors that are no longer the network's: load into the network that is there, run.net.load_state_dict, do not replace it"),
-           (not torch.allclose(flat(run.net), flat(twin.net), atol=1e-2), "the network's weights are not restored"),
-           (not torch.equal(flat(run.net), flat(twin.net)), "the weights come back rounded: bit for bit means float32, as they were"))
-    moments, there = run.optimizer.state_dict()["state"], twin.optimizer.state_dict()["state"]
-    differ = lambda *names: any(not torch.equal(torch.as_tensor(moments[k][name]), torch.as_tensor(there[k][name])) for k in there for name in names)
-    refuse((not moments, "the optimizer is forgotten: Adam's two averages of the gradient are empty, and its next steps have another size"))
-    refuse((differ("exp_avg", "exp_avg_sq"), "Adam's averages of the gradient are not those of the stopped run: keep optimizer.state_dict()"),
-           (differ("step"), "Adam's own count of steps is not restored, and its correction of the first steps starts again"),
-           (run.step == 3, "the step is forgotten: the rate falls by run.step, so its schedule goes on from somewhere else"),
-           (run.step != twin.step, f"the run was stopped after {twin.step} steps and believes it is at step {run.step}"))
-    seed, state = twin.generator.initial_seed(), run.generator.get_state()
-    again = any(torch.equal(state, g.get_state()) for g in (torch.Generator().manual_seed(seed), SmallRun(seed).generator))
-    refuse((again, "the generator starts again from its seed: the run would see the same data and noise a second time"),
-           (not torch.equal(state, twin.generator.get_state()), "the generator's state is forgotten: the resumed run draws other data and other noise; get_state() and set_state()"),
-           (torch.equal(flat(run.average), flat(run.net)), "the average of weights starts anew from the network's weights; it has a state of its own"),
-           (not torch.equal(flat(run.average), flat(twin.average)), "the average of weights is not restored; the losses do not show it, the samples would"),
-           ([run.advance() for _ in range(8)] != wanted, "the parts are all there, but the next losses are not those of the run that was never stopped: print both, and see where they part"),
-           (not torch.equal(flat(run.average), flat(end.average)), "the losses agree, but eight steps later the average does not: does run.average still follow run.net?"))
+    try:
+        reject_first(RESUME_SUSPECTS, Case(run=run, **vars(c)))
+    except Wrong as diagnosis:
+        raise Wrong(words or str(diagnosis)) from None
 
 
 # ---- 3.8: a schedule for larger images
 
+BASES = {
+    "cosine": Schedule.cosine(),
+    "sigmoid": Schedule.sigmoid(),
+    "zero_terminal_snr": Schedule.zero_terminal_snr(),
+}
+
+
+def draw_shift(name: str) -> Case:
+    """Times t (6,) and image sides; alpha and sigma (6,) are the base schedule's."""
+    base = BASES[name]
+    t = between(0.1, 0.9, 6)
+    side = int(between(80, 250))
+    base_side = int(between(24, 40))
+    return Case(
+        name=name,
+        base=base,
+        t=t,
+        side=side,
+        base_side=base_side,
+        k=side / base_side,
+        alpha=base.alpha(t),
+        sigma=base.sigma(t),
+    )
+
+
+def shift_by(factor: Callable[[Case], float]) -> Callable[[Case], Tensor]:
+    """(2, 6): alpha and sigma with sigma / alpha multiplied by a factor."""
+    def shifted(c: Case) -> Tensor:
+        k = factor(c)
+        norm = (c.alpha**2 + (k * c.sigma) ** 2).sqrt()
+        return torch.stack([c.alpha, k * c.sigma]) / norm
+    return shifted
+
+
+right_shift = shift_by(lambda c: c.k)
+
+
+def capped_sigma(c: Case) -> Tensor:
+    return (c.k * c.sigma).clamp(max=1)
+
+
+def shifted_time(c: Case) -> Tensor:
+    """The time at which the flow schedule has the shifted SNR."""
+    return c.k * c.t / (1 + (c.k - 1) * c.t)
+
+
+SHIFT_MISTAKES = {
+    "the shift has the wrong sign: a larger image shows *more* at the same t, "
+    "so it needs more noise, not less":
+        shift_by(lambda c: 1 / c.k),
+    "a factor 2 is missing: log SNR must fall by 2 log(side / base_side), "
+    "so sigma / alpha grows by side / base_side itself, not by its root":
+        shift_by(lambda c: c.k**0.5),
+    "that is the factor of the area: averaging k x k pixels divides the noise's *variance* by "
+    "k^2, its standard deviation by k":
+        shift_by(lambda c: c.k**2),
+    "sigma alone is multiplied, and alpha^2 + sigma^2 is no longer 1: "
+    "divide both by the root of their squares' sum":
+        lambda c: torch.stack([c.alpha, c.k * c.sigma]),
+    "sigma is clamped at 1: most times would show pure noise; "
+    "multiply the *ratio* sigma / alpha":
+        lambda c: torch.stack([(1 - capped_sigma(c) ** 2).sqrt(), capped_sigma(c)]),
+    "sigma is clamped at 1, and alpha is left as it was":
+        lambda c: torch.stack([c.alpha, capped_sigma(c)]),
+    "alpha alone is divided; then alpha^2 + sigma^2 is not 1":
+        lambda c: torch.stack([c.alpha / c.k, c.sigma]),
+    "alpha is divided and sigma made to fit, which is right only near t = 1: "
+    "multiply the *ratio* sigma / alpha":
+        lambda c: torch.stack([c.alpha / c.k, (1 - (c.alpha / c.k) ** 2).sqrt()]),
+    "nothing is shifted":
+        lambda c: torch.stack([c.alpha, c.sigma]),
+    "that time shift, t' = k t / (1 + (k - 1) t), is the flow schedule's; "
+    "here sigma / alpha is another function of t":
+        lambda c: torch.stack([c.base.alpha(shifted_time(c)), c.base.sigma(shifted_time(c))]),
+    "these are alpha^2 and sigma^2; a Schedule is made of standard deviations":
+        lambda c: right_shift(c) ** 2,
+    "the shift is measured from 64, as in a paper whose base is 64 pixels wide; "
+    "here the base is base_side":
+        shift_by(lambda c: c.side / 64),
+    "alpha and sigma have changed places":
+        lambda c: right_shift(c).flip(0),
+    "the sides are subtracted; what counts is their ratio":
+        shift_by(lambda c: float(c.side - c.base_side)),
+}
+SHIFT_HELP = (
+    "from {c.name} at {c.base_side} to {c.side} pixels: at t = {c.t[0]:.2f} the log SNR falls by "
+    "{c.fall:.2f}; after averaging k x k pixels the base's own must be left, so by "
+    "{c.wanted_fall:.2f}"
+)
+
+
 def judge_shifted(f: Callable) -> None:
-    """3.8: shifted(base, side, base_side) -> a Schedule whose log SNR is lower by 2 log(side / base_side), with alpha^2 + sigma^2 = 1."""
-    for name, base in {"cosine": Schedule.cosine(), "sigmoid": Schedule.sigmoid(), "zero_terminal_snr": Schedule.zero_terminal_snr()}.items():
-        def case():
-            t, side, base_side = between(0.1, 0.9, 6), int(between(80, 250)), int(between(24, 40))
-            a, s, k = base.alpha(t), base.sigma(t), side / base_side
-            by = lambda k: torch.stack([a, k * s]) / (a**2 + (k * s) ** 2).sqrt()
-            clock = k * t / (1 + (k - 1) * t)
-            capped, less = (k * s).clamp(max=1), a / k
-            return (t, side, base_side), by(k), {
-                "the shift has the wrong sign: a larger image shows *more* at the same t, so it needs more noise, not less": by(1 / k),
-                "a factor 2 is missing: log SNR must fall by 2 log(side / base_side), so sigma / alpha grows by side / base_side itself, not by its root": by(k**0.5),
-                "that is the factor of the area: averaging k x k pixels divides the noise's *variance* by k^2, its standard deviation by k": by(k**2),
-                "sigma alone is multiplied, and alpha^2 + sigma^2 is no longer 1: divide both by the root of their squares' sum": torch.stack([a, k * s]),
-                "sigma is cut off at 1: most times would show pure noise; multiply the *ratio* sigma / alpha": torch.stack([(1 - capped**2).sqrt(), capped]),
-                "sigma is cut off at 1, and alpha is left as it was": torch.stack([a, capped]),
-                "alpha alone is divided; then alpha^2 + sigma^2 is not 1": torch.stack([less, s]),
-                "alpha is divided and sigma made to fit, which is right only near t = 1: multiply the *ratio* sigma / alpha": torch.stack([less, (1 - less**2).sqrt()]),
-                "nothing is shifted": torch.stack([a, s]),
-                "that clock, k t / (1 + (k - 1) t), is the flow schedule's; here sigma / alpha is another function of t": torch.stack([base.alpha(clock), base.sigma(clock)]),
-                "these are alpha^2 and sigma^2; a Schedule is made of standard deviations": by(k) ** 2,
-                "the shift is measured from 64, as in a paper whose base is 64 pixels wide; here the base is base_side": by(side / 64),
-                "alpha and sigma have changed places": by(k).flip(0),
-                "the sides are subtracted; what counts is their ratio": by(float(side - base_side)),
-            }
-        (t, side, base_side), right, mistakes = apart(case)
-        got = function(f)(base, side, base_side)
-        if not isinstance(got, Schedule):
-            raise Wrong(f"return a Schedule: Schedule(alpha, sigma) takes two functions of t; got {'None: does it end with `return`?' if got is None else type(got).__name__}")
-        compare(torch.stack([got.alpha(t), got.sigma(t)]).double(), right, mistakes, rtol=1e-3, atol=1e-4,
-                otherwise=f"from {name} at {base_side} to {side} pixels: at t = {t[0]:.2f} the log SNR falls by {(base.log_snr(t) - got.log_snr(t))[0]:.2f}; after averaging k x k pixels the base's own must be left, so by {2 * math.log(side / base_side):.2f}")
-        ends = torch.stack([torch.stack([got.alpha(float(e)), got.sigma(float(e))]) for e in (0, 1)])
-        k = side / base_side
-        wanted = torch.stack([torch.stack([base.alpha(float(e)), k * base.sigma(float(e))]) for e in (0, 1)])
-        if not torch.allclose(ends.double(), wanted / wanted.norm(dim=1, keepdim=True), atol=1e-4):
-            raise Wrong(f"right in between, but at t = 0 and t = 1 of {name} alpha and sigma are {[[round(v, 3) for v in row] for row in ends.tolist()]}: there log SNR is inf or -inf; without logarithms, nothing special happens")
+    """3.8: shifted(base, side, base_side) -> a Schedule with alpha^2 + sigma^2 = 1.
+
+    Its log SNR is that of the base, minus 2 log(side / base_side).
+    """
+    for name in BASES:
+        c = draw_case(lambda: draw_shift(name), right_shift, SHIFT_MISTAKES)
+        schedule = shifted_answer(f, c)
+        got = torch.stack([schedule.alpha(c.t), schedule.sigma(c.t)]).double()
+        c.fall = (c.base.log_snr(c.t) - schedule.log_snr(c.t))[0]
+        c.wanted_fall = 2 * math.log(c.k)
+        compare_case(got, c, right_shift, SHIFT_MISTAKES, rtol=1e-3, atol=1e-4,
+                     otherwise=SHIFT_HELP)
+        judge_schedule_ends(schedule, c)
+
+
+def shifted_answer(f: Callable, c: Case) -> Schedule:
+    """The reader's schedule. Raises Wrong if something else was returned."""
+    got = as_function(f)(c.base, c.side, c.base_side)
+    if not isinstance(got, Schedule):
+        kind = "None: does it end with `return`?" if got is None else type(got).__name__
+        raise Wrong("return a Schedule: Schedule(alpha, sigma) takes two functions of t; "
+                    f"got {kind}")
+    return got
+
+
+def judge_schedule_ends(schedule: Schedule, c: Case) -> None:
+    """alpha and sigma at t = 0 and t = 1, where the log SNR is infinite."""
+    ends = torch.stack([coefficients_at(schedule, t) for t in (0.0, 1.0)])      # (2, 2)
+    wanted = torch.stack([coefficients_at(c.base, t) for t in (0.0, 1.0)])
+    wanted = F.normalize(wanted * torch.tensor([1, c.k], dtype=F64), dim=1)
+    if not torch.allclose(ends.double(), wanted, atol=1e-4):
+        rounded = [[round(v, 3) for v in row] for row in ends.tolist()]
+        raise Wrong(
+            f"right in between, but at t = 0 and t = 1 of {c.name} alpha and sigma are {rounded}: "
+            "there log SNR is inf or -inf; without logarithms, nothing special happens"
+        )
+
+
+def coefficients_at(schedule: Schedule, t: float) -> Tensor:
+    return torch.stack([schedule.alpha(t), schedule.sigma(t)])
 
 
 # ---- 3.9: fooling the Fréchet distance
 
-def crooked(n: int, d: int) -> Tensor:
-    """Seven small bumps around an empty middle, unequal in weight, then stretched along an oblique axis and moved: (n, d)."""
-    directions = torch.nn.functional.normalize(torch.randn(7, d, generator=source(), dtype=F64), dim=1)
-    axis = torch.nn.functional.normalize(between(0.3, 1, d), dim=0)
-    places = between(2, 3, 7, 1) * directions @ (torch.eye(d, dtype=F64) + torch.outer(axis, axis)) + between(1, 3, d)
-    x = GaussianMixture(places, 0.1, between(0.3, 1.3, 7)).sample(n, int(between(0, 1e6))).double()
-    return x if torch.cdist(x.mean(0)[None], x).min() > 0.7 else crooked(n, d)
+def skewed_mixture(n: int, d: int) -> Tensor:
+    """n points (n, d) of seven Gaussians around an empty middle.
+
+    They differ in weight, and are stretched along an oblique axis and moved off the origin.
+    """
+    directions = F.normalize(torch.randn(7, d, generator=source(), dtype=F64), dim=1)
+    axis = F.normalize(between(0.3, 1, d), dim=0)
+    stretch = torch.eye(d, dtype=F64) + torch.outer(axis, axis)
+    means = between(2, 3, 7, 1) * directions @ stretch + between(1, 3, d)       # (7, d)
+    mixture = GaussianMixture(means, 0.1, between(0.3, 1.3, 7))
+    x = mixture.sample(n, int(between(0, 1e6))).double()
+    empty_middle = torch.cdist(x.mean(0)[None], x).min() > 0.7
+    return x if empty_middle else skewed_mixture(n, d)
+
+
+def cloud_case(x: Tensor, real: Tensor) -> Case:
+    """The reader's points x (n, d) and the real ones, with their moments.
+
+    `C` and `got` are the covariances (d, d) of the real and of the reader's points.
+    """
+    n, d = x.shape
+    C = real.T.cov()
+    got = x.T.cov()
+    c = Case(
+        n=n,
+        d=d,
+        C=C,
+        got=got,
+        L=torch.linalg.cholesky(C),
+        copied=(torch.cdist(x, real).min(1).values < 1e-6).double().mean(),
+        precision=precision_recall(real, x)[0],
+        distance=frechet_distance(x, real),
+        mean_error=(x.mean(0) - real.mean(0)).norm(),
+    )
+    c.centred = c.mean_error < 6 * (C.trace() / n) ** 0.5
+    # whether they have another shape than the real points, not only another size
+    c.other_shape = not is_covariance(c, C * got.trace() / C.trace(), 0.2)
+    return c
+
+
+def is_covariance(c: Case, wanted: Tensor, tolerance: float = 1e-5) -> bool:
+    """Whether the points' covariance is this one."""
+    return bool((c.got - wanted).norm() < tolerance * wanted.norm())
+
+
+def is_roughly(c: Case, wanted: Tensor) -> bool:
+    """Whether the points' covariance is this one, exactly or by random draws."""
+    return is_covariance(c, wanted) or is_covariance(c, wanted, 0.2) and c.other_shape
+
+
+HONEST_SUSPECTS = {
+    "{c.copied:.0%} of your points are real points: that is no fooling, "
+    "the distance is right about them":
+        lambda c: c.copied > 0.5,
+    "{c.precision:.0%} of your points lie among the real ones (precision): "
+    "they are good samples, and a small distance is deserved":
+        lambda c: c.precision > 0.5,
+}
+DISTANCE_SUSPECTS = {
+    "all your points are in one place: the mean is one half of the distance, "
+    "the covariance is the other":
+        lambda c: c.got.trace() < 1e-9 * c.C.trace(),
+    "the covariance is that of the real points; the mean is off by {c.mean_error:.3g}":
+        lambda c: is_covariance(c, c.C),
+    "your points are white, covariance I: now give them the real points' covariance, "
+    "with a root of it":
+        lambda c: is_covariance(c, c.got.trace() / c.d * torch.eye(c.d, dtype=F64)),
+    "you multiply by the covariance itself, which gives its square: multiply by its *root*":
+        lambda c: is_roughly(c, c.C @ c.C),
+    "rows and columns have changed places: with points as rows, "
+    "z @ L.T has the covariance L L^T":
+        lambda c: is_covariance(c, c.L.T @ c.L),
+    "each coordinate has its own width, but they are not correlated: "
+    "the whole covariance is wanted, not only its diagonal":
+        lambda c: is_roughly(c, c.C.diagonal().diag()),
+    "nearly: these are draws from the right Gaussian, so their own mean and covariance are off by "
+    "chance, and the distance is {c.distance:.2g}. Whiten the draws first, "
+    "by *their* mean and covariance":
+        lambda c: is_covariance(c, c.C, 6 * (c.d / c.n) ** 0.5) and c.centred,
+    "your points' mean is off by {c.mean_error:.2f}: give them the mean of the real points":
+        lambda c: not c.centred,
+    "the Fréchet distance is {c.distance:.2g}; it is 0 when mean and covariance agree: "
+    "compare x.mean(0) and x.T.cov() with those of the real points":
+        lambda c: True,
+}
 
 
 def judge_fool(f: Callable) -> None:
-    """3.9: fool(real, n) -> n points with Fréchet distance 0 to the real ones, few of them where the real ones are."""
+    """3.9: fool(real, n) -> n points with Fréchet distance 0 to the real ones.
+
+    Few of them may lie where the real points are.
+    """
     for n_real, n, d in ((800, 500, 2), (600, 700, 3)):
-        real = crooked(n_real, d)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(source().initial_seed() % 2**31)
-            x = function(f)(real.clone(), n)
-        refuse((x is None, "your function returned None: does it end with `return`?"),
-               (not torch.is_tensor(x) or x.shape != (n, d) or x.is_complex(), f"{n} points in {d} dimensions are wanted, a tensor of shape ({n}, {d}); got "
-                f"{f'{x.dtype} {tuple(x.shape)}' if torch.is_tensor(x) else type(x).__name__}"))
-        refuse((not x.isfinite().all(), "some of your points are nan or inf"))
-        judge_cloud(x.detach().double(), real)
+        real = skewed_mixture(n_real, d)
+        c = cloud_case(fool_answer(f, real, n), real)
+        reject_first(HONEST_SUSPECTS, c)
+        if c.distance >= 1e-5 * c.C.trace():
+            reject_first(DISTANCE_SUSPECTS, c)
 
 
-def judge_cloud(x: Tensor, real: Tensor) -> None:
-    """The diagnosis of a cloud that should fool: first where its points lie, then its covariance, then its mean."""
-    (n, d), C, got = x.shape, real.T.cov(), x.T.cov()
-    copies, precision = (torch.cdist(x, real).min(1).values < 1e-6).double().mean(), precision_recall(real, x)[0]
-    refuse((copies > 0.5, f"{copies:.0%} of your points are real points: that is no fooling, the distance is right about them"),
-           (precision > 0.5, f"{precision:.0%} of your points lie among the real ones (precision): they are good samples, and a small distance is deserved"))
-    distance, off, L, diagonal = frechet_distance(x, real), (x.mean(0) - real.mean(0)).norm(), torch.linalg.cholesky(C), C.diagonal().diag()
-    if distance < 1e-5 * C.trace():
-        return
-    near = lambda B, tolerance=1e-5: bool((got - B).norm() < tolerance * B.norm())
-    other = not near(C * got.trace() / C.trace(), 0.2)                                      # another shape than the real points', not only another size
-    chance, centred = 6 * (d / n) ** 0.5, off < 6 * (C.trace() / n) ** 0.5
-    refuse((got.trace() < 1e-9 * C.trace(), "all your points are in one place: the mean is one half of the distance, the covariance is the other"),
-           (near(C), f"the covariance is that of the real points; the mean is off by {off:.3g}"),
-           (near(got.trace() / d * torch.eye(d, dtype=F64)), "your points are white, covariance I: now give them the real points' covariance, with a root of it"),
-           (near(C @ C) or near(C @ C, 0.2) and other, "you multiply by the covariance itself, which gives its square: multiply by its *root*"),
-           (near(L.T @ L), "rows and columns have changed places: with points as rows, z @ L.T has the covariance L L^T"),
-           (near(diagonal) or near(diagonal, 0.2) and other, "each coordinate has its own width, but they are not correlated: the whole covariance is wanted, not only its diagonal"),
-           (near(C, chance) and centred, f"nearly: these are draws from the right Gaussian, so their own mean and covariance are off by chance, and the distance is {distance:.2g}. "
-            "Whiten the draws first, by *their* mean and covariance"),
-           (not centred, f"your points' mean is off by {off:.2f}: give them the mean of the real points"),
-           (True, f"the Fréchet distance is {distance:.2g}; it is 0 when mean and covariance agree: compare x.mean(0) and x.T.cov() with those of the real points"))
+def fool_answer(f: Callable, real: Tensor, n: int) -> Tensor:
+    """The reader's points (n, d), in float64. Raises Wrong if they are no such tensor."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(source().initial_seed() % 2**31)
+        x = as_function(f)(real.clone(), n)
+    reject_none(x)
+    d = real.shape[1]
+    if not torch.is_tensor(x) or x.shape != (n, d) or x.is_complex():
+        got = f"{x.dtype} {tuple(x.shape)}" if torch.is_tensor(x) else type(x).__name__
+        raise Wrong(f"{n} points in {d} dimensions are wanted, a tensor of shape ({n}, {d}); "
+                    f"got {got}")
+    reject_if((not x.isfinite().all(), "some of your points are nan or inf"))
+    return x.detach().double()
 
 
 QUESTIONS = [
-    Question("3.1", 2, judge_error, "the four losses measure one error with four weights; so losses of different targets can be compared after all",
-             ("Every target's loss is weight * error of x0. Which weight has which target? The lesson's section 3.2 has all four.", "SNR = exp(log_snr); the weights are SNR, 1, SNR + 1 and (1 + sqrt(SNR))^2.",
-              "snr = log_snr.exp(); return loss / {\"eps\": snr, \"x0\": torch.ones_like(snr), \"v\": snr + 1, \"flow\": (1 + snr.sqrt())**2}[target]")),
-    Question("3.2", 3, judge_min_snr, "one weight, three factors: a weight means nothing until one says on which error it is put",
-             ("factor * (the target's own weight of 3.1) = min(SNR, gamma). Solve for the factor.", "At log SNR = -inf SNR is 0, and min(SNR, gamma) / SNR is 0 / 0. How else can min(SNR, gamma) / SNR be written?",
-              "eps: (gamma / snr).clamp(max=1); x0: snr.clamp(max=gamma); v: snr.clamp(max=gamma) / (snr + 1)")),
-    Question("3.3", 3, judge_frechet, "also where the covariances do not commute, and where one is singular",
-             ("The root of a symmetric matrix: take it apart by torch.linalg.eigh, take the roots of the eigenvalues, put it together again.",
-              "A^(1/2) B A^(1/2) is symmetric; the trace of its root is the sum of the roots of its eigenvalues.",
-              "w, V = torch.linalg.eigh(A); R = (V * w.clamp(min=0).sqrt()) @ V.T; torch.linalg.eigvalsh(R @ B @ R).clamp(min=0).sqrt().sum()")),
-    Question("3.4", 3, judge_extrapolate, "a line in 1/n, and its value at 1/n = 0",
-             ("Plot the values against 1/n. Where on that axis is n = infinity?", "Least squares: torch.linalg.lstsq(matrix, values[:, None]).solution, where the matrix has the columns 1/n and 1.",
-              "torch.linalg.lstsq(torch.stack([1 / ns, torch.ones_like(ns)], 1), values[:, None]).solution[1, 0]")),
-    Question("3.5", 3, judge_ema, "a slow copy that starts fast, with a memory of its own",
-             ("In __init__: a deep copy, without gradients, and n = 0. In update: the decay first, then the parameters, then the buffers, then n.", "a.lerp_(p, 1 - decay) moves a towards p by the share 1 - decay.",
-              "for a, p in zip(self.net.parameters(), net.parameters()): a.lerp_(p, 1 - d); for a, b in zip(self.net.buffers(), net.buffers()): a.copy_(b); self.n += 1")),
-    Question("3.6", 3, judge_diagnoses, "three of the seven have the very losses of a healthy run: only samples, and code that the training does not share, can find them",
-             ("Sort by the losses first: which trainings have the same ones, step by step? What differs between those must lie after the loss, or in a sign.",
-              "The validation is computed by the library. Whose is bad everywhere, whose at one end only? Who is better than the perfect network can be?",
-              "Correlation 1 with the starting noise: nothing was done to it. Labels right no more often than by chance, and a large spread: the steps go the wrong way. Thin arcs with a healthy validation: look at the sampler.")),
-    Question("3.7", 3, judge_resume, "bit for bit: nothing that the next step depends on is missing",
-             ("Go through advance() line by line: what does it read that an earlier step has written?", "Five things: net, average, optimizer, generator, step. The first three have state_dict() and load_state_dict(), the generator get_state() and set_state().",
-              "state: copy.deepcopy({\"net\": run.net.state_dict(), ..., \"generator\": run.generator.get_state(), \"step\": run.step}). Restore the optimizer from a deep copy, too: it keeps the tensors it is given.")),
-    Question("3.8", 3, judge_shifted, "a shift of the log SNR is a factor on sigma / alpha; then both are divided by one number",
-             ("Averaging k x k pixels divides the noise's standard deviation by k. So by what must sigma / alpha be multiplied?", "The pair (alpha, k sigma) has the right ratio, but its squares do not add up to 1. Divide both by the same number.",
-              "r = lambda t: (base.alpha(t)**2 + (k * base.sigma(t))**2).sqrt(); Schedule(lambda t: base.alpha(t) / r(t), lambda t: k * base.sigma(t) / r(t))")),
-    Question("3.9", 3, judge_fool, "distance 0, and fewer than half of the points where the data are: a small Fréchet distance says that mean and covariance agree, and no more",
-             ("The Fréchet distance sees the mean and the covariance only. Which cloud has the same two, and another shape?", "Take any draws, make their own mean 0 and their own covariance I, then give them the real ones.",
-              "z = z - z.mean(0); z = z @ power(z.T.cov(), -0.5); x = z @ power(real.T.cov(), 0.5) + real.mean(0)")),
+    Question(
+        "3.1", 2, judge_error,
+        "the four losses measure one error with four weights; "
+        "so losses of different targets can be compared after all",
+        ("Every target's loss is weight * error of x0. Which weight has which target? "
+         "The lesson's section 3.2 has all four.",
+         "SNR = exp(log_snr); the weights are SNR, 1, SNR + 1 and (1 + sqrt(SNR))^2.",
+         "snr = log_snr.exp(); return loss / {\"eps\": snr, \"x0\": torch.ones_like(snr), "
+         "\"v\": snr + 1, \"flow\": (1 + snr.sqrt())**2}[target]")),
+    Question(
+        "3.2", 3, judge_min_snr,
+        "one weight, three factors: "
+        "a weight means nothing until one says on which error it is put",
+        ("factor * (the target's own weight of 3.1) = min(SNR, gamma). Solve for the factor.",
+         "At log SNR = -inf SNR is 0, and min(SNR, gamma) / SNR is 0 / 0. "
+         "How else can min(SNR, gamma) / SNR be written?",
+         "eps: (gamma / snr).clamp(max=1); x0: snr.clamp(max=gamma); "
+         "v: snr.clamp(max=gamma) / (snr + 1)")),
+    Question(
+        "3.3", 3, judge_frechet,
+        "also where the covariances do not commute, and where one is singular",
+        ("The square root of a symmetric matrix: decompose it by torch.linalg.eigh, take the "
+         "square roots of the eigenvalues, and multiply the factors again.",
+         "A^(1/2) B A^(1/2) is symmetric; "
+         "the trace of its root is the sum of the roots of its eigenvalues.",
+         "w, V = torch.linalg.eigh(A); R = (V * w.clamp(min=0).sqrt()) @ V.T; "
+         "torch.linalg.eigvalsh(R @ B @ R).clamp(min=0).sqrt().sum()")),
+    Question(
+        "3.4", 3, judge_extrapolate,
+        "a line in 1/n, and its value at 1/n = 0",
+        ("Plot the values against 1/n. Where on that axis is n = infinity?",
+         "Least squares: torch.linalg.lstsq(matrix, values[:, None]).solution, "
+         "where the matrix has the columns 1/n and 1.",
+         "torch.linalg.lstsq(torch.stack([1 / ns, torch.ones_like(ns)], 1), "
+         "values[:, None]).solution[1, 0]")),
+    Question(
+        "3.5", 3, judge_ema,
+        "with the warm-up the EMA follows fast at first, and its tensors are its own",
+        ("In __init__: a deep copy, without gradients, and n = 0. "
+         "In update: the decay first, then the parameters, then the buffers, then n.",
+         "a.lerp_(p, 1 - decay) moves a towards p by the fraction 1 - decay.",
+         "for a, p in zip(self.net.parameters(), net.parameters()): a.lerp_(p, 1 - d); "
+         "for a, b in zip(self.net.buffers(), net.buffers()): a.copy_(b); self.n += 1")),
+    Question(
+        "3.6", 3, judge_diagnoses,
+        "three of the seven have the very losses of a healthy training: "
+        "only samples, and code that the training does not share, can find them",
+        ("Sort by the losses first: which trainings have the same ones, step by step? "
+         "What differs between those must lie after the loss, or in a sign.",
+         "The validation loss is computed by the library. Whose is bad everywhere, "
+         "whose at one end only? Who is better than the perfect network can be?",
+         "Correlation 1 with the starting noise: nothing was done to it. Labels right no more "
+         "often than by chance, and a large spread: the steps go the wrong way. "
+         "Thin arcs with a healthy validation loss: look at the sampler.")),
+    Question(
+        "3.7", 3, judge_resume,
+        "bit for bit: nothing that the next step depends on is missing",
+        ("Go through advance() and loss() line by line: what do they use that an earlier step has "
+         "written?",
+         "Five things: net, average, optimizer, generator, step. The first three have "
+         "state_dict() and load_state_dict(), the generator get_state() and set_state().",
+         "state: copy.deepcopy({\"net\": run.net.state_dict(), ..., "
+         "\"generator\": run.generator.get_state(), \"step\": run.step}). "
+         "Restore the optimizer from a deep copy, too: it keeps the tensors it is given.")),
+    Question(
+        "3.8", 3, judge_shifted,
+        "a shift of the log SNR is a factor on sigma / alpha; then both are divided by one number",
+        ("Averaging k x k pixels divides the noise's standard deviation by k. "
+         "So by what must sigma / alpha be multiplied?",
+         "The pair (alpha, k sigma) has the right ratio, but its squares do not add up to 1. "
+         "Divide both by the same number.",
+         "r = lambda t: (base.alpha(t)**2 + (k * base.sigma(t))**2).sqrt(); "
+         "Schedule(lambda t: base.alpha(t) / r(t), lambda t: k * base.sigma(t) / r(t))")),
+    Question(
+        "3.9", 3, judge_fool,
+        "distance 0, and fewer than half of the points where the data are: a small Fréchet "
+        "distance says that mean and covariance agree, and no more",
+        ("The Fréchet distance depends on the mean and the covariance only. "
+         "Which points have the same two, and another distribution?",
+         "Take any draws, make their own mean 0 and their own covariance I, "
+         "then give them the real ones.",
+         "z = z - z.mean(0); z = z @ power(z.T.cov(), -0.5); "
+         "x = z @ power(real.T.cov(), 0.5) + real.mean(0)")),
 ]

@@ -1,0 +1,1 @@
+"""Evaluation: how good samples are, how they are drawn, and what that costs."""

@@ -1,0 +1,93 @@
+"""Quality against cost: one model, every sampler, equal numbers of network evaluations."""
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from ...denoiser import Denoiser
+from ..notebook import plots
+from . import features, metrics
+from .sampling import SAMPLERS, SamplerConfig, sample_labels
+
+MARKERS = "osv^<>DxP*"
+LINES = ("-", "--", ":")
+
+
+def analyze_sampling_quality(
+    D: Denoiser,
+    evaluations: Iterable[int],
+    samplers: dict[str, SamplerConfig] = SAMPLERS,
+    n: int = 1000,
+    scale: float = 1.0,
+    seed: int = 0,
+    *,
+    feature_fn: Callable[[Tensor], Tensor] | None = None,
+    real: Tensor | None = None,
+    batch_size: int = 500,
+) -> list[dict]:
+    """Each sampler at each number of evaluations, on n images of the same labels and noise: rows.
+
+    A row holds what was asked for and what it cost (sampler, scale, n, evaluations, seconds), and
+    how
+    good it was: Frechet distance and KID (with its standard error) to MNIST's 10,000 test digits,
+    and class agreement. For other images pass feature_fn, images -> features (m, d), and `real`,
+    those of real images; then there is no agreement. Compare at one n, beside what real images
+    score, as many of each label (`metrics.frechet_real_baseline(n, balanced=True)`).
+    Raises ValueError for feature_fn without real, or real without feature_fn.
+    """
+    if (feature_fn is None) != (real is None):
+        raise ValueError(
+            "feature_fn and real go together: real is feature_fn of real images; "
+            "leave out both to judge digits"
+        )
+    digits = feature_fn is None
+    feature_fn = features.digit_features if digits else feature_fn
+    real = features.features_of_test_split() if digits else real
+    y = torch.arange(n) % D.net.num_classes
+    rows = []
+    for asked in evaluations:
+        for name, config in samplers.items():
+            x, made, seconds = sample_labels(D, config, asked, y, scale, seed, batch_size)
+            cost = {"n": n, "evaluations": made, "seconds": round(seconds, 3)}
+            row = {"sampler": name, "scale": scale} | cost | _quality(feature_fn(x), real)
+            rows.append(row | ({"agreement": metrics.class_agreement(x, y)} if digits else {}))
+    return rows
+
+
+def _quality(z: Tensor, real: Tensor) -> dict[str, float]:
+    kid, error = metrics.kid(z, real)
+    distance = metrics.frechet_distance(z, real)
+    return {"frechet_distance": distance, "kid": kid, "kid_error": error}
+
+
+@plots.styled
+def plot_sampling_analysis(
+    rows: list[dict], floor: float | None = None, column: str = "frechet_distance"
+) -> None:
+    """Quality (a column of the rows) against evaluations, a curve for each sampler.
+
+    floor: what real images score, as a horizontal line.
+    """
+    figure = plots.new_figure(8.5, 3.8)
+    axes = figure.subplots()
+    for k, name in enumerate(dict.fromkeys(r["sampler"] for r in rows)):
+        points = sorted((r["evaluations"], r[column]) for r in rows if r["sampler"] == name)
+        line = LINES[k // len(plots.COLOURS) % len(LINES)]
+        axes.plot(*zip(*points), MARKERS[k % len(MARKERS)], ls=line, ms=4, label=name)
+    if floor is not None:
+        axes.axhline(floor, color="black", lw=1, label="real images")
+    counts = sorted(
+        {r["evaluations"] for r in rows if r["evaluations"] == r.get("asked", r["evaluations"])}
+    )
+    axes.set(
+        xscale="log",
+        yscale="linear" if column in ("agreement", "kid") else "log",
+        title="Quality against cost",
+        xlabel="network evaluations for each image",
+        ylabel=column.replace("_", " "),
+        xticks=counts,
+        xticklabels=counts,
+    )
+    axes.minorticks_off()
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    plots.display(figure)

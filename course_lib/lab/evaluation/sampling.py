@@ -1,0 +1,186 @@
+"""One batched sampling loop, and the two things that are drawn by it: labels and captions."""
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...denoiser import Denoiser
+from ...guidance import cfg, clip
+from ...samplers import ancestral, ddim, dpmpp, heun, last, timesteps, unipc
+from ..training.device import autocast
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """A sampler with its options and the spacing of its timesteps."""
+
+    sampler: Callable
+    spacing: str | Callable = "time"
+    options: dict = field(default_factory=dict)
+
+    def steps(self, evaluations: int) -> int:
+        """The steps that cost about `evaluations`: heun takes two a step, and one in the last."""
+        return (evaluations + 1) // 2 if self.sampler is heun else evaluations
+
+
+def _below_095(schedule, start: float, n: int) -> Tensor:
+    return timesteps(schedule, n, "time", 0.95)[:-1]
+
+
+SAMPLERS = {
+    "ancestral":            SamplerConfig(ancestral),
+    "ancestral, sigma-hat": SamplerConfig(ancestral, options={"variance": "beta"}),
+    "ddim":                 SamplerConfig(ddim),
+    "ddim, quadratic":      SamplerConfig(ddim, "quadratic"),
+    "ddim, eta 0.5":        SamplerConfig(ddim, options={"eta": 0.5}),
+    "heun":                 SamplerConfig(heun, "karras"),
+    "heun, even from 0.95": SamplerConfig(heun, _below_095),
+    "dpmpp":                SamplerConfig(dpmpp),
+    "dpmpp, log-SNR":       SamplerConfig(dpmpp, "log_snr"),
+    "unipc":                SamplerConfig(unipc),
+    "unipc, log-SNR":       SamplerConfig(unipc, "log_snr"),
+}
+
+
+@torch.no_grad()
+def sample_batches(
+    D: Denoiser,
+    config: SamplerConfig,
+    steps: int,
+    condition: dict[str, Tensor] | None = None,
+    *,
+    n: int | None = None,
+    scale: float = 1.0,
+    null: dict | None = None,
+    seed: int = 0,
+    batch_size: int = 500,
+    clip_range: tuple[float, float] | None = (-1.0, 1.0),
+) -> Tensor:
+    """n examples, or one for each row of the conditions: (n, *D.data_shape), float32 on the CPU.
+
+    condition:   tensors (n, ...) by name; None: n unconditional examples
+    scale, null: of classifier-free guidance, where scale 1 is none; null None: the network's own
+    seed:        of a CPU generator, from which the noise is drawn batch by batch
+    clip_range:  of each prediction; None: no clipping
+
+    Raises ValueError where D does not know the shape of its data or n is missing, and as `cfg` and
+    the sampler do.
+    """
+    if D.data_shape is None:
+        raise ValueError(
+            "this denoiser does not know the shape of its data: train it, load it, "
+            "or set D.data_shape = (channels, height, width)"
+        )
+    condition = condition or {}
+    n = len(next(iter(condition.values()))) if condition else n
+    if n is None:
+        raise ValueError("say how many: n=..., or a condition with one row for each example")
+    device, g = next(D.parameters()).device, torch.Generator().manual_seed(seed)
+    guided = D if scale == 1 else cfg(D, scale, _on(D.net.null if null is None else null, device))
+    guided = guided if clip_range is None else clip(guided, *clip_range)
+    ts = timesteps(D.schedule, steps, config.spacing)
+    parts = []
+    for rows in torch.arange(n).split(batch_size):
+        part = {name: value[rows].to(device) for name, value in condition.items()}
+        x = D.schedule.sample_prior((len(rows), *D.data_shape), ts[0], g, device)
+        with autocast(device):
+            path = config.sampler(guided, D.schedule, x, ts, generator=g, **config.options, **part)
+            parts.append(last(path).float().cpu())
+    x = torch.cat(parts)
+    return x if clip_range is None else x.clamp(*clip_range)
+
+
+def _on(null: dict, device: torch.device) -> dict:
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in null.items()}
+
+
+def sample_labels(
+    D: Denoiser,
+    config: SamplerConfig,
+    evaluations: int,
+    y: Tensor,
+    scale: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 500,
+) -> tuple[Tensor, int, float]:
+    """An image for each label y (N,): (N, C, H, W) on the CPU, the evaluations for each, the
+    seconds.
+
+    evaluations: asked for; heun takes as many steps as cost about so many.
+    """
+    counter = _Counter(D)
+    start = time.perf_counter()
+    x = sample_batches(
+        counter,
+        config,
+        config.steps(evaluations),
+        {"y": y},
+        scale=scale,
+        null={"y": D.net.num_classes},
+        seed=seed,
+        batch_size=batch_size,
+    )
+    batches = -(-len(y) // batch_size)
+    return x, counter.calls // batches, time.perf_counter() - start
+
+
+class _Counter:
+    """A denoiser that counts its evaluations."""
+
+    def __init__(self, D: Denoiser):
+        self.D = D
+        self.calls = 0
+
+    def __call__(self, x: Tensor, t: Tensor, **condition) -> Tensor:
+        self.calls += 1
+        return self.D(x, t, **condition)
+
+    def __getattr__(self, name: str):
+        return getattr(self.D, name)
+
+
+def text_to_image(
+    D: Denoiser,
+    captions: list[str],
+    scale: float = 2.0,
+    steps: int = 10,
+    seed: int = 0,
+    null: dict | None = None,
+    batch_size: int = 100,
+) -> Tensor:
+    """An image for each caption: (N, C, H, W) in [-1, 1], on the CPU.   DPM-Solver++(2M)
+
+    D: its network reads captions (ConditionalUNet). null: what guidance leads away from; None: the
+    empty caption; a negative prompt is {"tokens": D.net.tokenizer("...")}.
+    Raises ValueError as `cfg` and the tokenizer do.
+    """
+    return sample_batches(
+        D,
+        SAMPLERS["dpmpp"],
+        steps,
+        {"tokens": D.net.tokenizer(captions)},
+        scale=scale,
+        null=null,
+        seed=seed,
+        batch_size=batch_size,
+    )
+
+
+def samples(D: Denoiser, n: int = 64, steps: int = 20, seed: int = 0) -> Tensor:
+    """n examples by DPM-Solver++(2M), labels in turn where D has labels: (n, *D.data_shape).
+
+    Without guidance, and without captions where D takes captions.
+    """
+    classes = getattr(D.net, "num_classes", None)
+    condition = {"y": torch.arange(n) % classes} if classes else None
+    return sample_batches(D, SAMPLERS["dpmpp"], steps, condition, n=n, seed=seed)
+
+
+def sheet(D: Denoiser, file: Path, rows: int = 8, seed: int = 0, steps: int = 20) -> None:
+    """Write rows x 8 samples (see `samples`) as one picture."""
+    from torchvision.utils import save_image
+    x = samples(D, 8 * rows, steps, seed)
+    save_image(x, file, nrow=8, normalize=True, value_range=(-1, 1))

@@ -1,0 +1,96 @@
+"""Files: what the course ships, and tensors with a header that says what they are.
+
+Nothing is ever unpickled.
+"""
+import hashlib
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+ASSETS = Path(__file__).parents[1] / "assets"
+CHECKPOINTS = ASSETS / "checkpoints"
+
+
+def load_arrays(file: Path, sha256: str) -> dict[str, np.ndarray]:
+    """The arrays of a shipped .npz file, after its digest was compared.
+
+    Raises FileNotFoundError when it is missing, OSError when it is truncated or altered.
+    """
+    check_digest(file, sha256)
+    with np.load(file) as arrays:
+        return dict(arrays)
+
+
+def check_digest(file: Path, sha256: str) -> None:
+    """Raises OSError for a shipped file that is missing, truncated or altered, and says how to get
+    it back.
+    """
+    remedy = "reinstall course_lib, or run `git checkout -- course_lib/assets` in the repository"
+    if not Path(file).exists():
+        raise FileNotFoundError(f"{file} is missing: {remedy}")
+    if _file_digest(file, Path(file).stat().st_mtime_ns) != sha256:
+        raise OSError(
+            f"{file} is damaged (its SHA-256 differs: perhaps a truncated download): {remedy}"
+        )
+
+
+@lru_cache
+def _file_digest(file: Path, modified: int) -> str:
+    with Path(file).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def save_tensors(file: Path, tensors: dict[str, Tensor], header: dict) -> None:
+    """Write tensors and a JSON header to a safetensors file, whole or not at all.
+
+    An interruption leaves the old file. A digest of both is stored beside them.
+    """
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(header)
+    partial = file.with_name(file.name + ".partial")
+    save_file(tensors, partial, metadata={"course": text, "digest": _digest(tensors, text)})
+    os.replace(partial, file)
+
+
+def load_tensors(file: Path) -> tuple[dict[str, Tensor], dict]:
+    """(tensors, header) of a file that `save_tensors` wrote.
+
+    The tensors are mapped, not read at once.
+
+    Raises FileNotFoundError, or OSError when the file is truncated, altered, or not one of ours.
+    """
+    file = Path(file)
+    if not file.exists():
+        raise FileNotFoundError(f"there is no checkpoint {file}")
+    try:
+        # one open file: a running training may put a new one in its place meanwhile
+        with safe_open(file, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            text, digest = metadata["course"], metadata["digest"]
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        header = json.loads(text)
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise OSError(
+            f"{file} is not a whole checkpoint of this course ({error}): fetch or train it again"
+        ) from error
+    if _digest(tensors, text) != digest:
+        raise OSError(f"{file} is damaged (its digest differs): fetch or train it again")
+    return tensors, header
+
+
+def _digest(tensors: dict[str, Tensor], header: str) -> str:
+    total = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()

@@ -1,0 +1,69 @@
+"""Run lesson 5's three minutes of training and keep what came out:
+course_lib/assets/nouns_live.safetensors, which the lesson shows.
+
+    python tools/recipes/nouns_live.py              four minutes on two idle cores
+"""
+import argparse
+import re
+from pathlib import Path
+
+import torch
+
+from course_lib import Denoiser, Schedule
+from course_lib.lab import attributes, data, noun_parts, sampling, train
+from course_lib.lab.storage import ASSETS, save_tensors
+from course_lib.networks import text
+
+LESSON = Path(__file__).parents[2] / "lessons/05_conditional_generation.py"
+N, W = 200, 2.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=180)
+    seconds = parser.parse_args().seconds
+    cell = re.search(
+        r"^def three_minutes\(.*?(?=^# %%)",
+        LESSON.read_text(encoding="utf-8"),
+        re.DOTALL | re.MULTILINE,
+    ).group()
+    lesson = {
+        "data": data,
+        "noun_parts": noun_parts,
+        "train": train,
+        "text": text,
+        "torch": torch,
+        "Denoiser": Denoiser,
+        "cosine": Schedule.cosine(),
+    }
+    exec(cell, lesson)  # the lesson's own lines, not a copy of them
+    D = lesson["three_minutes"](seconds=seconds)
+    parts = noun_parts.draw_parts(N, seed=5, split="test")
+    x = sampling.text_to_image(D, noun_parts.plain_captions(parts), W)
+    right = attributes.attribute_accuracy(x, parts).float().mean(0)
+    print({part: round(share, 3) for part, share in zip(noun_parts.PARTS, right.tolist())})
+    about = (
+        f"for {seconds:.0f} s on {train.about_machine()}, {D.history[-1][0]} steps of 64, then "
+        f"w = {W:g}, 10 steps, {N} new combinations"
+    )
+    tensors = {
+        "x": x[:8].half(),
+        "parts": parts.short(),
+        "losses": torch.tensor(D.history),
+        "right": right,
+    }
+    save_tensors(
+        ASSETS / "nouns_live.safetensors",
+        tensors,
+        {"about": about, "command": "python tools/recipes/nouns_live.py"},
+    )
+    print(
+        f"{ASSETS / 'nouns_live.safetensors'}: "
+        f"{(ASSETS / 'nouns_live.safetensors').stat().st_size / 1e3:.0f} kB, {about}"
+    )
+
+
+if __name__ == "__main__":
+    main()
