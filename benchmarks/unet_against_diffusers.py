@@ -156,7 +156,7 @@ def speed(dtype: torch.dtype, rounds: int) -> None:
 
 
 def trained_loss(name: str, images: int, lr: float, muon_lr: float = 0.0) -> None:
-    """Train as lab/train.py does, for so many images, and print the validation loss of the averaged
+    """Train as lab/training does, for so many images, and print the validation loss of the averaged
     weights.
     """
     run = TrainState(denoiser(name), batches(), lr, muon_lr, images // BATCH, None)

@@ -22,17 +22,19 @@
 import copy
 import inspect
 import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
 from course_lib import Schedule
 from course_lib.checks import check, hint
 from course_lib.checks.trainings import DEFECTS, SmallRun, moons, patient
-from course_lib.lab import data, features, metrics, plots
+from course_lib.lab import data, features, metrics, plots, tables
 
 torch.manual_seed(0)
-torch.set_num_threads(1)                                    # networks this small gain nothing from a second thread
-digits, labels = data.mnist("test")                         # (N, 1, 28, 28), in [-1, 1]
+torch.set_num_threads(1)            # small networks gain nothing from a second thread
+digits, labels = data.mnist("test")         # (N, 1, 28, 28), in [-1, 1]
 cosine = Schedule.cosine()
 
 # %% [markdown]
@@ -42,11 +44,19 @@ cosine = Schedule.cosine()
 
 # %% tags=["answer:3.1"]
 def x0_error(loss, target, log_snr):
-    """loss: (B,), target: "eps", "x0", "v" or "flow", log_snr: (B,) -> the squared error of the guess of x0, (B,)"""
+    """The squared error of the x0-prediction, (B,).
+
+    loss: (B,), target: "eps", "x0", "v" or "flow", log_snr: (B,)
+    """
     ### BEGIN SOLUTION
     snr = log_snr.exp()
-    weight = {"eps": snr, "x0": torch.ones_like(snr), "v": snr + 1, "flow": (1 + snr.sqrt()) ** 2}
-    return loss / weight[target]
+    weights = {
+        "eps": snr,
+        "x0": torch.ones_like(snr),
+        "v": snr + 1,
+        "flow": (1 + snr.sqrt()) ** 2,
+    }
+    return loss / weights[target]
     ### END SOLUTION
 
 # %% tags=["check:3.1"]
@@ -60,8 +70,12 @@ assert check.passed("3.1")
 
 # %% tags=["solution"]
 log_snr = torch.linspace(-8, 8, 200)
-plots.curves(log_snr, {target: x0_error(torch.full((200,), 0.1), target, log_snr).sqrt() for target in ("eps", "x0", "v", "flow")}, yscale="log",
-             ylim=(1e-3, 30), title="A loss of 0.1 means an error of x0 of ...", xlabel="log SNR   (noise → data)", ylabel="root mean square error of x0")
+loss = torch.full((200,), 0.1)
+errors = {target: x0_error(loss, target, log_snr).sqrt()
+          for target in ("eps", "x0", "v", "flow")}
+plots.curves(log_snr, errors, yscale="log", ylim=(1e-3, 30),
+             title="A loss of 0.1 means an error of x0 of ...",
+             xlabel="log SNR   (noise → data)", ylabel="root mean square error of x0")
 
 # %% [markdown] tags=["solution"]
 # **What the figure shows.** Where noise is strong (left), 0.1 is a poor score for $\epsilon$, an error of more than the whole range of the data, and a good one for $v$. Where the image is nearly clean, the same 0.1 is a small error for all but $x_0$. A loss means nothing without its target and its noise level.
@@ -75,11 +89,11 @@ plots.curves(log_snr, {target: x0_error(torch.full((200,), 0.1), target, log_snr
 
 # %% tags=["answer:3.2"]
 def min_snr_factor(target, log_snr, gamma=5.0):
-    """target: "eps", "x0" or "v"; log_snr: (B,) -> the factor on each example's loss, (B,)"""
+    """The factor on each loss, (B,).   target: "eps", "x0" or "v"; log_snr: (B,)"""
     ### BEGIN SOLUTION
     snr = log_snr.exp()
     if target == "eps":
-        return (gamma / snr).clamp(max=1)                   # min(SNR, gamma) / SNR, without 0 / 0
+        return (gamma / snr).clamp(max=1)           # min(SNR, gamma) / SNR, without 0 / 0
     if target == "x0":
         return snr.clamp(max=gamma)
     return snr.clamp(max=gamma) / (snr + 1)
@@ -96,11 +110,18 @@ assert check.passed("3.2")
 
 # %% tags=["solution"]
 v_weight = log_snr.exp() + 1
-meant = {"eps": min_snr_factor("eps", log_snr) * log_snr.exp(), "x0": min_snr_factor("x0", log_snr), "v": min_snr_factor("v", log_snr) * v_weight}
+meant = {
+    "eps": min_snr_factor("eps", log_snr) * log_snr.exp(),
+    "x0": min_snr_factor("x0", log_snr),
+    "v": min_snr_factor("v", log_snr) * v_weight,
+}
 torch.testing.assert_close(meant["eps"], meant["v"])
 torch.testing.assert_close(meant["x0"], meant["v"])
-plots.curves(log_snr, {"min(SNR, 5), three times": meant["v"], "the factor of eps on the v loss": min_snr_factor("eps", log_snr) * v_weight},
-             yscale="log", title="The weight of the x0 error", xlabel="log SNR   (noise → data)", ylabel="weight")
+wrong = min_snr_factor("eps", log_snr) * v_weight
+plots.curves(log_snr, {"min(SNR, 5), three times": meant["v"],
+                       "the factor of eps on the v loss": wrong},
+             yscale="log", title="The weight of the x0 error",
+             xlabel="log SNR   (noise → data)", ylabel="weight")
 
 # %% [markdown] tags=["solution"]
 # **What the figure shows.** For clean images the two agree. For noisy ones the wrong factor is 1, so the $x_0$ error keeps $v$'s own weight and never falls below 1: at log SNR = -8 that is 3,000 times what was meant. The training is not ruined, which is why nobody notices; it is simply not min-SNR.
@@ -119,7 +140,7 @@ def frechet(mu_a, A, mu_b, B):
     """mu_a, mu_b: (d,), A, B: (d, d) symmetric, float64 -> one number"""
     ### BEGIN SOLUTION
     w, V = torch.linalg.eigh(A)
-    root = (V * w.clamp(min=0).sqrt()) @ V.T                # (d, d), A^(1/2)
+    root = (V * w.clamp(min=0).sqrt()) @ V.T        # (d, d), A^(1/2)
     cross = torch.linalg.eigvalsh(root @ B @ root).clamp(min=0).sqrt().sum()
     return (mu_a - mu_b).square().sum() + A.trace() + B.trace() - 2 * cross
     ### END SOLUTION
@@ -139,14 +160,28 @@ def power(C, p):
     w, V = torch.linalg.eigh(C)
     return (V * w.clamp(min=0) ** p) @ V.T
 
-zero, A, angles = torch.zeros(2).double(), torch.tensor([[4.0, 0.0], [0.0, 0.1]]).double(), torch.linspace(0, 90, 46).double()
-turns = [torch.tensor([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]).double() for a in angles * math.pi / 180]
-right = torch.stack([frechet(zero, A, zero, R @ A @ R.T) for R in turns])
-wrong = torch.stack([2 * A.trace() - 2 * (power(A, 0.5) @ R @ power(A, 0.5) @ R.T).trace() for R in turns])
-plots.curves(angles, {"root of the product": right, "product of the roots": wrong}, title="N(0, A) against the same, turned; A = diag(4, 0.1)",
+def rotation(degrees):
+    a = torch.deg2rad(degrees)
+    return torch.stack([torch.stack([a.cos(), -a.sin()]), torch.stack([a.sin(), a.cos()])])
+
+zero = torch.zeros(2).double()
+A = torch.tensor([[4.0, 0.0], [0.0, 0.1]]).double()
+root = power(A, 0.5)
+angles = torch.linspace(0, 90, 46).double()
+right, wrong = [], []
+for R in map(rotation, angles):
+    right.append(frechet(zero, A, zero, R @ A @ R.T))
+    wrong.append(2 * A.trace() - 2 * (root @ R @ root @ R.T).trace())
+
+# %% tags=["solution"]
+plots.curves(angles, {"root of the product": torch.stack(right),
+                      "product of the roots": torch.stack(wrong)},
+             title="N(0, A) against the same, turned; A = diag(4, 0.1)",
              xlabel="angle in degrees", ylabel="squared distance")
-a, b = torch.randn(500, 3).double(), 2 * torch.randn(400, 3).double() @ torch.randn(3, 3).double() + 1
-torch.testing.assert_close(frechet(a.mean(0), a.T.cov(), b.mean(0), b.T.cov()).item(), metrics.frechet_distance(a, b))
+a = torch.randn(500, 3).double()
+b = 2 * torch.randn(400, 3).double() @ torch.randn(3, 3).double() + 1
+by_hand = frechet(a.mean(0), a.T.cov(), b.mean(0), b.T.cov())
+torch.testing.assert_close(by_hand.item(), metrics.frechet_distance(a, b))
 
 # %% [markdown] tags=["solution"]
 # **What the figure shows.** At 0 and at 90 degrees the two matrices commute and the formulas agree. In between, the wrong one is larger; a test with diagonal covariances would never find out.
@@ -158,9 +193,12 @@ torch.testing.assert_close(frechet(a.mean(0), a.T.cov(), b.mean(0), b.T.cov()).i
 
 # %% tags=["answer:3.4"]
 def extrapolate(ns, values):
-    """ns: (K,) numbers of samples, values: (K,) distances, both float64 -> the distance at n = infinity, one number"""
+    """The distance at n = infinity, one number.
+
+    ns: (K,) numbers of samples, values: (K,) distances, both float64
+    """
     ### BEGIN SOLUTION
-    columns = torch.stack([1 / ns, torch.ones_like(ns)], dim=1)                     # (K, 2)
+    columns = torch.stack([1 / ns, torch.ones_like(ns)], dim=1)             # (K, 2)
     slope, limit = torch.linalg.lstsq(columns, values[:, None]).solution[:, 0]
     return limit
     ### END SOLUTION
@@ -172,37 +210,60 @@ assert check.passed("3.4")
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# Use it. Two "models" draw real test digits, and now and then pure noise: of the samples of model A 1.5 % are noise, of model B 0.5 %. So B is the better one. `measure(share, n)` draws $n$ samples and returns their distance to 2,000 other digits. Can you find out that B is better from one measurement of each, with the same $n = 200$? With A at $n = 1500$ and B at $n = 300$? Repeat each fifty times before you answer, and then extrapolate. (Write it in a cell of your own; the solution has one.)
+# Use it. Two "models" draw real test digits, and now and then pure noise: of the samples of model A 1.5 % are noise, of model B 0.5 %. So B is the better one. `measure(fraction, n)` draws $n$ samples and returns their distance to 2,000 other digits. Can you find out that B is better from one measurement of each, with the same $n = 200$? With A at $n = 1500$ and B at $n = 300$? Repeat each fifty times before you answer, and then extrapolate. (Write it in a cell of your own; the solution has one.)
 
 # %%
 order = torch.randperm(10_000, generator=torch.Generator().manual_seed(0))[:4000]
-reference, pool = metrics.RunningMoments(features.digit_features(digits[order[:2000]])), features.digit_features(digits[order[2000:]])      # (2000, 128)
-rubbish = features.digit_features(torch.randn(100, 1, 28, 28).clamp(-1, 1))                # (100, 128)
+reference = metrics.RunningMoments(features.digit_features(digits[order[:2000]]))
+pool = features.digit_features(digits[order[2000:]])                        # (2000, 128)
+noise_images = torch.randn(100, 1, 28, 28).clamp(-1, 1)
+noise_pool = features.digit_features(noise_images)                          # (100, 128)
 
-def measure(share, n):
-    """The Fréchet distance of n samples, of which share * n are noise, to the reference."""
-    drawn, noise = pool[torch.randperm(2000)[:n]], rubbish[torch.randint(100, (n,))]
-    return metrics.frechet_distance(torch.where(torch.arange(n)[:, None] < round(share * n), noise, drawn), reference)
+def measure(fraction, n):
+    """The Fréchet distance of n samples, the fraction of them noise, to the reference."""
+    z = pool[torch.randperm(2000)[:n]]                                      # (n, 128)
+    noise = noise_pool[torch.randint(100, (n,))]
+    is_noise = torch.arange(n)[:, None] < round(fraction * n)
+    return metrics.frechet_distance(torch.where(is_noise, noise, z), reference)
 
 # %% tags=["solution"]
 sizes = [200, 300, 500, 1000, 1500]
-a, b = (torch.tensor([[measure(share, n) for _ in range(50)] for n in sizes]).double() for share in (0.015, 0.005))       # (5, 50) each
-wins = lambda a, b: f"A looks better in {(a[:, None] < b).double().mean():.0%} of all pairs of one draw each"
-for k, n in enumerate(sizes):
-    print(f"n = {n:4}: A {a[k].mean():.2f} +- {a[k].std():.2f}, B {b[k].mean():.2f} +- {b[k].std():.2f}; {wins(a[k], b[k])}")
-ns, means = torch.tensor(sizes).double(), {"A, 1.5 % noise": a.mean(1), "B, 0.5 % noise": b.mean(1)}
-print(f"n = infinity: A {extrapolate(ns, a.mean(1)):.2f}, B {extrapolate(ns, b.mean(1)):.2f}")
-print(f"A at n = 1500 against B at n = 300: {wins(a[4], b[1])}")
-plots.curves(1 / ns, means, title="Means of 50 draws, on an axis on which the bias is a straight line",
-             xlabel="1 / n   (infinitely many samples at 0)", ylabel="Fréchet distance", xlim=(0, 0.0052))
+
+def fifty(fraction):
+    """Fifty distances for each size: (5, 50)"""
+    return torch.tensor([[measure(fraction, n) for _ in range(50)] for n in sizes]).double()
+
+def a_wins(a, b):
+    """The fraction of all pairs of one draw each in which A looks better."""
+    return (a[:, None] < b).double().mean()
+
+a, b = fifty(0.015), fifty(0.005)
+rows = {}
+for n, of_a, of_b in zip(sizes, a, b):
+    rows[n] = {"A": f"{of_a.mean():.2f} ± {of_a.std():.2f}",
+               "B": f"{of_b.mean():.2f} ± {of_b.std():.2f}",
+               "A looks better": f"{a_wins(of_a, of_b):.0%}"}
+
+# %% tags=["solution"]
+ns = torch.tensor(sizes).double()
+means = {"A, 1.5 % noise": a.mean(1), "B, 0.5 % noise": b.mean(1)}
+limit_a, limit_b = (extrapolate(ns, mean) for mean in means.values())
+rows["infinity"] = {"A": f"{limit_a:.2f}", "B": f"{limit_b:.2f}", "A looks better": ""}
+tables.table(rows, index="n", caption="Fréchet distance: mean and standard deviation of 50 "
+             "draws; in how many pairs of one draw each A looks better")
+print("A at n = 1500 against B at n = 300: "
+      f"A looks better in {a_wins(a[4], b[1]):.0%} of all pairs of one draw each")
+plots.curves(1 / ns, means, xlim=(0, 0.0052), ylabel="Fréchet distance",
+             title="Means of 50 draws, on an axis on which the bias is a straight line",
+             xlabel="1 / n   (infinitely many samples at 0)")
 
 # %% [markdown] tags=["solution"]
 # **What the figure shows.** The two lines have nearly one slope: the bias is much the same for both models, and at $n = 200$ much larger than what tells them apart. At equal $n$ it cancels; but each single draw has its own error, and at small $n$ the worse model is often ahead. At different $n$ the comparison is worth nothing. (What is left of B at infinity is largely the error of the 2,000 reference digits themselves.)
 
 # %% [markdown]
-# ## 3.5 The average of weights, from blank (3 points, 25 minutes)
+# ## 3.5 The EMA of weights, from blank (3 points, 25 minutes)
 #
-# Write the class `EMA`. `EMA(net, decay)` keeps, in `self.net`, a second network with weights of its own, which begins equal to `net`. `update(net)` is called after each step of the optimizer:
+# Write the class `EMA`, the **exponential moving average** of a network's weights. `EMA(net, decay)` keeps, in `self.net`, a second network with weights of its own, which begins equal to `net`. `update(net)` is called after each step of the optimizer:
 #
 # - every parameter becomes $d\cdot\text{average} + (1-d)\cdot\text{parameter}$ with the warm-up $d = \min\big(\text{decay},\ \frac{1+n}{10+n}\big)$, where $n = 0, 1, 2, \dots$ counts the updates before this one;
 # - every buffer (such as the running statistics of a batch norm) becomes a copy of the network's;
@@ -210,11 +271,13 @@ plots.curves(1 / ns, means, title="Means of 50 draws, on an axis on which the bi
 
 # %% tags=["answer:3.5"]
 class EMA:
-    """ema = EMA(net, decay); after each step ema.update(net); ema.net is the averaged network."""
+    """ema = EMA(net, decay); after each step ema.update(net); ema.net has the averages."""
 
     def __init__(self, net, decay=0.999):
         ### BEGIN SOLUTION
-        self.net, self.decay, self.n = copy.deepcopy(net).requires_grad_(False), decay, 0
+        self.net = copy.deepcopy(net).requires_grad_(False)
+        self.decay = decay
+        self.n = 0
         ### END SOLUTION
 
     def update(self, net):
@@ -240,15 +303,21 @@ assert check.passed("3.5")
 # %% tags=["solution"]
 one = nn.Linear(1, 1, bias=False)
 one.weight.data.zero_()
-way = 1 - (-torch.arange(400) / 25).exp() + 0.15 * torch.randn(400)
-ema, constant = EMA(one, 0.999), 0.0
-lines = {"the weight": way, "0.999 with warm-up": torch.zeros(400), "0.999 from the first step": torch.zeros(400)}
-for step in range(400):
-    one.weight.data.fill_(way[step])
+weights = 1 - (-torch.arange(400) / 25).exp() + 0.15 * torch.randn(400)
+ema = EMA(one, 0.999)
+constant = 0.0
+with_warmup, without_warmup = [], []
+for weight in weights:
+    one.weight.data.fill_(weight)
     ema.update(one)
-    constant = 0.999 * constant + 0.001 * way[step].item()
-    lines["0.999 with warm-up"][step], lines["0.999 from the first step"][step] = ema.net.weight.item(), constant
-plots.curves(torch.arange(400), lines, title="One weight and two averages of it", xlabel="step", ylabel="value", ylim=(-0.2, 2.1))
+    constant = 0.999 * constant + 0.001 * weight.item()
+    with_warmup.append(ema.net.weight.item())
+    without_warmup.append(constant)
+plots.curves(torch.arange(400),
+             {"the weight": weights, "0.999 with warm-up": torch.tensor(with_warmup),
+              "0.999 from the first step": torch.tensor(without_warmup)},
+             title="One weight and two averages of it", xlabel="step", ylabel="value",
+             ylim=(-0.2, 2.1))
 
 # %% [markdown] tags=["solution"]
 # **What the figure shows.** With the warm-up the average follows at first, and grows calmer the longer the run lasts. With a constant 0.999 two thirds of it are still the start after 400 steps, since $0.999^{400} = 0.67$.
@@ -261,25 +330,46 @@ plots.curves(torch.arange(400), lines, title="One weight and two averages of it"
 # %%
 print(", ".join(DEFECTS))
 patients = {letter: patient(letter) for letter in "ABCDEFG"}
-table = {"first loss": "first", "highest loss": "highest", "last loss": "last", "validation at t = 0.2": "v(0.2)", "validation at t = 0.5": "v(0.5)", "validation at t = 0.8": "v(0.8)",
-         "energy distance": "energy", "energy distance with the live weights": "live", "share of right labels": "labels", "spread": "spread",
-         "distance from the arc": "arc", "correlation with the starting noise": "corr"}
-print("   " + "".join(f"{short:>9}" for short in table.values()))
-for letter, run in patients.items():
-    print(f"{letter}  " + "".join(f"{run.numbers[name]:9.3f}" for name in table))
+columns = {
+    "first": "first loss",
+    "highest": "highest loss",
+    "last": "last loss",
+    "v(0.2)": "validation at t = 0.2",
+    "v(0.5)": "validation at t = 0.5",
+    "v(0.8)": "validation at t = 0.8",
+    "energy": "energy distance",
+    "live": "energy distance with the live weights",
+    "labels": "share of right labels",
+    "spread": "spread",
+    "arc": "distance from the arc",
+    "corr": "correlation with the starting noise",
+}
+rows = {letter: {short: run.numbers[name] for short, name in columns.items()}
+        for letter, run in patients.items()}
+tables.table(rows, ".3f", index="patient", caption="Seven trainings")
 
 # %% [markdown]
-# `first`, `highest` and `last` are training losses (the last is a mean of 100 steps). `v(t)` is the loss of the averaged weights at one noise level, computed by the library on fresh data. Samples are drawn with the averaged weights, 1,000 for each label: `energy` is their distance to real points, `live` the same with the weights of the last step; `labels` is the share on the moon that was asked for; `arc` the median distance from its middle line; `corr` the correlation of a sample with the noise that it started from. For comparison: the perfect network, known in closed form as in the clinic, would have a loss of 0.34, and `v` 0.49, 0.25 and 0.16; real points have `labels` 0.99, `spread` 0.48, `arc` 0.07.
+# `first`, `highest` and `last` are training losses (the last is a mean of 100 steps). `v(t)` is the loss of the averaged weights at one noise level, computed by the library on fresh data. Samples are drawn with the averaged weights, 1,000 for each label: `energy` is their distance to real points, `live` the same with the weights of the last step; `labels` is the fraction on the moon that was asked for; `arc` the median distance from its middle line; `corr` the correlation of a sample with the noise that it started from. For comparison: the perfect network, known in closed form as in the clinic, would have a loss of 0.34, and `v` 0.49, 0.25 and 0.16; real points have `labels` 0.99, `spread` 0.48, `arc` 0.07.
 
 # %%
 x, y = moons(2000)
-plots.scatter({"data": x[y == 0]} | {letter: run.samples[::2] for letter, run in patients.items()}, columns=4, limit=1.6, title="The right moon, label 0: data, and 1,000 samples of each patient")
+clouds = {letter: run.samples[::2] for letter, run in patients.items()}
+plots.scatter({"data": x[y == 0]} | clouds, columns=4, limit=1.6,
+              title="The right moon, label 0: data, and 1,000 samples of each patient")
 
 # %% tags=["answer:3.6"]
 def diagnoses():
     """-> {"A": a name from DEFECTS, ..., "G": ...}"""
     ### BEGIN SOLUTION
-    return {"A": "average too slow", "B": "t below 0.5", "C": "noise drawn once", "D": "healthy", "E": "other schedule", "F": "labels at 1 - p", "G": "wrong sign"}
+    return {
+        "A": "average too slow",
+        "B": "t below 0.5",
+        "C": "noise drawn once",
+        "D": "healthy",
+        "E": "other schedule",
+        "F": "labels at 1 - p",
+        "G": "wrong sign",
+    }
     ### END SOLUTION
 
 # %% tags=["check:3.6"]
@@ -293,12 +383,12 @@ same = [letter for letter, run in patients.items() if run.losses == patients["D"
 print("the same losses as D, step by step:", ", ".join(same))
 
 # %% [markdown] tags=["solution"]
-# **Solution.** A, D, E and G have the same losses to the last digit: the defect, if any, lies after the loss, or in a sign, which a network learns as easily. Of these, A returns its noise (correlation 1) and is well with the live weights: the *average* is still the start. G flies away, and its validation is as bad as can be: the *wrong sign*. E has the validation of D, so its network is as good, but draws thin lines: its sampler follows the *other schedule*. D is *healthy*. C's loss is far below what a perfect network can reach, and its validation is terrible: its *noise was drawn once*. B starts with another loss, is as good as the others at $t$ = 0.2 and 0.5, and fails at 0.8, which it has never seen: *t below 0.5*. F is fine but for the moons' confusion: it hardly ever was told its *labels*.
+# **Solution.** A, D, E and G have the same losses to the last digit: the defect, if any, lies after the loss, or in a sign, which a network learns as easily. Of these, A returns its noise (correlation 1) and is well with the live weights: the *average* is still the start. G flies away, and its validation is as bad as can be: the *wrong sign*. E has the validation of D, so its network is as good, but draws thin lines: its sampler follows the *other schedule*. D is *healthy*. C's loss is far below what a perfect network can reach, and its validation is terrible: its *noise was drawn once*. B starts with another loss, is as good as the others at $t$ = 0.2 and 0.5, and fails at 0.8, which it has never seen: *t below 0.5*. F is fine but for the moons' confusion: it was hardly ever given its *labels*.
 
 # %% [markdown]
 # ## 3.7 Stop, and go on as if nothing had happened (3 points, 25 minutes)
 #
-# This is a small training with everything that a large one has:
+# This is a small training with everything that a large one has. `advance()` is one step, and `loss()` the loss of its batch, with the random numbers that it draws:
 
 # %%
 print(inspect.getsource(SmallRun))
@@ -325,8 +415,13 @@ print("resumed:      ", [f"{loss:.4f}" for loss in losses_of(resumed, 4)])
 def state(run):
     """-> everything that going on needs"""
     ### BEGIN SOLUTION
-    return copy.deepcopy({"net": run.net.state_dict(), "average": run.average.state_dict(), "optimizer": run.optimizer.state_dict(),
-                          "generator": run.generator.get_state(), "step": run.step})
+    return copy.deepcopy({
+        "net": run.net.state_dict(),
+        "average": run.average.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "generator": run.generator.get_state(),
+        "step": run.step,
+    })
     ### END SOLUTION
 
 def restore(run, s):
@@ -334,7 +429,8 @@ def restore(run, s):
     ### BEGIN SOLUTION
     run.net.load_state_dict(s["net"])
     run.average.load_state_dict(s["average"])
-    run.optimizer.load_state_dict(copy.deepcopy(s["optimizer"]))                    # it would keep these very tensors
+    # the optimizer would keep these very tensors
+    run.optimizer.load_state_dict(copy.deepcopy(s["optimizer"]))
     run.generator.set_state(s["generator"])
     run.step = s["step"]
     ### END SOLUTION
@@ -351,12 +447,22 @@ assert check.passed("3.7")
 # %% tags=["solution"]
 run = SmallRun(seed=1)
 losses_of(run, 12)
-s, wanted = state(run), torch.tensor(losses_of(run, 20))
+s = state(run)
+wanted = torch.tensor(losses_of(run, 20))
+rows = {}
 for part in s:
     again = SmallRun(seed=2)
-    restore(again, s | {part: state(again)[part]} if part != "optimizer" else s | {part: torch.optim.Adam(again.net.parameters()).state_dict()})
-    gap = (torch.tensor(losses_of(again, 20)) - wanted).abs().max()
-    print(f"without {part:9}  losses differ by up to {gap:.4f}, the average by {(again.average[0].weight - run.average[0].weight).abs().max():.4f}")
+    if part == "optimizer":
+        fresh = torch.optim.Adam(again.net.parameters()).state_dict()
+    else:
+        fresh = state(again)[part]
+    restore(again, s | {part: fresh})
+    losses = torch.tensor(losses_of(again, 20))
+    averages = again.average[0].weight - run.average[0].weight
+    rows[part] = {"of a loss": (losses - wanted).abs().max(),
+                  "of the average": averages.abs().max()}
+tables.table(rows, ".4f", index="forgotten part",
+             caption="Largest difference in twenty steps")
 
 # %% [markdown] tags=["solution"]
 # Every loss stays within what is usual for this training, so none of this would be noticed. A forgotten average does not show in the losses at all, and it is the average that samples. (There is one more trap: `load_state_dict` of a network copies the numbers, that of an optimizer keeps the very tensors it is given. Without the `deepcopy`, the resumed run writes into the state.)
@@ -372,7 +478,10 @@ def shifted(base, side, base_side):
     ### BEGIN SOLUTION
     k = side / base_side
     size = lambda t: (base.alpha(t) ** 2 + (k * base.sigma(t)) ** 2).sqrt()
-    return Schedule(lambda t: base.alpha(t) / size(t), lambda t: k * base.sigma(t) / size(t))
+    return Schedule(
+        lambda t: base.alpha(t) / size(t),
+        lambda t: k * base.sigma(t) / size(t),
+    )
     ### END SOLUTION
 
 # %% tags=["check:3.8"]
@@ -386,16 +495,31 @@ assert check.passed("3.8")
 
 # %% tags=["solution"]
 def measured_log_snr(x_t, x0):
-    """The log SNR of noisy images, by a straight line through their pixels: x_t = slope * x0 + rest"""
+    """The log SNR of noisy images, by a straight line through their pixels.
+
+    The line is x_t = slope * x0 + rest.
+    """
     slope = (x_t * x0).mean() / x0.square().mean()
     return (slope**2 / (x_t - slope * x0).square().mean()).log()
 
 x, times = digits[:60], torch.linspace(0.1, 0.95, 18)
-large = F.interpolate(x, scale_factor=4.0)                                          # (60, 1, 112, 112)
-ways = {"28 x 28, base": (x, cosine, 1), "112 x 112, base": (large, cosine, 4), "112 x 112, shifted": (large, shifted(cosine, 112, 28), 4)}
-after = {name: torch.stack([measured_log_snr(F.avg_pool2d(schedule.perturb(z, t, torch.randn_like(z)), k), x) for t in times]) for name, (z, schedule, k) in ways.items()}
-plots.curves(times, after, title="log SNR, measured after averaging to 28 x 28", xlabel="t   (data → noise)", ylabel="log SNR")
-print(f"base against shifted: {(after['112 x 112, base'] - after['112 x 112, shifted']).mean():.3f} on average, 2 log 4 = {2 * math.log(4):.3f}")
+large = F.interpolate(x, scale_factor=4.0)                          # (60, 1, 112, 112)
+cases = {
+    "28 x 28, base": (x, cosine, 1),
+    "112 x 112, base": (large, cosine, 4),
+    "112 x 112, shifted": (large, shifted(cosine, 112, 28), 4),
+}
+log_snrs = {}
+for name, (x0, schedule, k) in cases.items():
+    noisy = [schedule.perturb(x0, t, torch.randn_like(x0)) for t in times]
+    averaged = [F.avg_pool2d(x_t, k) for x_t in noisy]                      # 28 x 28
+    log_snrs[name] = torch.stack([measured_log_snr(x_t, x) for x_t in averaged])
+
+# %% tags=["solution"]
+plots.curves(times, log_snrs, title="log SNR, measured after averaging to 28 x 28",
+             xlabel="t   (data → noise)", ylabel="log SNR")
+difference = (log_snrs["112 x 112, base"] - log_snrs["112 x 112, shifted"]).mean()
+print(f"base against shifted: {difference:.3f} on average, 2 log 4 = {2 * math.log(4):.3f}")
 
 # %% [markdown] tags=["solution"]
 # **What the figure shows.** With the base schedule the large digits keep 2.77 more log SNR at every $t$: they are destroyed later than the small ones, and much of the time is spent where there is nothing to decide. With the shifted schedule the large image goes through the same losses as the small one.
@@ -408,10 +532,11 @@ print(f"base against shifted: {(after['112 x 112, base'] - after['112 x 112, shi
 # Then find out by measurement, in a cell of your own: which other metrics of the lesson are fooled, too, and which are not? (For the Gaussian kernel take `width=0.5`: at 10, far above the size of these data, it sees nothing but the mean.)
 
 # %%
-places = torch.tensor([[-1.4, 0.2], [0.3, 1.3], [1.2, 0.6], [0.9, -1.0], [-0.7, -0.9]])
-bumps = data.GaussianMixture(places, 0.1, [0.3, 0.25, 0.2, 0.15, 0.1])
+centres = torch.tensor([[-1.4, 0.2], [0.3, 1.3], [1.2, 0.6], [0.9, -1.0], [-0.7, -0.9]])
+bumps = data.GaussianMixture(centres, 0.1, [0.3, 0.25, 0.2, 0.15, 0.1])
 real, honest = (bumps.sample(1000, seed).double() for seed in (1, 2))
-print(f"honest samples: Fréchet distance {metrics.frechet_distance(real, honest):.4f}, precision {metrics.precision_recall(real, honest)[0]:.2f}")
+print(f"honest samples: Fréchet distance {metrics.frechet_distance(real, honest):.4f}, "
+      f"precision {metrics.precision_recall(real, honest)[0]:.2f}")
 
 # %% tags=["answer:3.9"]
 def fool(real, n):
@@ -422,7 +547,7 @@ def fool(real, n):
         return (V * w.clamp(min=0) ** p) @ V.T
     z = torch.randn(n, real.shape[1], dtype=real.dtype)
     z = z - z.mean(0)
-    z = z @ power(z.T.cov(), -0.5)                          # mean 0 and covariance I exactly, not by chance
+    z = z @ power(z.T.cov(), -0.5)          # mean 0 and covariance I exactly, not by chance
     return z @ power(real.T.cov(), 0.5) + real.mean(0)
     ### END SOLUTION
 
@@ -434,13 +559,30 @@ assert check.passed("3.9")
 
 # %% tags=["solution"]
 cubic = lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3
-judges = {"Fréchet": metrics.frechet_distance, "KID, cubic kernel": lambda a, b: metrics.mmd(a, b, cubic), "Gaussian kernel, width 0.5": lambda a, b: metrics.gaussian_kernel_distance(a, b, width=0.5),
-          "precision": lambda a, b: metrics.precision_recall(b, a)[0], "recall": lambda a, b: metrics.precision_recall(b, a)[1]}
-fakes, others = [fool(real, 1000) for _ in range(5)], [bumps.sample(1000, seed).double() for seed in range(2, 12)]
-for name, judge in judges.items():
-    floor, values = torch.tensor([judge(z, real) for z in others]), torch.tensor([judge(z, real) for z in fakes])
-    print(f"{name:27} fooling points {values.mean():8.4f}, honest samples {floor.mean():8.4f} +- {floor.std():.4f}: {(values.mean() - floor.mean()) / floor.std():7.1f} standard deviations away")
-plots.scatter({"real": real, "honest samples": honest, "fooling points": fakes[0]}, title="The Fréchet distance prefers the last to the middle")
+metrics_of_clouds = {
+    "Fréchet": metrics.frechet_distance,
+    "KID, cubic kernel": lambda a, b: metrics.mmd(a, b, cubic),
+    "Gaussian kernel, width 0.5":
+        lambda a, b: metrics.gaussian_kernel_distance(a, b, width=0.5),
+    "precision": lambda a, b: metrics.precision_recall(b, a)[0],
+    "recall": lambda a, b: metrics.precision_recall(b, a)[1],
+}
+fakes = [fool(real, 1000) for _ in range(5)]
+others = [bumps.sample(1000, seed).double() for seed in range(2, 12)]
+rows = {}
+for name, metric in metrics_of_clouds.items():
+    baseline = torch.tensor([metric(z, real) for z in others])
+    values = torch.tensor([metric(z, real) for z in fakes])
+    rows[name] = {"fooling points": values.mean(), "honest samples": baseline.mean(),
+                  "their sd": baseline.std(),
+                  "sds away": (values.mean() - baseline.mean()) / baseline.std()}
+
+# %% tags=["solution"]
+formats = dict.fromkeys(("fooling points", "honest samples", "their sd"), ".4f")
+tables.table(rows, formats | {"sds away": ".1f"}, index="metric",
+             caption="Means over 5 fooling clouds and 10 honest ones, 1,000 points each")
+plots.scatter({"real": real, "honest samples": honest, "fooling points": fakes[0]},
+              title="The Fréchet distance prefers the last to the middle")
 
 # %% [markdown] tags=["solution"]
 # **What this shows.** One Gaussian with the right mean and covariance beats honest samples: they have a distance above 0, by their bias. Recall is fooled, too: a wide cloud has balls everywhere, and so covers every real point. The cubic kernel compares third moments and notices something; the Gaussian kernel and precision, which look at places, cannot be fooled this way. Nobody fools on purpose. But a model that is *tuned* on one number for long enough will find out what the number does not see.

@@ -711,7 +711,7 @@ def bump_width(x):
 right = last(edm_stochastic(exact8, cosine, begin, ts, generator=g))
 defect = edm_stochastic(exact8, cosine, begin, ts, generator=g, evaluate_at_sigma=True)
 clouds = {"data": ring.sample(2000), "no churn": last(heun(exact8, cosine, begin, ts)),
-          "evaluated at sigma-hat": right, "evaluated at sigma": last(defect)}
+          "D at sigma-hat": right, "D at sigma": last(defect)}
 plots.scatter({f"{name}\nwidth {bump_width(x):.3f}": x for name, x in clouds.items()},
               title="Heun with churn 20, 30 steps: width of a bump", limit=1.5)
 
@@ -876,7 +876,7 @@ widgets.sampler_explorer(spiral, cosine)
 #
 # ## 4.12 What is fair
 #
-# Now a learned model: `mnist`, which lesson 3 judged. The samplers stay; the denoiser is a network, and errs. **Which sampler is best, at which cost?** A fair answer needs equal evaluations, equal labels and noise from the same seed, a metric beside its **real-data baseline** (the floor: what real data score), and the same number of samples everywhere, since Fréchet distances at different $n$ cannot be compared (3.36). `sampling.SAMPLERS` names eleven ways to sample, each a sampler, its options and the spacing of its timesteps. A part of the study, live:
+# Now a learned model: `mnist`, which lesson 3 evaluated. The samplers stay; the denoiser is a network, and errs. **Which sampler is best, at which cost?** A fair answer needs equal evaluations, equal labels and noise from the same seed, a metric beside its **real-data baseline** (the floor: what real data score), and the same number of samples everywhere, since Fréchet distances at different $n$ cannot be compared (3.36). `sampling.SAMPLERS` names eleven ways to sample, each a sampler, its options and the spacing of its timesteps. A part of the study, live:
 
 # %%
 from course_lib.lab import sampler_study, sampling
@@ -967,7 +967,7 @@ tables.table(by_evaluations(some, "agreement"), ".1%",
              "w = 2: agreement with the label, 4,000 samples", "guided evaluations")
 
 # %% [markdown]
-# **What the table shows.** At $w = 2$ nearly every digit is what was asked for, and the distances of the samplers that worked without guidance are mostly four to seven times larger: guided samples are too typical, and a Fréchet distance sees that variety is gone. The order has changed. `ancestral`, best without guidance when steps are many, is worse than `ddim` at every count; `unipc` is best up to 10; at 15 `heun`, nearly the last without guidance, is first. (A possible reason why noise no longer helps: it pulls towards what the *guided* denoiser calls probable, and that is too narrow. We have not tested it.) So choose the sampler with the guidance that you will use.
+# **What the table shows.** At $w = 2$ nearly every digit is what was asked for, and the distances of the samplers that worked without guidance are mostly four to seven times larger: guided samples are too typical, and a Fréchet distance shows that variety is gone. The order has changed. `ancestral`, best without guidance when steps are many, is worse than `ddim` at every count; `unipc` is best up to 10; at 15 `heun`, nearly the last without guidance, is first. (A possible reason why noise no longer helps: it pulls towards what the *guided* denoiser calls probable, and that is too narrow. We have not tested it.) So choose the sampler with the guidance that you will use.
 #
 # ## 4.15 Digits and their noise
 #
@@ -1307,7 +1307,7 @@ rows = {name: {"energy distance": f"{energy_distance(x):.4f}",
 tables.table(rows, ".2f", "Distances to the data, 2,000 samples each")
 
 # %% [markdown]
-# **What the figure shows.** A step along the velocity at $t=1$ gathers everything in the middle. A step along the average velocity, also one evaluation, spreads it over the place of the moons, without any teacher; the energy distance falls a hundredfold. Many points remain between the moons, and a second step does not remove them: the small network knows $u$ only roughly. (Both distances fall to about a hundredth, and stay above the data's. The energy distance is (3.39) with the kernel $-\|x-y\|$. And strictly, a loss that weighs large errors less no longer asks for the mean, section 3.1.)
+# **What the figure shows.** A step along the velocity at $t=1$ gathers everything in the middle. A step along the average velocity, also one evaluation, spreads it over the place of the moons, without any teacher; the energy distance falls a hundredfold. Many points remain between the moons, and a second step does not remove them: the small network has learned $u$ only roughly. (Both distances fall to about a hundredth, and stay above the data's. The energy distance is (3.39) with the kernel $-\|x-y\|$. And strictly, a loss that weighs large errors less is no longer minimised by the mean, section 3.1.)
 #
 # Its relatives differ in how they get the average. A **shortcut model** (Frans et al. 2025) uses that two steps of length $d$ are one of length $2d$,
 #

@@ -11,56 +11,23 @@
 #
 # {{badge}}
 #
-# So far the model drew what it liked, or a digit that we named. This lesson tells it what to draw. Part I derives **guidance**, the most used trick of the field, and measures what it costs. Part II builds a **text-to-image model** whose every answer can be marked, because its pictures are put together from parts with names. Part III **edits**: it fills holes, undoes blur, turns sketches into pictures, changes one part and keeps the rest, and carries a style from one picture to another.
+# So far the model drew what it liked, or a digit that we named. This lesson conditions it on what to draw. Part I derives **guidance**, the most used trick of the field, and measures what it costs. Part II builds a **text-to-image model** whose every answer can be scored, because its pictures are put together from parts with names. Part III **edits**: it fills holes, undoes blur, turns sketches into pictures, changes one part and keeps the rest, and carries a style from one picture to another.
 #
-# **After this lesson you can** condition a denoiser on anything; derive classifier guidance and classifier-free guidance, tell their scales apart, and say what they do not sample; train and judge a text-to-image model, on combinations and on pairs that it never saw; inpaint without cheating; solve inverse problems and check the answer against the exact one, the distribution of all that a measurement leaves possible; and edit a picture and prove that the rest was kept.
+# **After this lesson you can** condition a denoiser on anything; derive classifier guidance and classifier-free guidance, tell their scales apart, and say what they do not sample; train and evaluate a text-to-image model, on combinations and on pairs that its training never had; inpaint without cheating; solve inverse problems and check the answer against the exact one, the distribution of all that a measurement leaves possible; and edit a picture and prove that the rest was kept.
 #
 # **You need** lessons 1, 2 (attention) and 4 (samplers); from lesson 3 the metrics. **It takes** about 3 minutes to run on two CPU cores, and three evenings to read, one for each part. The exercises are in `exercises/05_conditional_generation.ipynb`.
 #
-# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; $x_t = \alpha_t\,x_0 + \sigma_t\,\epsilon$; $D(x, t, y)$ is the guess of the clean data. **$w = 1$ is no guidance**, $w = 0$ ignores the condition. The sign $\varnothing$ stands for "no condition".
+# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; $x_t = \alpha_t\,x_0 + \sigma_t\,\epsilon$; $D(x, t, y)$ is the prediction of the clean data, $\hat x_0$ (**x0-prediction**). The **guidance scale** is $w$ in formulas and `scale` in code: **$w = 1$ is no guidance**, $w = 0$ ignores the condition. The sign $\varnothing$ stands for "no condition".
 
 # %% tags=["setup"]
 {{setup}}
 
 # %%
-import copy
-import math
-import warnings
-
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from course_lib import (
-    Denoiser,
-    Schedule,
-    ancestral,
-    clip,
-    ddim,
-    dpmpp,
-    editing,
-    guidance,
-    last,
-    samplers,
-    timesteps,
-)
-from course_lib.lab import (
-    attributes,
-    data,
-    features,
-    metrics,
-    noun_parts,
-    plots,
-    profiling,
-    sampling,
-    tables,
-    train,
-    widgets,
-)
-from course_lib.masks import brush, create_mask
-from course_lib.networks import text
-from course_lib.networks.unet import CrossAttentionBlock, UNet
-from course_lib.schedules import append_dims, randn_like
+from course_lib import Schedule, clip, ddim, dpmpp, guidance, last, timesteps
+from course_lib.lab import data, features, metrics, plots, tables, train, widgets
+from course_lib.schedules import append_dims
 
 torch.manual_seed(0)
 cosine = Schedule.cosine()
@@ -72,13 +39,13 @@ seeded = lambda seed: torch.Generator().manual_seed(seed)
 #
 # ## 5.1 A label as a condition
 #
-# Digits come with labels $y$. **What changes if the network may see them?** The loss of lesson 3 is a mean over pairs $(x_0, y)$ now, and the network gets $y$ as one more input. For each $(x_t, t, y)$ by itself, the guess that minimises a mean squared error is the mean of what is still possible. So the ideal network is
+# Digits come with labels $y$. **What changes if they are inputs of the network?** The loss of lesson 3 is a mean over pairs $(x_0, y)$ now, and the network gets $y$ as one more input. For each $(x_t, t, y)$ by itself, the prediction that minimises a mean squared error is the mean of what is still possible. So the ideal network is
 #
 # $$D(x, t, y) = \mathbb E\big[x_0 \mid x_t = x,\ y\big] \tag{5.1}$$
 #
-# and everything from lessons 1 to 4 holds for the distribution $q(x_0\mid y)$ in place of $q(x_0)$: the label goes along to the network, and samplers do not notice. Lesson 2 added the label's vector to the time embedding.
+# and everything from lessons 1 to 4 holds for the distribution $q(x_0\mid y)$ in place of $q(x_0)$: the label is passed on to the network as a **condition**, and samplers do not change. Lesson 2 added the label's vector to the time embedding.
 #
-# Now drop labels while training: each example, with probability $p$, gets the **null label** $\varnothing$ instead of its own. Under the null label the network sees pictures of all classes, so there its best guess is the one without a label, the average of (5.1) over what the label may be:
+# Now drop labels while training (**condition dropout**): each example, with probability $p$, gets the **null label** $\varnothing$ instead of its own. Under the null label the network is trained on pictures of all classes, so there its best prediction is the unconditional one, the average of (5.1) over what the label may be:
 #
 # $$D(x, t, \varnothing) = \mathbb E\big[x_0 \mid x_t = x\big] = \sum_y p(y\mid x_t = x)\; D(x, t, y) \tag{5.2}$$
 #
@@ -111,9 +78,9 @@ plots.show(last(states), columns=11,
            title="One noise in each row; labels 0 to 9, then the null label")
 
 # %% [markdown]
-# **What the figure shows.** The label mostly decides the digit (the 7 of the first row looks like a 9). The noise has a say in the hand: the gaps of the last row run through all of it. In the last column the model chose by itself, and not always a clear digit.
+# **What the figure shows.** The label mostly decides the digit (the 7 of the first row looks like a 9). The noise decides the handwriting: the gaps of the last row run through all of it. In the last column the noise alone decides, and not always for a clear digit.
 #
-# Is (5.2) true for a trained network? Its right side needs $p(y\mid x_t)$, a classifier that has learnt to read *noisy* digits. The course ships one; the next section shows why one needs it.
+# Is (5.2) true for a trained network? Its right side needs $p(y\mid x_t)$, a classifier trained on *noisy* digits. The course ships one; the next section shows why one needs it.
 
 # %%
 noisy_classifier = features.noisy_digit_classifier(device)
@@ -141,7 +108,7 @@ tables.table(rows, formats, caption="Distances in (5.2): root mean square, 100 d
 #
 # ## 5.2 Classifier guidance: what Bayes adds
 #
-# **Suppose we only had the denoiser without labels. Could a classifier steer it?** Write $q_t(x)$ for the density of $x_t$. By Tweedie's formula (lesson 1) a guess is a score in other clothes:
+# **Suppose we only had the denoiser without labels. Could a classifier steer it?** Write $q_t(x)$ for the density of $x_t$. By Tweedie's formula (lesson 1) a prediction and a score are the same thing up to scaling:
 #
 # $$D(x, t, \varnothing) = \frac{x + \sigma_t^2\,\nabla_x\log q_t(x)}{\alpha_t} \tag{5.3}$$
 #
@@ -161,7 +128,7 @@ tables.table(rows, formats, caption="Distances in (5.2): root mean square, 100 d
 #
 # $$p_t(y\mid x) = \mathbb E\big[p(y\mid x_0) \mid x_t = x\big] \tag{5.7}$$
 #
-# the average verdict over all clean pictures that may lie behind $x$. This is not the verdict of a classifier of clean pictures on a picture of noise.
+# the average over all clean pictures that may lie behind $x$ of the probability that each has the label. This is not the output of a classifier of clean pictures for a noisy picture.
 
 # %%
 ts = torch.linspace(0.05, 0.95, 10)
@@ -182,7 +149,7 @@ plots.curves(ts, {name: torch.stack(values) for name, values in right.items()},
              xlabel="t (0 data, 1 noise)", ylabel="accuracy", ylim=(0, 1.02))
 
 # %% [markdown]
-# **What the figure shows.** In the middle of the path, where a digit is decided, the classifier of clean digits reads much worse than the one that was shown noisy digits and told $t$; near $t = 0.75$ it begins to guess.
+# **What the figure shows.** In the middle of the path, where a digit is decided, the classifier of clean digits is right much less often than the **noise-aware** one, which was trained on noisy digits and given $t$; near $t = 0.75$ it comes down to chance.
 
 # %%
 def classifier_guidance(D, schedule, log_prob, scale):
@@ -220,7 +187,7 @@ tables.table(agreement, ".1%", index="classifier",
 plots.show(pictures, columns=10, title="Asked for: 0 to 9")
 
 # %% [markdown]
-# **What the figure shows.** A denoiser that is not told the label draws what the noise-aware classifier asks for, 67 times in 100, and 89 times with $w = 3$. (Why not always, at $w = 1$, where (5.5) is exact? One likely reason: it needs the classifier's slope. A classifier is trained on its values only, and these can be right where the slope is not.) The other classifier's gradient means little where it cannot read: its pictures are hardly better than chance, and some are spoilt. (The samplers start at $t = 0.99$. There the factor $\sigma^2/\alpha$ is 64; at $t = 1$ it is 20,000 on our schedule, and it multiplies the classifier's errors as well.)
+# **What the figure shows.** Guided by the noise-aware classifier, a denoiser without labels draws the digit that was asked for 67 times in 100, and 89 times with $w = 3$. (Why not always, at $w = 1$, where (5.5) is exact? One likely reason: it needs the classifier's slope. A classifier is trained on its values only, and these can be right where the slope is not.) The other classifier's gradient means little where it is at chance: its pictures are hardly better than chance, and some are spoilt. (The samplers start at $t = 0.99$. There the factor $\sigma^2/\alpha$ is 64; at $t = 1$ it is 20,000 on our schedule, and it multiplies the classifier's errors as well.)
 #
 # The library's `classifier_guidance` is the same function with its inputs checked:
 
@@ -247,7 +214,7 @@ torch.testing.assert_close(
 #
 # $$D_w(x, t, y) = D(x, t, \varnothing) + w\,\big(D(x, t, y) - D(x, t, \varnothing)\big) \tag{5.9}$$
 #
-# This is **classifier-free guidance** (Ho and Salimans 2022): from the guess without the label, $w$ times the way to the guess with it. $w = 0$ forgets the label, $w = 1$ is the plain conditional model, $w > 1$ overshoots. It costs two evaluations.
+# This is **classifier-free guidance** (Ho and Salimans 2022): from the unconditional prediction, $w$ times the difference to the conditional one. $w = 0$ ignores the label, $w = 1$ is the plain conditional model, $w > 1$ extrapolates. It costs two evaluations of the network a step: guidance doubles the **number of function evaluations (NFE)**.
 #
 # **Two scales are in use.** The paper writes $(1+s)\,D_y - s\,D_\varnothing$, so that $s = 0$ is no guidance. Compare with (5.9), $w\,D_y + (1-w)\,D_\varnothing$:
 #
@@ -255,7 +222,7 @@ torch.testing.assert_close(
 #
 # Stable Diffusion's "7.5" is a $w$. Mixing the scales up is a common bug, and a quiet one: pictures still come out, guided by one too little or too much.
 #
-# Most code guides the network's *output* (noise, or v), not the guess. That is the same: at a given $(x, t)$ the output $u = a\,x_0 + b\,\epsilon$ is a straight-line function of the guess, $u = c_1 x + c_2\,\hat x_0$ with $c_1 = b/\sigma_t$ and $c_2 = a - b\,\alpha_t/\sigma_t$. In $(1-w)\,u_\varnothing + w\,u_y$ the weights add up to one, so $c_1x$ stays as it is and
+# Most code guides the network's *output* (epsilon, or v), not the x0-prediction. That is the same: at a given $(x, t)$ the output $u = a\,x_0 + b\,\epsilon$ is a straight-line function of the x0-prediction, $u = c_1 x + c_2\,\hat x_0$ with $c_1 = b/\sigma_t$ and $c_2 = a - b\,\alpha_t/\sigma_t$. In $(1-w)\,u_\varnothing + w\,u_y$ the weights add up to one, so $c_1x$ stays as it is and
 #
 # $$(1-w)\,u_\varnothing + w\,u_y = c_1\,x + c_2\,\big[(1-w)\,D_\varnothing + w\,D_y\big] \tag{5.11}$$
 
@@ -273,7 +240,7 @@ torch.testing.assert_close(rows["w = 8"], ten_digits(guidance.cfg(digits, 8.0, n
 plots.show(rows, columns=10, title="The same ten noises, asked for 0 to 9")
 
 # %% [markdown]
-# **What the figure shows.** $w = 0$ draws whatever the noise suggests. With $w = 1$ most can be read as asked, though the 5 and the 6 are broken. Up to $w = 4$ they become cleaner and bolder; at $w = 8$ the 0 and the 9 are spoilt. What is won and what is lost is measured in 5.5. First: *what distribution is this?*
+# **What the figure shows.** $w = 0$ draws whatever the noise suggests. With $w = 1$ most are the digits asked for, though the 5 and the 6 are broken. Up to $w = 4$ they become cleaner and bolder; at $w = 8$ the 0 and the 9 are spoilt. What is won and what is lost is measured in 5.5. First: *what distribution is this?*
 #
 # ## 5.4 What guidance samples, and what it does not
 #
@@ -285,7 +252,7 @@ plots.show(rows, columns=10, title="The same ten noises, asked for 0 to 9")
 #
 # $$\frac1{v_w} = \frac w{s^2} + 1 - w, \qquad m_w = v_w\,\frac{w\,m}{s^2} \tag{5.13}$$
 #
-# Now let guidance run, without noise, as the ODE of lesson 4: in $\bar x = x/\alpha$ and $r = \sigma/\alpha$ it is $d\bar x/dr = (\bar x - \hat x_0)/r$, and for a bell of mean $\mu$ and variance $v$ the guess is $\hat x_0 = \bar x - \frac{r^2}{v + r^2}(\bar x-\mu)$. With (5.9) for the guess:
+# Now let guidance run, without noise, as the probability-flow ODE of lesson 4: in $\bar x = x/\alpha$ and $r = \sigma/\alpha$ it is $d\bar x/dr = (\bar x - \hat x_0)/r$, and for a bell of mean $\mu$ and variance $v$ the prediction is $\hat x_0 = \bar x - \frac{r^2}{v + r^2}(\bar x-\mu)$. With (5.9) for the prediction:
 #
 # $$\frac{d\bar x}{dr} = w\,\frac{r\,(\bar x - m)}{s^2 + r^2} + (1-w)\,\frac{r\,\bar x}{1 + r^2} \tag{5.14}$$
 #
@@ -364,7 +331,7 @@ widgets.guidance_explorer(everything, left, cosine)
 # %% [markdown]
 # ## 5.5 The price of guidance
 #
-# **What does guidance buy, and what does it cost?** Draw 500 digits for each $w$, from the same noises, and let the metrics of lesson 3 judge: does the classifier see the digit that was asked for (*agreement*); how far are the digits from real ones as a crowd (*Fréchet distance*, *KID*); do they look real one by one (*precision*); and is every kind of real digit there (*recall*)?
+# **What does guidance buy, and what does it cost?** Draw 500 digits for each $w$, from the same noises, and compute the metrics of lesson 3: does the classifier predict the digit that was asked for (*agreement*); how far are the digits from real ones as a crowd (*Fréchet distance*, *KID*); do they look real one by one (*precision*); and is every kind of real digit there (*recall*)?
 
 # %%
 n, real = 500, features.features_of_test_split()
@@ -404,15 +371,15 @@ plots.curves(torch.tensor(ws), {"guided": column("Fréchet"),
              xlabel="w", ylabel="Fréchet distance", yscale="log")
 
 # %% [markdown]
-# **What the figures show.** Agreement is bought with variety. From $w = 2$ on every digit is the one that was asked for, and at first more of them look real. But recall falls all the way, from 0.91 to 0.58, and the Fréchet distance, which sees both, rises. (From 1 to 1.5 by no more than such numbers scatter, and KID sees no difference there.) For this small model, on digits, no $w$ above 1 makes a better crowd than 1. Large models of photographs have their optimum a little above 1. So there is no best $w$: it depends on whether one picture is wanted, or a crowd.
+# **What the figures show.** Agreement is bought with variety. From $w = 2$ on every digit is the one that was asked for, and at first more of them look real. But recall falls all the way, from 0.91 to 0.58, and the Fréchet distance, which measures both, rises. (From 1 to 1.5 by no more than such numbers scatter, and KID shows no difference there.) For this small model, on digits, no $w$ above 1 makes a better crowd than 1. Large models of photographs have their optimum a little above 1. So there is no best $w$: it depends on whether one picture is wanted, or a crowd.
 #
 # ## 5.6 Guidance only where it helps, and other repairs
 #
-# Four ideas to pay less. (1) **Limited interval** (Kynkäänniemi et al. 2024): while $x_t$ is nearly noise, guidance throws away whole kinds of pictures; at the end it only sharpens what is decided. So guide in the middle only: $w$ is a function of $t$. (2) **Rescaling** (Lin et al. 2023): guidance makes guesses too contrasty; give each back the standard deviation, over its pixels, of the conditional guess, and mix with $\varphi$:
+# Four ideas to pay less. (1) **Limited interval** (Kynkäänniemi et al. 2024): while $x_t$ is nearly noise, guidance throws away whole kinds of pictures; at the end it only sharpens what is decided. So guide in the middle only: $w$ is a function of $t$. (2) **Rescaling** (Lin et al. 2023): guidance makes predictions too contrasty; give each back the standard deviation, over its pixels, of the conditional guess, and mix with $\varphi$:
 #
 # $$\hat x_0 = \varphi\,\frac{\operatorname{std}(D(x,t,y))}{\operatorname{std}(D_w)}\,D_w + (1-\varphi)\,D_w \tag{5.16}$$
 #
-# (3) **Autoguidance** (Karras et al. 2024): the guess without a label plays the part of a *worse* model, one from which we walk away. Part of the walk leads towards the class, and part, more useful, away from errors. So walk away from a model that is worse but has the label:
+# (3) **Autoguidance** (Karras et al. 2024): the unconditional prediction plays the part of a *worse* model, one from which guidance leads away. Part of the difference points towards the class, and part, more useful, away from errors. So guide away from a weak model that has the label:
 #
 # $$\hat x_0 = D_{\text{weak}}(x, t, y) + w\,\big(D(x, t, y) - D_{\text{weak}}(x, t, y)\big) \tag{5.17}$$
 #
@@ -428,13 +395,26 @@ rows |= {name: evaluate(D) for name, D in repairs.items()}
 tables.table(rows, formats, caption="500 digits each, from the same noises")
 
 # %% [markdown]
-# **What the table shows.** The interval keeps nearly all of the agreement and gives back most of the distance and of the recall. On these digits it is no better a bargain than a plain $w = 1.5$, only a cheaper one, since outside the interval one evaluation is enough. Autoguidance leaves everything about where $w = 1$ has it; the one point of agreement that it gains is about what chance allows for 500 digits. It was made to correct a model's errors, not to strengthen the label, and this model errs little. Rescaling cures too much contrast, which digits of black and white hardly suffer from: the recall gains 0.07, the rest hardly moves. What helps is for measurement to say, not for fashion.
+# **What the table shows.** The interval keeps nearly all of the agreement and gives back most of the distance and of the recall. On these digits it is no better a bargain than a plain $w = 1.5$, only a cheaper one, since outside the interval one evaluation is enough. Autoguidance leaves everything about where $w = 1$ has it; the one point of agreement that it gains is about what chance allows for 500 digits. It was made to correct a model's errors, not to strengthen the label, and this model errs little. Rescaling cures too much contrast, which digits of black and white hardly suffer from: the recall gains 0.07, the rest hardly moves. Measurement decides what helps, not fashion.
 #
 # # Part II · Words
 #
-# ## 5.7 Pictures that know what they show
+# ## 5.7 Pictures whose parts have names
 #
 # Captions of photographs are vague, so whether a text-to-image model drew what was asked is usually a matter of taste. We want a data set in which it is a matter of fact. **Nouns** are 32 x 32 pixel figures, in the public domain, put together from five parts: a background, a body, an accessory on it, a head, and glasses.
+
+# %%
+import copy
+import math
+import warnings
+
+import torch.nn.functional as F
+from torch import nn
+
+from course_lib import Denoiser, samplers
+from course_lib.lab import attributes, noun_parts, sampling
+from course_lib.networks import text
+from course_lib.networks.unet import CrossAttentionBlock, UNet
 
 # %%
 art = noun_parts.load_art()
@@ -462,7 +442,7 @@ plots.captioned(made.x, made.captions, columns=4, title="Pictures and captions")
 print(*noun_parts.captions(row.repeat(3, 1), seed=1), sep="\n")
 
 # %% [markdown]
-# **What may the model not see?** To judge whether it has learnt *parts*, not pictures, we keep two kinds of nouns away from it. In split `test` the combination of five is new, but no pair of its parts was kept away on purpose. (Of head and accessory there are 36,000 pairs, so with 100,000 pictures about one in sixteen did not come up in training.) In split `pairs` two pairs are new as well: *this* head never wore *these* glasses, and this body never this accessory. A tenth of all such pairs is held out, chosen by a fixed rule of their numbers that looks like chance (a *hash*).
+# **What must be held out?** To test whether the model has learnt *parts*, not pictures, we keep two kinds of nouns out of its training. In split `test` the combination of five is new, but no pair of its parts was kept away on purpose. (Of head and accessory there are 36,000 pairs, so with 100,000 pictures about one in sixteen did not come up in training.) In split `pairs` two pairs are new as well: *this* head never wore *these* glasses, and this body never this accessory. A tenth of all such pairs is held out, chosen by a fixed rule of their numbers that looks like chance (a *hash*).
 
 # %%
 combination = lambda parts: tuple(parts.tolist())             # all five
@@ -480,7 +460,7 @@ tables.table(rows, index="split",
 # %% [markdown]
 # ## 5.8 From words to vectors
 #
-# A network takes numbers. The **tokenizer** cuts a caption into words and looks each up in a list; capitals become small letters, hyphens and commas gaps. Our grammar has 480 words, so the list is short. Two numbers are special: 0 pads captions to one length, and 1 stands for every word that is not in the list. (Models of real text have no such list: they cut rare words into pieces. Lesson 7 builds that tokenizer, byte-pair encoding.)
+# A network takes numbers. The **tokenizer** cuts a caption into words and looks up the number (**token id**) of each in a list, the **vocabulary**; capitals become small letters, hyphens and commas gaps. Our grammar has 480 words, so the list is short. Two ids are special: 0 pads captions to one length, and 1 stands for every word that is not in the list. (Models of real text have no such list: they cut rare words into pieces. Lesson 7 builds that tokenizer, byte-pair encoding.)
 
 # %%
 words = noun_parts.vocabulary()
@@ -498,7 +478,7 @@ assert tokens[0, :len(ids)].tolist() == ids
 assert (tokens[0, len(ids):] == 0).all()
 
 # %% [markdown]
-# Next, each word gets a vector. **Is a list of word vectors enough?** The U-Net's pixels look at the words by cross-attention (lesson 2), a weighted mean over the words, and a mean does not know an order. So "red glasses, blue body" and "blue glasses, red body" would be *the same* to it. The **text encoder** makes each vector depend on the place and on the neighbours, before the picture looks: a learnt vector for each place, then transformer layers in which every word looks at all words.
+# Next, each word gets a vector, its **token embedding**. **Is a list of word vectors enough?** The U-Net's pixels attend to the words by **cross-attention** (lesson 2), a weighted mean over the words, and a mean does not depend on their order. So cross-attention returns *the same* for "red glasses, blue body" and "blue glasses, red body". The **text encoder** makes each vector depend on its position and on its neighbours: a learnt **position embedding** is added for each position, then come transformer layers, in which every word attends to all words (**self-attention**).
 
 # %%
 class TextEncoder(nn.Module):
@@ -527,7 +507,7 @@ same.load_state_dict(encoder.state_dict())
 tokens = tokenizer(["red glasses, blue body", "blue glasses, red body", ""])
 torch.testing.assert_close(encoder(tokens)[0], same(tokens)[0])
 
-cross = UNet(3, widths=(16, 32), context_dim=128).middle[0].cross
+cross = UNet(3, widths=(16, 32), context_dim=128).middle[0].cross_attention
 nn.init.normal_(cross.proj.weight, std=0.1)                  # initialised at zero otherwise
 h = torch.randn(1, 32, 4, 4)
 
@@ -542,15 +522,15 @@ tables.table({name: {"difference": value} for name, value in differences.items()
              caption="Output of cross-attention for the two captions")
 
 # %% [markdown]
-# The whole model, `ConditionalUNet`, is a U-Net with cross-attention whose context comes from its own text encoder. Besides, the mean of the word vectors $c_1, \dots, c_n$ joins the time embedding, as a label would:
+# The whole model, `ConditionalUNet`, is a U-Net with cross-attention whose **context** comes from its own text encoder. Besides, the mean of the encoder's output vectors $c_1, \dots, c_n$, projected linearly, is added to the time embedding, as a label would be (**pooled text embedding**):
 #
 # $$e = e_{\text{time}}(t) + W\,\frac1n\sum_{i=1}^n c_i + b \tag{5.18}$$
 #
-# (For the empty caption the mean is taken as 0; $b$ remains.) Cross-attention says *where* a word matters, the mean says that it matters at all. Encoder and U-Net are trained together, by the one loss of the course; nobody tells the encoder what "shark" means, it finds out what helps to guess the picture. The null condition is the empty caption, all tokens 0.
+# (For the empty caption the mean is taken as 0; $b$ remains.) Cross-attention conditions each position on the words that concern it, the mean conditions all positions alike. Encoder and U-Net are trained together, by the one loss of the course; the encoder gets no other training signal for "shark" than what helps to predict the picture. The null condition is the empty caption, all tokens 0.
 
 # %%
 net = text.ConditionalUNet(3, words, widths=(64, 128))
-millions = lambda module: profiling.count_parameters(module) / 1e6
+millions = lambda module: sum(p.numel() for p in module.parameters()) / 1e6
 print(f"{millions(net):.2f} M parameters, {millions(net.text):.2f} M of them in the text "
       f"encoder; null condition {net.null}")
 out = net(torch.randn(3, 3, 32, 32), torch.rand(3), tokens)
@@ -590,7 +570,7 @@ plots.curves(result["losses"][:, 0], {"loss": result["losses"][:, 1]},
              title="Three minutes of training", xlabel="step", ylabel="loss", yscale="log")
 
 # %% [markdown]
-# **How good is that?** Here the data pays. Take one part, say the head. Draw every candidate, all 254 heads, with the *other* parts as asked, and see which of these pictures lies nearest to the model's. If it is the right one, the head counts as drawn. So each part of each picture is right or wrong, and real pictures are always right (where an accessory hides the whole body, no body is wrong). Guessing is right as often as a candidate taken at random looks like the right one.
+# **How good is that?** Here the data pays. We measure **attribute accuracy**. Take one part, say the head. Draw every candidate, all 254 heads, with the *other* parts as asked, and see which of these pictures lies nearest to the model's. If it is the right one, the head counts as drawn. So each part of each picture is right or wrong, and real pictures are always right (where an accessory hides the whole body, no body is wrong). The baseline is **chance**: how often a candidate taken at random looks like the right one.
 
 # %%
 def part_matches(picture, row, column):
@@ -624,7 +604,7 @@ tables.table(rows, caption=f"Attribute accuracy, {len(parts)} new combinations, 
 print(f"trained {result['about'].split(', then')[0]}")
 
 # %% [markdown]
-# **What the figures and the numbers show.** Colours and outlines are there, drowned in specks. After three minutes the background is right 99 times in a hundred, glasses 87, heads 78 times, where guessing gets 50, 4 and 0.4. Shapes and strong colours come first. The body's colour, one of 30 and some of them close to each other, is right 69 times (guessing: 14, not 3, since some accessories hide the body), and the accessory, small and one of 143, comes last, at 14 (guessing: 0.7). (The first two lines judge real pictures, and the same pictures noisy and blurred.)
+# **What the figures and the numbers show.** Colours and outlines are there, drowned in specks. After three minutes the background is right 99 times in a hundred, glasses 87, heads 78 times, where chance gets 50, 4 and 0.4. Shapes and strong colours come first. The body's colour, one of 30 and some of them close to each other, is right 69 times (chance: 14, not 3, since some accessories hide the body), and the accessory, small and one of 143, comes last, at 14 (chance: 0.7). (The first table scores real pictures, and the same pictures noisy and blurred.)
 #
 # ## 5.10 The shipped model
 #
@@ -668,13 +648,13 @@ torch.testing.assert_close(T(z, 0.9, tokens=0), T(z, 0.9))
 assert (T(z, 0.9, tokens=tokens) - T(z, 0.9)).abs().max() > 0.1
 
 # %% [markdown]
-# **What the figure shows.** What the captions of the upper row say is there. What a short one leaves out the model makes up, and with less care: a head that nobody asked for can be a smear of several, and "a rainbow", which our grammar never says alone, becomes a red mark on the chest. Write your own (in a live notebook; a kernel is needed):
+# **What the figure shows.** What the captions of the upper row name is there. What a short one leaves out the model makes up, and with less care: a head that nobody asked for can be a smear of several, and "a rainbow", which our grammar never has alone, becomes a red mark on the chest. Write your own (in a live notebook; a kernel is needed):
 
 # %%
 widgets.prompt_box(T, prompts[4:])
 
 # %% [markdown]
-# Pictures that please us prove little. **How often is it right, on combinations that it never saw, and which $w$ is best?**
+# Pictures that please us prove little. **How often is it right, on combinations that were held out, and which $w$ is best?**
 
 # %%
 new = noun_parts.draw_parts(100, seed=5, split="test")
@@ -701,7 +681,7 @@ for row in T.about["metrics"]["samples"]:
 tables.table(rows, ".4f", caption="Attribute accuracy, 100 new combinations; the card: 500")
 
 # %% [markdown]
-# **What the table shows.** On a hundred combinations that it never saw, with $w = 2$, nothing is wrong. (That says: fewer than three in a hundred are, with 95 % confidence. The *card* in the model's header has 500, and finds about one accessory and one body in a hundred wrong.) Without guidance an accessory slips now and then; with $w = 4$ and more it is mostly the colours, which guidance probably exaggerates. From 1.5 to 3 the 500 of the card differ by less than chance allows; the squared error is smallest at 1 and 1.5. So any of these will do; we take 2. A caption that names everything leaves nothing to choose, so here, unlike in 5.5, there is no variety to lose.
+# **What the table shows.** On a hundred combinations that were held out, with $w = 2$, nothing is wrong. (That says: fewer than three in a hundred are, with 95 % confidence. The *card* in the model's header has 500, and finds about one accessory and one body in a hundred wrong.) Without guidance an accessory slips now and then; with $w = 4$ and more it is mostly the colours, which guidance probably exaggerates. From 1.5 to 3 the 500 of the card differ by less than chance allows; the squared error is smallest at 1 and 1.5. So any of these will do; we take 2. A caption that names everything leaves nothing to choose, so here, unlike in 5.5, there is no variety to lose.
 #
 # ## 5.11 New pairs, other words, and failures
 #
@@ -731,7 +711,7 @@ tables.table({name: accuracy(x, parts) for name, (x, parts) in results.items()},
 print("for example:", wordings["foreign sentence"][0][0])
 
 # %% [markdown]
-# **What the table shows.** The wording of the grammar does not matter, however it varies. A bare list, which no caption of the training was, costs a seventh to a quarter of the parts, and a foreign sentence a fifth to more than a quarter (each of these is known to about 8 points; the background hardly suffers): the encoder has learnt the names, and leans on the grammar around them. And parts *are* learnt as parts: a head that never wore these glasses gets them every time. What suffers a little is the body under a new accessory.
+# **What the table shows.** The wording of the grammar does not matter, however it varies. A bare list, which no caption of the training was, costs a seventh to a quarter of the parts, and a foreign sentence a fifth to more than a quarter (each of these is known to about 8 points; the background hardly suffers): the encoder has learnt the names, and depends on the grammar around them. And parts *are* learnt as parts: a head that never wore these glasses gets them every time. What suffers a little is the body under a new accessory.
 #
 # **And where does it fail?** First, all pictures of new combinations and of new pairs with a wrong part (at most six), each with what was asked for below it. Then prompts that no caption of the training resembles.
 
@@ -763,15 +743,15 @@ with warnings.catch_warnings(action="ignore"):
 plots.captioned(x, hard, columns=6, title="Prompts from outside the grammar")
 
 # %% [markdown]
-# **What the figures show.** The wrong parts are bodies, under checkered shirts that leave half of them in sight: the colour of the cloth is mixed into that of the body, a pair that was never seen. And outside the grammar the model never says that it does not understand; it draws something. It has never seen a noun without glasses, so "without" means nothing. For "red glasses and blue glasses" it draws one green frame and one blue, a pair that the grammar has, and the red goes to the body. A sentence with two heads gives one of them; "green", before "shark-headed", goes to the body, where green usually belongs, and "yellow", before "background", to the body and the glasses. And "no shark" is a shark: our grammar has no negation. A model knows the sentences that it was trained on.
+# **What the figures show.** The wrong parts are bodies, under checkered shirts that leave half of them in sight: the colour of the cloth is mixed into that of the body, a pair that was never in the training. And outside the grammar the model gives no error; it draws something. No noun of the training is without glasses, so "without" has no effect. For "red glasses and blue glasses" it draws one green frame and one blue, a pair that the grammar has, and the red goes to the body. A sentence with two heads gives one of them; "green", before "shark-headed", goes to the body, where green usually belongs, and "yellow", before "background", to the body and the glasses. And "no shark" is a shark: our grammar has no negation. A model handles the sentences that it was trained on.
 #
-# ## 5.12 Where the words look
+# ## 5.12 Attention maps
 #
-# Cross-attention leaves a trace: for each place of the picture, how much weight went to each word (lesson 2). The weights are computed inside the layer and thrown away, so we listen at the layer's input and compute them once more:
+# Cross-attention can be shown: for each position of the feature map, how much weight went to each word (an **attention map**, lesson 2). The weights are computed inside the layer and thrown away, so we register a hook, which gets the layer's input, and compute them once more:
 #
-# $$A = \operatorname{softmax}\Big(\frac{QK^\top}{\sqrt d}\Big) \in [0, 1]^{\text{places}\times(1+\text{words})}, \qquad \sum_j A_{ij} = 1 \tag{5.19}$$
+# $$A = \operatorname{softmax}\Big(\frac{QK^\top}{\sqrt d}\Big) \in [0, 1]^{\text{positions}\times(1+\text{words})}, \qquad \sum_j A_{ij} = 1 \tag{5.19}$$
 #
-# ($j$ runs over the words and one learnt *null token* in front of them, which a place may look at when no word concerns it; it has nothing to do with the null label, and the figure leaves it out.)
+# ($j$ runs over the words and one learnt *null token* in front of them, which a position may attend to when no word concerns it; it has nothing to do with the null label, and the figure leaves it out.)
 
 # %%
 def attention_weights(block, h, context, mask):
@@ -823,7 +803,7 @@ plots.heatmaps(shown, title="Attention to each word (t = 0.6, mean of layers and
                low=0.0, label="weight")
 
 # %% [markdown]
-# **What the figure shows.** Nobody told the model where a head is. Yet "shark" is heard around the head (and not where the glasses sit), "yellow" at the glasses, "tie" in the middle of the chest, "green" on the body around it, "cool" faintly at the edges. The word "glasses" is hardly heard at all: probably the encoder has put what matters, *yellow glasses*, into the vector of "yellow". (An attention map is a trace, not a proof: what a place does with what it hears is decided later.)
+# **What the figure shows.** The training data does not say where a head is. Yet "shark" gets its weight around the head (and not where the glasses sit), "yellow" at the glasses, "tie" in the middle of the chest, "green" on the body around it, "cool" faintly at the edges. The word "glasses" gets hardly any weight: probably the encoder has put what matters, *yellow glasses*, into the vector of "yellow". (An attention map is a hint, not a proof: later layers decide what follows from the values.)
 #
 # ## 5.13 Between prompts, away from prompts, and several at once
 #
@@ -849,7 +829,7 @@ plots.show(x, title="From one caption to another, by the text encoder's vectors"
 # %% [markdown]
 # **What the figure shows.** The tiger becomes a banana, its red glasses teal (the artists' teal is a light green), its teal body purple (their purple is nearly blue), the cool background warm, all along ways that no caption names. In between lie heads that are neither: a mean of two vectors is not always a word.
 #
-# **Negative prompts.** In (5.9) guidance walks away from the empty caption. It may walk away from any other: `null = {"tokens": ...}`. "A volcano head" says nothing of the background; with the negative prompt "warm background" the model should avoid it.
+# **Negative prompts.** In (5.9) guidance leads away from the empty caption. It may lead away from any other, a **negative prompt**: `null = {"tokens": ...}`. "A volcano head" says nothing of the background; with the negative prompt "warm background" the model should avoid it.
 
 # %%
 n = 40
@@ -868,7 +848,7 @@ tables.table(rows, ".0%", caption=f"Fraction of {n} pictures of \"a volcano head
 # %% [markdown]
 # **What the numbers show.** The negative prompt decides nearly alone what the prompt leaves open, in both directions. (Without one we would expect a half. The model leans to warm for this prompt, and does so without guidance, too: what a caption leaves unsaid is not drawn as evenly as it was trained.)
 #
-# **Several prompts at once.** If two conditions are independent given $x_t$, then $p(y_1, y_2\mid x_t) = p(y_1\mid x_t)\,p(y_2\mid x_t)$, and Bayes' rule gives each its own gradient, as in (5.5). So add both ways, each with its own weight; all weights 1 are no guidance (Liu et al. 2022):
+# **Several prompts at once.** If two conditions are independent given $x_t$, then $p(y_1, y_2\mid x_t) = p(y_1\mid x_t)\,p(y_2\mid x_t)$, and Bayes' rule gives each its own gradient, as in (5.5). So add both differences, each with its own weight; all weights 1 are no guidance (Liu et al. 2022):
 #
 # $$D(x, t, y_1\wedge y_2) \approx D(x, t, \varnothing) + \sum_i w_i\,\big(D(x, t, y_i) - D(x, t, \varnothing)\big) \tag{5.20}$$
 
@@ -902,7 +882,7 @@ rows = {name: {"glasses": (nearest_by_own_pixels(z, "glasses") == wanted).float(
 tables.table(rows, ".0%", caption="Fraction of 20 with the glasses that were asked for")
 
 # %% [markdown]
-# **What the figure shows.** Each prompt speaks of one part, and the sum has both; so does one sentence that says both, at two thirds of the price. The other parts are up to the noise. (The metric looks at the glasses' own pixels alone, so a miss may be its own.)
+# **What the figure shows.** Each prompt names one part, and the sum has both; so does one sentence that names both, at two thirds of the price. The other parts are up to the noise. (The metric compares the glasses' own pixels alone, so a miss may be its own.)
 #
 # **Is adding right?** At $t = 0$ it is: there, with $w_i = 1$, the score behind (5.20) is that of $q(x)\prod_i\frac{q(x\mid y_i)}{q(x)}$, the *product* of the concepts. At $t > 0$ it is the mistake of 5.4 once more: a product of noised densities where a noised product is needed. (Two conditions that are independent given the clean picture need not be so given the noisy one: noise hides what decides both.) On a mixture one can see it, and see the repair (Du et al. 2023): at each level the added scores *are* the score of some density, if not of the noised product, and **Langevin steps** (lesson 4) bring the points there; at the last levels this density is the product itself. So the path may be wrong if every level has time to settle.
 
@@ -958,7 +938,7 @@ tables.table(rows, ".2f", caption="Energy distance to fresh exact draws, "
 # %% [markdown]
 # ## 5.14 What a pretrained encoder buys
 #
-# Our text encoder learned English from the Nouns' captions, and these have few words. **What does it do with a word that it never met?** Ask for a kitten:
+# Our text encoder learned English from the Nouns' captions, and these have few words. **What does it do with a word outside its vocabulary?** Ask for a kitten:
 
 # %%
 from course_lib.lab import word_vectors
@@ -972,21 +952,21 @@ with warnings.catch_warnings(action="ignore"):
     print(T.net.tokenizer.decode(T.net.tokenizer("a kitten-headed noun with blue glasses")))
 
 # %% [markdown]
-# The word is gone before the network sees it. No training on more of the same captions can help: no caption says "kitten". That a kitten is a young cat is knowledge of *language*, and there are networks that have it. MiniLM (Wang et al. 2020), in the form that we use (*all-MiniLM-L6-v2*, by Reimers & Gurevych's *sentence-transformers*), is a transformer like ours with 6 layers of 384 numbers, trained on a billion pairs of sentences that belong together, such as a question and its answer. **How does one learn from pairs alone?** Both sentences of pair $i$ go through the network; the outputs for their tokens are averaged, and brought to length 1: $u_i$ and $v_i$. Among the $B$ pairs of a batch, each sentence must find its partner, by their cosines, divided by a small number $\tau$, the *temperature*:
+# The word is gone before the network gets its input. No training on more of the same captions can help: no caption says "kitten". That a kitten is a young cat is knowledge of *language*, and there are networks that have it. MiniLM (Wang et al. 2020), in the form that we use (*all-MiniLM-L6-v2*, by Reimers & Gurevych's *sentence-transformers*), is a transformer like ours with 6 layers of 384 numbers, trained on a billion pairs of sentences that belong together, such as a question and its answer. **How does one learn from pairs alone?** Both sentences of pair $i$ go through the network; the outputs for their tokens are averaged, and brought to length 1: $u_i$ and $v_i$. Among the $B$ pairs of a batch, each sentence must find its partner, by their cosines, divided by a small number $\tau$, the **temperature** (a **contrastive loss**, InfoNCE):
 #
 # $$L = -\frac1B\sum_i \log\frac{e^{u_i\cdot v_i/\tau}}{\sum_j e^{u_i\cdot v_j/\tau}} \tag{5.21}$$
 #
-# That is a cross-entropy with $B$ classes, the usual loss of a classifier: minus the log of the probability given to the right one. CLIP, whose text half steers Stable Diffusion, is trained with this loss, averaged with the same loss in which the $v_i$ look for their $u_i$; there $v_i$ comes from a picture, and $\tau$ is learnt. Its gradient says what it does: with $p_{ij}$ for the fraction above with $j$ in the numerator,
+# That is a cross-entropy with $B$ classes, the usual loss of a classifier: minus the log of the probability given to the right one. CLIP, whose text half steers Stable Diffusion, is trained with this loss, averaged with the same loss in which the $v_i$ must find their $u_i$; there $v_i$ comes from a picture, and $\tau$ is learnt. Its gradient says what it does: with $p_{ij}$ for the fraction above with $j$ in the numerator,
 #
 # $$\frac{\partial L}{\partial u_i} = -\frac1{B\tau}\Big(v_i - \sum_j p_{ij}\,v_j\Big) \tag{5.22}$$
 #
-# Each vector is pulled to its partner and pushed from what it now takes for its partner. Vectors of words that can stand for each other end up side by side, because they have the same partners.
+# A gradient step moves each vector towards its partner, and away from the vectors to which it now gives high probability. Vectors of words that can stand for each other end up side by side, because they have the same partners.
 #
 # So a new word can be looked up. To find the name whose meaning is nearest to that of the word $q$, take the largest cosine:
 #
 # $$\hat k(q) = \arg\max_k\ u_q\cdot u_k \tag{5.23}$$
 #
-# The encoder has 22 million weights, 91 MB. The course ships what it says of 4,731 common words and of every name, projected to 128 numbers and rounded to 8 bits: half a megabyte (`tools/recipes/make_minilm.py` has the forward pass, twelve lines, and made the file).
+# The encoder has 22 million weights, 91 MB. The course ships its vectors of 4,731 common words and of every name, projected to 128 numbers and rounded to 8 bits: half a megabyte (`tools/recipes/make_minilm.py` has the forward pass, twelve lines, and made the file).
 
 # %%
 for word in ("kitten", "automobile", "skull", "lion", "scarlet"):
@@ -1021,16 +1001,15 @@ rows = {name: {"all 71": score(answer), "heads (58)": score(answer, "head"),
         for name, answer in (("MiniLM", by_meaning), ("spelling", by_spelling))}
 chance = [len(accepted) / len(names[part]) for _, part, accepted in questions]
 rows["chance"] = {"all 71": sum(chance) / len(chance)}
-tables.table(rows, {"all 71": ".2f", "heads (58)": ".2f", "colours of bodies (6)": ".2f"},
-             caption="Fraction of words for which the nearest name is right")
+tables.table(rows, ".2f", caption="Fraction of words for which the nearest name is right")
 wrong = [(word, by_meaning(word, part)) for word, part, accepted in questions
          if by_meaning(word, part) not in accepted]
 print("wrong:", ", ".join(f"{word} -> {name}" for word, name in wrong))
 
 # %% [markdown]
-# **What the numbers show.** The encoder finds 59 of 71 (0.83), spelling 17, chance 1. For heads it is 52 of 58. What it gets wrong is telling: of eight colours, six of bodies and two of glasses, it gets two. Scarlet, emerald and azure all become *dark peach*: it knows that these are colours, hardly which. What they *look* like it has never seen. That is why text-to-image models prefer encoders that were trained on pictures (CLIP), or very large ones that have read so much that it makes up for it (T5 in Imagen, Saharia et al. 2022).
+# **What the numbers show.** The encoder finds 59 of 71 (0.83), spelling 17, chance 1. For heads it is 52 of 58. What it gets wrong is telling: of eight colours, six of bodies and two of glasses, it gets two. Scarlet, emerald and azure all become *dark peach*: its vectors tell colours from other words, hardly one colour from another. No picture was in its training. That is why text-to-image models prefer encoders that were trained on pictures (CLIP), or very large ones, whose text corpus is so large that it makes up for it (T5 in Imagen, Saharia et al. 2022).
 #
-# Now put it in front of our model: a word that the tokenizer does not know is replaced by the nearest name of the part that it stands for.
+# Now put it in front of our model: a word that is not in the vocabulary is replaced by the nearest name of the part that it stands for.
 
 # %%
 def known_name(words, part):
@@ -1065,9 +1044,9 @@ tables.table({name: {"right heads": head_right(x).sum()} for name, x in pictures
              caption=f"Of {len(found)} words")
 
 # %% [markdown]
-# **What the figure shows.** Given the words themselves, the model draws a shape that is no head, and a different one from each noise, since all these words but one are the same unknown token to it (`zombie` it knows, from the accessory `zombie stains`): 0 of 8. Looked up, it draws 8 of 8 as asked. It has learnt nothing since; only the question was put in its words.
+# **What the figure shows.** Given the words themselves, the model draws a shape that is no head, and a different one from each noise, since all these words but one become the same unknown token (`zombie` is in the vocabulary, from the accessory `zombie stains`): 0 of 8. Looked up, it draws 8 of 8 as asked. Its weights have not changed; only the caption was put in its words.
 #
-# This is a translation at the door: we said which part the word stands for, and the network never sees a vector. **Can the vectors go in themselves?** Every word that our encoder knows has a row $e_k$ in its table, learnt from pictures; for 372 of them MiniLM has a vector, too, $u_k$. We need a map from MiniLM's vectors to rows. The usual one is a *linear layer*, and least squares finds the best:
+# This is a translation at the door: we said which part the word stands for, and the network is never given a vector. **Can the vectors go in themselves?** Every word of the vocabulary has a row $e_k$ in the table of token embeddings, learnt from pictures; for 372 of them MiniLM has a vector, too, $u_k$. We need a map from MiniLM's vectors to rows. The usual one is a *linear layer*, and least squares finds the best:
 
 # %%
 words = [word for word in T.net.tokenizer.words if word_vectors.has_vector(word)]
@@ -1094,11 +1073,11 @@ print(f"{len(new_words)} new words for heads; of the {len(words)} known rows the
       "gets the row of another")
 
 # %% [markdown]
-# That is nothing: with 128 inputs to 372 rows, least squares explains as much where there is nothing to explain. No linear rule connects the two lists. Our encoder learnt from pictures to keep "cat" and "dog" apart, and nothing told it that they are alike. **What else maps vectors to rows?** Lesson 1 has it. Take the new word for a *noisy* version of a known one, $\alpha q = \alpha u_k + \sigma z$. The exact denoiser of a finite set (1.32) weighs all that it may be by (1.13); since $q$ and all $u_k$ have length 1, $\|\alpha q-\alpha u_k\|^2/2\sigma^2 = (1 - q\cdot u_k)\,\alpha^2/\sigma^2$, and the 1 cancels. With *their rows* in place of the words themselves
+# That is nothing: with 128 inputs to 372 rows, least squares explains as much where there is nothing to explain. No linear rule connects the two lists. Our encoder learnt from pictures to keep "cat" and "dog" apart, and nothing in its training made them alike. **What else maps vectors to rows?** Lesson 1 has it. Take the new word for a *noisy* version of a known one, $\alpha q = \alpha u_k + \sigma z$. The exact denoiser of a finite set (1.32) weighs all that it may be by (1.13); since $q$ and all $u_k$ have length 1, $\|\alpha q-\alpha u_k\|^2/2\sigma^2 = (1 - q\cdot u_k)\,\alpha^2/\sigma^2$, and the 1 cancels. With *their rows* in place of the words themselves
 #
 # $$\hat e(q) = \sum_k \frac{\exp(q\cdot u_k/\tau)}{\sum_j \exp(q\cdot u_j/\tau)}\;e_k, \qquad \tau = \frac{\sigma^2}{\alpha^2} \tag{5.24}$$
 #
-# Look at it again: it is attention (2.9). The new word is the query, MiniLM's vectors are the keys, our rows the values. Near $\tau = 0$ it takes the row of the nearest word, for large $\tau$ the mean of all.
+# This is attention (2.9). The new word is the query, MiniLM's vectors are the keys, our rows the values. Near $\tau = 0$ it takes the row of the nearest word, for large $\tau$ the mean of all.
 
 # %%
 def attention_rows(q, tau):
@@ -1141,7 +1120,7 @@ tables.table({name: {"right heads": n} for name, n in right.items()},
 plots.show(pictures, title=", ".join(in_order))
 
 # %% [markdown]
-# **What the figure shows.** The linear layer gives every word a bit of everything, and the network draws just that. Attention with a small $\tau$ finds the head for 44 of 51 words that the network had never met, without being told that they are heads; with $\tau = 0.1$ most rows are mixtures again. (We chose 0.03 on these very words, as the best of 0.03, 0.06, 0.1 and 0.15, so 44 is a little flattered.) So a pretrained encoder buys a notion of *which words are near*; with 372 words to learn from, it helps where it can be used to look something up. What lies between two rows means little to our network ("skull" is a mixture, and drawn as one), and a *fluffy* kitten is a cat like any other.
+# **What the figure shows.** The linear layer gives every word a bit of everything, and the network draws just that. Attention with a small $\tau$ finds the head for 44 of 51 words outside the vocabulary, without being given that they are heads; with $\tau = 0.1$ most rows are mixtures again. (We chose 0.03 on these very words, as the best of 0.03, 0.06, 0.1 and 0.15, so 44 is a little flattered.) So a pretrained encoder buys a notion of *which words are near*; with 372 words to learn from, it helps where it can be used to look something up. What lies between two rows means little to our network ("skull" is a mixture, and drawn as one), and a *fluffy* kitten is a cat like any other.
 #
 # Models that follow free sentences have more than a better encoder: hundreds of millions of captions, in which nearly every word occurs in many companies, and as context the frozen encoder's vector of each word *in its sentence* (lesson 7). And the trick with the table is in use by itself: give a new word a row, and *train* that row on a few pictures of one thing, and the model draws that thing (textual inversion, Gal et al. 2022).
 
@@ -1150,7 +1129,12 @@ plots.show(pictures, title=", ".join(in_order))
 #
 # ## 5.15 Inpainting: draw the rest
 #
-# A part of a picture is known, the rest is to be drawn. A *mask* says which is which: 1 where something is to be drawn, 0 where the picture is known. `create_mask` makes four kinds, `brush` makes a mask of strokes; `share` is the part of the picture that is to be drawn anew.
+# A part of a picture is known, the rest is to be drawn: **inpainting**. A **mask** marks which is which: 1 where something is to be drawn, 0 where the picture is known. `create_mask` makes four kinds, `brush` makes a mask of strokes; `fraction` is the part of the picture that is to be drawn anew.
+
+# %%
+from course_lib import ancestral, editing
+from course_lib.masks import brush, create_mask
+from course_lib.schedules import randn_like
 
 # %%
 # few pictures from here on: the CPU will do
@@ -1174,15 +1158,15 @@ tables.table([{kind: mask.mean() for kind, mask in masks.items()}], ".3f",
 # %% [markdown]
 # **What the figure shows.** White is drawn anew, black is kept: a rectangle in the middle, the right half, single pixels, all but a rectangle, and a stroke. The first four are asked for half of the picture; a rectangle of whole pixels comes as near as it can.
 #
-# **How can a model that was never trained for it fill the hole?** Two ideas, both without training. The first changes the *guess*: put the known pixels $k$ into it, with the mask $m$,
+# **How can a model that was never trained for it fill the hole?** Two ideas, both without training. The first changes the *prediction*: put the known pixels $k$ into it, with the mask $m$,
 #
 # $$\hat x_0 \ \to\ m\,\hat x_0 + (1-m)\,k \tag{5.25}$$
 #
-# That is a wrapper, `inpaint`. A step to $s=0$ returns the guess itself, so the known pixels end as they were, to the bit. The second changes the *state*: after each step to $s$, replace the known part by what it would be if the picture had been noised to that level,
+# That is a wrapper, `inpaint`. A step to $s=0$ returns the prediction itself, so the known pixels end as they were, bit for bit. The second changes the *state*: after each step to $s$, replace the known part by what it would be if the picture had been noised to that level,
 #
 # $$x_s \ \to\ m\,x_s + (1-m)\,(\alpha_s\,k + \sigma_s\,z) \tag{5.26}$$
 #
-# with fresh noise $z$ each time. The level must be $s$, where the step arrives, not $t$, where it began; and at $s=0$ it is $k$ itself. Both let the network see the known part in every step. **Is what they draw right?** Take data of two numbers, of which we know the first.
+# with fresh noise $z$ each time. The level must be $s$, where the step arrives, not $t$, where it began; and at $s=0$ it is $k$ itself. In both the known part is an input of the network in every step. **Is what they draw right?** Take data of two numbers, of which we know the first.
 
 # %%
 def two_bumps(b, a=0.3, s=0.12):
@@ -1205,13 +1189,13 @@ tables.table({name: {"above 0": value} for name, value in above.items()},
              caption="Fraction of 1000 points whose second number is above 0")
 
 # %% [markdown]
-# **What the figure shows.** The known number is 0.3 everywhere, as asked. But it says beyond doubt that the point belongs to the upper bump: by Bayes' rule the odds are $e^{2a\cdot0.3/s^2}$, 270,000 to 1. Both methods put some 30 % of their points on the lower side, where data with a first number of 0.3 does not lie.
+# **What the figure shows.** The known number is 0.3 everywhere, as asked. But it leaves no doubt that the point belongs to the upper bump: by Bayes' rule the odds are $e^{2a\cdot0.3/s^2}$, 270,000 to 1. Both methods put some 30 % of their points on the lower side, where data with a first number of 0.3 does not lie.
 #
-# **Why?** Ask what the exact denoiser believes at level $t$. Given the bump, $x_t = (x^{(1)}, x^{(2)})$ has the mean $\pm\alpha(a, b)$ and the variance $\alpha^2s^2+\sigma^2$. In the log of the odds between upper and lower bump the squares cancel:
+# **Why?** Compute the posterior of the bump at level $t$. Given the bump, $x_t = (x^{(1)}, x^{(2)})$ has the mean $\pm\alpha(a, b)$ and the variance $\alpha^2s^2+\sigma^2$. In the log of the odds between upper and lower bump the squares cancel:
 #
 # $$\log\frac{p(\text{upper}\mid x_t)}{p(\text{lower}\mid x_t)} = \frac{2\alpha\,\big(a\,x^{(1)} + b\,x^{(2)}\big)}{\alpha^2s^2+\sigma^2} \tag{5.27}$$
 #
-# The known number, noised to level $t$, is $\alpha a$ on average, and so contributes $2\alpha^2a^2/(\alpha^2s^2+\sigma^2)$: little at high noise, where $\alpha$ is small. The unknown number contributes as much with $b$ in place of $a$, once it lies at one of the bumps. If $b > a$, the unknown number is surer of itself than the evidence against it.
+# The known number, noised to level $t$, is $\alpha a$ on average, and so contributes $2\alpha^2a^2/(\alpha^2s^2+\sigma^2)$: little at high noise, where $\alpha$ is small. The unknown number contributes as much with $b$ in place of $a$, once it lies at one of the bumps. If $b > a$, the unknown number outweighs the evidence against it.
 
 # %%
 t = torch.linspace(0.01, 0.99, 99)
@@ -1225,7 +1209,7 @@ plots.curves(t, log_odds, title="Evidence of each number about the bump",
              ylim=(0.01, 200))
 
 # %% [markdown]
-# **What the figure shows.** At every level the unknown number speaks $(b/a)^2$ times as loudly as the known one, 2.8 and 7.1 times. With $b=0.5$ it begins to decide near $t = 0.4$, where it says about 1 and the known number a third of that. Later, when the known number would be certain, the unknown one contradicts it, louder.
+# **What the figure shows.** At every level the unknown number carries $(b/a)^2$ times the evidence of the known one, 2.8 and 7.1 times. With $b=0.5$ it begins to decide near $t = 0.4$, where it contributes about 1 and the known number a third of that. Later, when the known number alone would be certain, the unknown one contradicts it, and outweighs it.
 #
 # **RePaint** (Lugmayr et al. 2022) repeats each step: down to $s$, replace the known part, and *back up* to $t$ with fresh noise, (4.1) once more:
 #
@@ -1235,7 +1219,7 @@ plots.curves(t, log_odds, title="Evidence of each number about the bump",
 #
 # $$\iint q_s(x_s)\,q(x_t\mid x_s)\,q(x_s'\mid x_t)\,dx_s\,dx_t = \int q_t(x_t)\,q(x_s'\mid x_t)\,dx_t = q_s(x_s') \tag{5.29}$$
 #
-# So the loop keeps the level's distribution and, like the Langevin walk of section 4.5, lets the unknown part move within it while the replaced part pulls.
+# So the loop keeps the level's distribution and, like the Langevin steps of section 4.5, lets the unknown part move within it while the replaced part pulls.
 
 # %%
 @torch.no_grad()
@@ -1279,9 +1263,9 @@ tables.table({name: {f"{r} times": v for r, v in zip(repeats.tolist(), values)}
              caption="Fraction of 1000 points in the right bump, each step made ...")
 
 # %% [markdown]
-# **What the figure shows.** (The standard error is at most 0.016; the exact share is 1.) More repetitions, more points in the right bump. Where both numbers say equally much, four repetitions bring 0.98; at $b=0.5$ sixteen bring 0.97. At $b = 0.8$ sixteen still leave more than one point in five in the wrong bump: once the bumps are far apart, a step up does not lead from one to the other. So RePaint is not exact. It is a way to spend evaluations on agreement between the parts.
+# **What the figure shows.** (The standard error is at most 0.016; the exact fraction is 1.) More repetitions, more points in the right bump. Where both numbers carry equal evidence, four repetitions bring 0.98; at $b=0.5$ sixteen bring 0.97. At $b = 0.8$ sixteen still leave more than one point in five in the wrong bump: once the bumps are far apart, a step up does not lead from one to the other. So RePaint is not exact. It is a way to spend evaluations on agreement between the parts.
 #
-# **On digits.** The left half is known. We give no label. Is what comes out read as the digit that it was? (The classifier of lesson 3 reads. The left half does not always say, so 100 % is too much to ask.) And the *seam*, the mean step of brightness across the border, should be that of the real digits.
+# **On digits.** The left half is known. We give no label. Is what comes out classified as the digit that it was? (By the classifier of lesson 3. The left half does not always decide, so 100 % is too much to ask.) And the *seam*, the mean step of brightness across the border, should be that of the real digits.
 
 # %%
 half = masks["half"]
@@ -1304,9 +1288,9 @@ tables.table({name: {"agreement": metrics.class_agreement(x, labels), "seam": se
                      "and the mean jump across the middle")
 
 # %% [markdown]
-# **What the figure shows.** With the guess or the state replaced, strokes end at the border, or go on as another digit; 61 to 65 % are read as what they were, and the seam is about 60 % stronger than in real digits. With each step made four times the seam is near the real one, 0.26 against 0.23, and 79 % are read as before (the standard error is 4 to 5 points). It costs 77 evaluations in place of 20. At the end the known half is the original, to the bit.
+# **What the figure shows.** With the prediction or the state replaced, strokes end at the border, or go on as another digit; 61 to 65 % are classified as what they were, and the seam is about 60 % stronger than in real digits. With each step made four times the seam is near the real one, 0.26 against 0.23, and 79 % are classified as before (the standard error is 4 to 5 points). It costs 77 evaluations in place of 20. At the end the known half is the original, bit for bit.
 #
-# **And with a caption?** The text model fills the hole with what we ask for. Its conditions pass through every wrapper untouched; the guess is guided, then clipped, then the known pixels are put in.
+# **And with a caption?** The text model fills the hole with what we ask for. Its conditions pass through every wrapper untouched; the prediction is guided, then clipped, then the known pixels are put in.
 
 # %%
 pictures = data.nouns(4, seed=1, split="test")
@@ -1324,7 +1308,7 @@ plots.show({"known": grey(pictures.x, face)} | noun_fill, width=5,
            title="\"a noun with red glasses\"")
 
 # %% [markdown]
-# **What the figure shows.** Both fill the hole with red glasses, as the caption says. What is around them fits the head better with four repetitions: the second face has the hat's blue, the last the fish's brown. **Is RePaint worth its price here, too?** Hide the right 60 % of new nouns, say nothing, and let the part metric count: a part is right if it is the one that was there.
+# **What the figure shows.** Both fill the hole with red glasses, as the caption asks. What is around them fits the head better with four repetitions: the second face has the hat's blue, the last the fish's brown. **Is RePaint worth its price here, too?** Hide the right 60 % of new nouns, give no caption, and compute the attribute accuracy: a part is right if it is the one that was there.
 
 # %%
 hidden = data.nouns(30, seed=8, split="test")
@@ -1342,7 +1326,7 @@ for r in (1, 4):
 tables.table(rows, caption="Attribute accuracy, 30 nouns, 60 % hidden")
 
 # %% [markdown]
-# **What the table shows.** The two fifths that are seen say which head, body and glasses it was, to someone who listens. With four repetitions the model listens better: every part is right at least as often as with plain replacement. (Of 30 nouns the standard error is up to 9 points: only the body's gain is beyond doubt.) The accessory is mostly hidden, and stays a guess.
+# **What the table shows.** The two fifths that are known determine which head, body and glasses it was. With four repetitions the model makes better use of them: every part is right at least as often as with plain replacement. (Of 30 nouns the standard error is up to 9 points: only the body's gain is beyond doubt.) The accessory is mostly hidden, and stays near chance.
 #
 # ## 5.16 Outpainting: many answers
 #
@@ -1378,11 +1362,11 @@ tables.table(rows, ".2f", caption="Twelve pictures each; spread: the mean std of
 #
 # ## 5.17 Inverse problems: a measurement is known
 #
-# Inpainting knows some of the pixels. A blurred picture knows averages of them, a small picture coarser averages. All of these are *measurements*
+# In inpainting some of the pixels are known. In a blurred picture averages of them are known, in a small picture coarser averages. All of these are **measurements**, and finding $x_0$ is an **inverse problem**:
 #
 # $$y = A\,x_0 + s\,z \tag{5.30}$$
 #
-# with a matrix $A$ (rows of the identity, for inpainting) and noise of standard deviation $s$. We want pictures drawn from $p(x_0\mid y)$. **What must be added to the guess?** What (5.5) adds for a label, $\frac{\sigma^2}{\alpha}\nabla_{x_t}\log p(y\mid x_t)$: Bayes' rule does not care whether $y$ is a label or a measurement. So this is classifier guidance, with a measurement in the classifier's place. Only $p(y\mid x_t)$ is missing. Given $x_0$ it is a bell, but we are given $x_t$:
+# with a matrix $A$ (rows of the identity, for inpainting) and noise of standard deviation $s$. We want pictures drawn from $p(x_0\mid y)$. **What must be added to the prediction?** What (5.5) adds for a label, $\frac{\sigma^2}{\alpha}\nabla_{x_t}\log p(y\mid x_t)$: Bayes' rule does not care whether $y$ is a label or a measurement. So this is classifier guidance, with a measurement in the classifier's place. Only $p(y\mid x_t)$ is missing. Given $x_0$ it is a bell, but we are given $x_t$:
 #
 # $$p(y\mid x_t) = \int\mathcal N(y;\,A x_0,\,s^2I)\;p(x_0\mid x_t)\,dx_0 \tag{5.31}$$
 #
@@ -1390,7 +1374,7 @@ tables.table(rows, ".2f", caption="Twelve pictures each; spread: the mean std of
 #
 # $$p(y\mid x_t) = \sum_k p(k\mid x_t)\;\mathcal N\big(y;\,A m_k,\ v_kAA^\top + s^2I\big), \qquad v_k = \frac{s_k^2\sigma^2}{\alpha^2s_k^2+\sigma^2} \tag{5.32}$$
 #
-# And the answer itself is known: at $t=0$ everything is Gaussian given $k$. With $S_k = s_k^2AA^\top+s^2I$, the covariance of $y$, and the matrix $G_k = s_k^2A^\top S_k^{-1}$ that guesses $x_0$ from $y$ best,
+# And the answer itself is known: at $t=0$ everything is Gaussian given $k$. With $S_k = s_k^2AA^\top+s^2I$, the covariance of $y$, and the matrix $G_k = s_k^2A^\top S_k^{-1}$ that predicts $x_0$ from $y$ best,
 #
 # $$p(x_0\mid y) = \sum_k p(k\mid y)\;\mathcal N\big(\mu_k+G_k(y-A\mu_k),\ s_k^2(I-G_kA)\big), \qquad p(k\mid y)\propto w_k\,\mathcal N(y;\,A\mu_k,\,S_k) \tag{5.33}$$
 
@@ -1426,7 +1410,7 @@ def log_likelihood(x, t):
     return (log_p.log_softmax(1) + of_y.log_prob(y)).logsumexp(1)
 
 # %% [markdown]
-# **When the integral is out of reach**, $p(x_0\mid x_t)$ must be replaced by something simple. *Diffusion posterior sampling* (DPS; Chung et al. 2023) takes a single point, the guess:
+# **When the integral is out of reach**, $p(x_0\mid x_t)$ must be replaced by something simple. **Diffusion posterior sampling** (DPS; Chung et al. 2023) takes a single point, the prediction:
 #
 # $$p(y\mid x_t) \approx \mathcal N\big(y;\,A\hat x_0(x_t),\ s^2I\big), \qquad \nabla_{x_t}\log p(y\mid x_t) \approx \frac1{s^2}\,J^\top A^\top\big(y-A\hat x_0\big), \quad J = \frac{\partial\hat x_0}{\partial x_t} \tag{5.34}$$
 #
@@ -1434,17 +1418,17 @@ def log_likelihood(x, t):
 #
 # $$\frac{\sigma^2}\alpha\,J = \operatorname{Cov}(x_0\mid x_t) \tag{5.35}$$
 #
-# So the factor $\sigma^2/\alpha$ of (5.5), large at high noise, cancels: the guess moves along the directions in which $x_0$ is still uncertain, and in no other. This is what the network adds to the picture: it knows which pixels go together.
+# So the factor $\sigma^2/\alpha$ of (5.5), large at high noise, cancels: the prediction moves along the directions in which $x_0$ is still uncertain, and in no other. This is what the network contributes: its Jacobian contains which pixels go together.
 #
-# But (5.34) ignores that $\hat x_0$ *is* uncertain: with $1/s^2$ it trusts the residual $r = y - A\hat x_0$ far too much at high noise. DPS therefore replaces $1/s^2$ by $\zeta/\|r\|$ with a number $\zeta$ to be tuned, so the push is that of $\log p = -\zeta\,\|r\|$:
+# But (5.34) ignores that $\hat x_0$ *is* uncertain: with $1/s^2$ it weighs the residual $r = y - A\hat x_0$ far too much at high noise. DPS therefore replaces $1/s^2$ by $\zeta/\|r\|$ with a number $\zeta$ to be tuned (`scale` in the code), so the gradient is that of $\log p = -\zeta\,\|r\|$:
 #
 # $$\hat x_0 \ \to\ \hat x_0 + \operatorname{Cov}(x_0\mid x_t)\,A^\top\,\zeta\,\frac{r}{\|r\|} \tag{5.36}$$
 #
-# (The paper moves $x_s$, after each step; we move the guess, like everything in this course, so that $\zeta$ does not depend on the number of steps.) *Pseudo-inverse guidance* (ΠGDM; Song et al. 2023) takes a bell of width $\rho$ around the guess, with $\rho^2$ from data of one bump of width $d$ (the $v_k$ of (5.32) with $s_k = d$; for digits we take 0.5), and then (5.31) is one Gaussian integral:
+# (The paper moves $x_s$, after each step; we move the prediction, like everything in this course, so that $\zeta$ does not depend on the number of steps.) **Pseudo-inverse guidance** (ΠGDM, in code PiGDM; Song et al. 2023) takes a bell of width $\rho$ around the prediction, with $\rho^2$ from data of one bump of width $d$ (the $v_k$ of (5.32) with $s_k = d$; for digits we take 0.5), and then (5.31) is one Gaussian integral:
 #
 # $$p(x_0\mid x_t)\approx\mathcal N(\hat x_0,\,\rho^2I), \quad \rho^2 = \frac{d^2\sigma^2}{\alpha^2d^2+\sigma^2}, \qquad p(y\mid x_t) \approx \mathcal N\big(y;\,A\hat x_0,\ \rho^2AA^\top+s^2I\big) \tag{5.37}$$
 #
-# Without noise the push contains $A^\top(AA^\top)^{-1}r$: $A$'s pseudo-inverse, which gave the method its name. If the data is one round bump, (5.37) is (5.32) and the method is exact. Else it is not.
+# Without noise the gradient contains $A^\top(AA^\top)^{-1}r$: $A$'s pseudo-inverse, which gave the method its name. If the data is one round bump, (5.37) is (5.32) and the method is exact. Else it is not.
 
 # %%
 def guide_through_x0(D, schedule, log_prob):
@@ -1502,9 +1486,9 @@ tables.table(rows, {"energy distance": ".4f", "near the lowest": ".0%",
                      "fraction near the lowest bump")
 
 # %% [markdown]
-# **What the figure shows.** With the exact $p(y\mid x_t)$ the samples are nearly draws from the posterior: energy distance 0.001, where other draws of it score about 0 (they are a little narrow, and a few too many lie near the lowest bump, which is what 50 steps with noise do, section 4.2). Both approximations pull the clouds towards the line $x_1+x_2/2 = 0.4$, the pseudo-inverse to nearly the right width (0.25, exact 0.21), DPS with a $\zeta$ of 3 to twice that (0.41). But of the points, 89 % belong near the lowest bump, and they leave 66 and 68 % there: without guidance it was 49 %. Each bump goes to the line by itself; which of them *explains the measurement best* is a question about $p(x_0\mid x_t)$ as a whole, decided at high noise, where the guess is an average of all three and neither a point nor one round bell can tell. Energy distances: 0.50 without guidance, 0.15 and 0.13 with them. **They are heuristics**, good ones where the measurement leaves little doubt.
+# **What the figure shows.** With the exact $p(y\mid x_t)$ the samples are nearly draws from the posterior: energy distance 0.001, where other draws of it score about 0 (they are a little narrow, and a few too many lie near the lowest bump, which is what 50 steps with noise do, section 4.2). Both approximations pull the clouds towards the line $x_1+x_2/2 = 0.4$, PiGDM to nearly the right width (0.25, exact 0.21), DPS with a $\zeta$ of 3 to twice that (0.41). But of the points, 89 % belong near the lowest bump, and they leave 66 and 68 % there: without guidance it was 49 %. Each bump goes to the line by itself; which of them *explains the measurement best* is a question about $p(x_0\mid x_t)$ as a whole, decided at high noise, where the prediction is an average of all three, and neither a point nor one round bell contains which it is. Energy distances: 0.50 without guidance, 0.15 and 0.13 with them. **They are heuristics**, good ones where the measurement leaves little doubt.
 #
-# **On digits**: three measurements, each with noise of 0.05: blur, a quarter of the resolution, and the left half (inpainting, once more). Each is a matrix, which we get by measuring the 784 grey pictures with a single white pixel. For comparison, a way that knows no digits: the $x$ that minimises $\|x\|^2+\|y-Ax\|^2/s^2$, short, and explaining the measurement up to its noise: $A^\top(AA^\top+s^2I)^{-1}y$ (0 is grey).
+# **On digits**: three measurements, each with noise of 0.05: blur, a quarter of the resolution, and the left half (inpainting, once more). Each is a matrix, which we get by measuring the 784 grey pictures with a single white pixel. For comparison, a method without a model of digits: the $x$ that minimises $\|x\|^2+\|y-Ax\|^2/s^2$, short, and explaining the measurement up to its noise: $A^\top(AA^\top+s^2I)^{-1}y$ (0 is grey).
 
 # %%
 kernel = torch.outer(*[torch.exp(-torch.arange(-4.0, 5) ** 2 / (2 * 2.0**2))] * 2)
@@ -1540,9 +1524,11 @@ for name, measure in measures.items():
                      "agreement": metrics.class_agreement(x, labels),
                      "residual / s": rmse(measure(x), y) / s, "error": rmse(x, written)})
 rows.append({"measurement": "left half", "method": "RePaint, 4",
-             "agreement": metrics.class_agreement(filled["RePaint, 4"][:50], labels)})
+             "agreement": metrics.class_agreement(filled["RePaint, 4"][:50], labels),
+             "residual / s": None, "error": None})
 rows.append({"measurement": "", "method": "the truth",
-             "agreement": metrics.class_agreement(written, labels), "residual / s": 1.0})
+             "agreement": metrics.class_agreement(written, labels),
+             "residual / s": 1.0, "error": None})
 tables.table(rows, {"agreement": ".0%", "residual / s": ".1f", "error": ".3f"},
              caption="50 digits; error: root mean square, to the true digit")
 
@@ -1562,9 +1548,9 @@ print("the last 9 of 7 x 7, against its clean measurement: "
       + ", ".join(f"{method} {r:.1f} s" for method, r in residuals.items()))
 
 # %% [markdown]
-# **What the figures show.** (Fifty digits: the standard error is 2 to 7 points.) The shortest answer to a blur is still a blur, and to 49 numbers it is 49 squares. The guided samples are digits with sharp strokes, read as what they were in 84 to 98 % of the cases, and their residuals are not far from the noise's own, 1.0 $s$: the pseudo-inverse fits to 1.0, 1.2 and 1.1, DPS with one $\zeta$ for all three to 1.2 to 1.5. For the blur, the shortest answer has a smaller root mean square error than DPS (0.27 against 0.28), and looks worse: the error rewards averages, as said in 5.16. (It does not always prefer a blur: the pseudo-inverse's digits are sharp, and have the smallest error of all, 0.18.) The left half is the problem of 5.15, now with some noise. Guidance through the network costs 20 steps of about three evaluations each, RePaint 77 evaluations. On the same fifty digits they are right in 84, 86 and 84 %: (5.35) knows how the two halves belong together, while RePaint has to find out by trying.
+# **What the figures show.** (Fifty digits: the standard error is 2 to 7 points.) The shortest answer to a blur is still a blur, and to 49 numbers it is 49 squares. The guided samples are digits with sharp strokes, classified as what they were in 84 to 98 % of the cases, and their residuals are not far from the noise's own, 1.0 $s$: PiGDM fits to 1.0, 1.2 and 1.1, DPS with one $\zeta$ for all three to 1.2 to 1.5. For the blur, the shortest answer has a smaller root mean square error than DPS (0.27 against 0.28), and looks worse: the error rewards averages, as said in 5.16. (It does not always prefer a blur: PiGDM's digits are sharp, and have the smallest error of all, 0.18.) The left half is the problem of 5.15, now with some noise. Guidance through the network costs 20 steps of about three evaluations each, RePaint 77 evaluations. On the same fifty digits they are right in 84, 86 and 84 %: the covariance (5.35) contains how the two halves belong together, while RePaint has to find out by trying.
 #
-# What goes wrong goes wrong silently: the last 9 of "7 x 7" fits its measurement, to 1.1 and 1.0 $s$, and is no 9. The measurement does not say more, and the model is sure of itself anyway.
+# What goes wrong goes wrong silently: the last 9 of "7 x 7" fits its measurement, to 1.1 and 1.0 $s$, and is no 9. The measurement contains no more, and the sample shows no doubt anyway.
 #
 # ## 5.18 SDEdit: how much to forget
 #
@@ -1572,7 +1558,7 @@ print("the last 9 of 7 x 7, against its clean measurement: "
 #
 # $$\mathrm{KL}\big(q(x_\tau\mid x)\,\|\,q(x_\tau\mid x')\big) = \frac{\alpha_\tau^2}{2\,\sigma_\tau^2}\,\|x-x'\|^2 = \tfrac12\,\mathrm{SNR}(\tau)\,\|x-x'\|^2 \tag{5.38}$$
 #
-# Where this is below 1, even the best judge of two such pictures is wrong nearly one time in four, or more often: *differences shorter than $\sqrt{2/\mathrm{SNR}}$ are largely forgotten.* Stripes or strokes that differ in many pixels survive longer than one pixel does.
+# Where this is below 1, even the best classifier of two such pictures is wrong nearly one time in four, or more often: *differences shorter than $\sqrt{2/\mathrm{SNR}}$ are largely forgotten.* Stripes or strokes that differ in many pixels survive longer than one pixel does.
 
 # %%
 def sdedit(D, schedule, x0, strength, n, *, generator=None, **condition):
@@ -1614,7 +1600,7 @@ tables.table(rows, {"strength": ".1f", "as asked": ".0%", "as before": ".0%",
              caption="50 digits: classified as asked for, and as before; distance to each")
 
 # %% [markdown]
-# **What the figure shows.** Up to 0.5 hardly anything changes: 96 % are read as before. At 0.8, 90 % are read as asked; between, at 0.7, 42 % are the one, 40 % the other, and many are half-erased ruins of both. From 0.8 on there is less and less left of the original: a distance of 15.9 at 0.8, 19.3 at 0.9, and of 21.7 at 1, where a new digit of the class lies, too. Formula (5.38) says which change is *free*: at 0.8, one shorter than 4.4. Longer changes do happen: guidance with $w = 3$ pushes for them, and the nearest real digit of the class asked for is, on average, at 14.7, much nearer than a new one. So strength is a compromise: the same noise that must cover the old class covers the old handwriting.
+# **What the figure shows.** Up to 0.5 hardly anything changes: 96 % are classified as before. At 0.8, 90 % are classified as asked; between, at 0.7, 42 % are the one, 40 % the other, and many are half-erased ruins of both. From 0.8 on there is less and less left of the original: a distance of 15.9 at 0.8, 19.3 at 0.9, and of 21.7 at 1, where a new digit of the class lies, too. By (5.38) a change is *free*, at 0.8, if it is shorter than 4.4. Longer changes do happen: guidance with $w = 3$ pushes for them, and the nearest real digit of the class asked for is, on average, at 14.7, much nearer than a new one. So strength is a compromise: the same noise that must cover the old class covers the old handwriting.
 
 # %%
 caption = "a noun with red glasses, on a cool background"
@@ -1632,7 +1618,7 @@ plots.show({"the noun": pictures.x} | noun_edits, title=caption, width=5)
 #
 # ## 5.19 Editing by inversion: keep the noise, change the word
 #
-# SDEdit's noise is drawn by chance, so what it covers is lost. **Can we find the noise that belongs to the picture instead?** Section 4.11 did: walk the ODE up, from the picture to its noise $z$, under a condition $c$ that describes the picture, and walk down from the same $z$ under another condition $c'$. What does this do to a picture? Let the pictures of class $c$ be one bell, $\mathcal N(\mu_c, s_c^2I)$. Then the exact guess is $\hat x_0 = \mu_c + \frac{\alpha s_c^2}{v}(x-\alpha\mu_c)$ with $v = \alpha^2s_c^2+\sigma^2$, so $\hat\epsilon = (x-\alpha\hat x_0)/\sigma = \sigma(x-\alpha\mu_c)/v$. The ODE (4.10) is $d\bar x/d\bar\sigma = \hat\epsilon$, with $\bar x = x/\alpha$ and $\bar\sigma = \sigma/\alpha$ (the $r$ of section 5.4). Try $\bar x = \mu_c + u\sqrt v/\alpha$ with a constant $u$. Since $v/\alpha^2 = s_c^2+\bar\sigma^2$, the left side is $u\,\frac{d}{d\bar\sigma}\sqrt{s_c^2+\bar\sigma^2} = u\,\bar\sigma/\sqrt{s_c^2+\bar\sigma^2}$. On the right, $x-\alpha\mu_c = u\sqrt v$, so $\hat\epsilon = \sigma u/\sqrt v$; divide numerator and denominator by $\alpha$, and it is the same. So $u = (x-\alpha\mu_c)/\sqrt v$ does not change on the way, up or down. Where both classes look the same, at $\alpha = 0$, $u$ is the noise, and the edited picture is
+# SDEdit's noise is drawn by chance, so what it covers is lost. **Can we find the noise that belongs to the picture instead?** Section 4.11 did (**DDIM inversion**): solve the probability-flow ODE upwards, from the picture to its noise $z$, under a condition $c$ that describes the picture, and downwards from the same $z$ under another condition $c'$. What does this do to a picture? Let the pictures of class $c$ be one bell, $\mathcal N(\mu_c, s_c^2I)$. Then the exact prediction is $\hat x_0 = \mu_c + \frac{\alpha s_c^2}{v}(x-\alpha\mu_c)$ with $v = \alpha^2s_c^2+\sigma^2$, so $\hat\epsilon = (x-\alpha\hat x_0)/\sigma = \sigma(x-\alpha\mu_c)/v$. The ODE (4.10) is $d\bar x/d\bar\sigma = \hat\epsilon$, with $\bar x = x/\alpha$ and $\bar\sigma = \sigma/\alpha$ (the $r$ of section 5.4). Try $\bar x = \mu_c + u\sqrt v/\alpha$ with a constant $u$. Since $v/\alpha^2 = s_c^2+\bar\sigma^2$, the left side is $u\,\frac{d}{d\bar\sigma}\sqrt{s_c^2+\bar\sigma^2} = u\,\bar\sigma/\sqrt{s_c^2+\bar\sigma^2}$. On the right, $x-\alpha\mu_c = u\sqrt v$, so $\hat\epsilon = \sigma u/\sqrt v$; divide numerator and denominator by $\alpha$, and it is the same. So $u = (x-\alpha\mu_c)/\sqrt v$ does not change on the way, up or down. Where both classes look the same, at $\alpha = 0$, $u$ is the noise, and the edited picture is
 #
 # $$x_0' = \mu_{c'} + \frac{s_{c'}}{s_c}\,(x_0-\mu_c) \tag{5.39}$$
 #
@@ -1695,10 +1681,10 @@ tables.table(rows, {"as asked": ".0%", "ink": ".2f", "slant": ".2f", "difference
                      "with the original; root mean square difference")
 
 # %% [markdown]
-# **What the figure and the table show.** (Fifty digits: where nothing is kept, a correlation still scatters by up to 0.3 around 0.) Up and down under the same label brings the picture back, up to the error of 25 steps, 0.06; with guidance both ways the error is four times as large, probably since guided guesses change faster along the path. So the way up goes without. With the label changed, 94 % are read as the new digit, and the handwriting is kept: correlations of 0.77 and 0.78. (A correlation does not see that most strokes have become thinner.) Guidance on the way down makes all of them the digit asked for and takes a part of the handwriting back (0.58, 0.60). SDEdit with about as many right keeps ink as well, and less of the slant (0.46). A new draw keeps neither. Digits are not one bell for each class, but (5.39) describes what happens.
+# **What the figure and the table show.** (Fifty digits: where nothing is kept, a correlation still scatters by up to 0.3 around 0.) Up and down under the same label brings the picture back, up to the error of 25 steps, 0.06; with guidance both ways the error is four times as large, probably since guided predictions change faster along the path. So the way up goes without. With the label changed, 94 % are classified as the new digit, and the handwriting is kept: correlations of 0.77 and 0.78. (A correlation does not show that most strokes have become thinner.) Guidance on the way down makes all of them the digit asked for and takes a part of the handwriting back (0.58, 0.60). SDEdit with about as many right keeps ink as well, and less of the slant (0.46). A new draw keeps neither. Digits are not one bell for each class, but (5.39) describes what happens.
 
 # %% [markdown]
-# **And with words: the same noun, other glasses?** Since every part of a noun can be checked, so can an edit: did the glasses change to what was asked, and did *everything else* stay? Two ways to put it. *Full captions*: both describe all five parts, and differ in the name of the glasses alone. *Short captions* speak of the glasses alone; whatever else is kept must have been kept by the noise. For comparison the short caption with a fresh noise.
+# **And with words: the same noun, other glasses?** Since every part of a noun can be checked, so can an edit: did the glasses change to what was asked, and did *everything else* stay? Two ways to put it. *Full captions*: both describe all five parts, and differ in the name of the glasses alone. *Short captions* name the glasses alone; whatever else is kept must have been kept by the noise. For comparison the short caption with a fresh noise.
 
 # %%
 before = noun_parts.draw_parts(30, seed=11, split="test")
@@ -1735,7 +1721,7 @@ for name, x in edits.items():
 tables.table(rows, caption="Attribute accuracy of 30 edits, glasses as asked for")
 
 # %% [markdown]
-# **What the figure shows.** With full captions the edit succeeds: in all 30 the glasses are the ones asked for, and by the metric every other part is right, too. (It asks which candidate is nearest, not whether the pixels are the same: look at the stripes of the frog's shirt.) But this model draws what a full caption says in any case, so the noise had little to do. The short captions show what inversion is worth. They say nothing of the head, and still 70 % of the heads, 87 % of the accessories and all backgrounds are kept, where a fresh noise keeps what guessing would. Bodies (60 % kept) and heads suffer most. (With 30 edits the standard error is up to 9 points.) So: say what you want to keep, if you can; what you cannot say, the noise keeps in part.
+# **What the figure shows.** With full captions the edit succeeds: in all 30 the glasses are the ones asked for, and by the metric every other part is right, too. (It asks which candidate is nearest, not whether the pixels are the same: look at the stripes of the frog's shirt.) But this model draws what a full caption says in any case, so the noise had little to do. The short captions show what inversion is worth. They do not mention the head, and still 70 % of the heads, 87 % of the accessories and all backgrounds are kept, where a fresh noise is at chance. Bodies (60 % kept) and heads suffer most. (With 30 edits the standard error is up to 9 points.) So: say what you want to keep, if you can; what you cannot say, the noise keeps in part.
 #
 # ## 5.20 Style transfer
 #
@@ -1749,7 +1735,7 @@ plots.show({name: draw(ink_digits) for name, draw in styles.STYLES.items()},
            title="Eight pens")
 
 # %% [markdown]
-# A transfer gets two pictures, a *content* in one style and an *example*, another digit in another style, and must draw the content as the example is drawn. It never hears the name of a style, nor the digit. A hundred such tasks:
+# A transfer gets two pictures, a *content* in one style and an *example*, another digit in another style, and must draw the content as the example is drawn. It is given neither the name of a style nor the digit. A hundred such tasks:
 
 # %%
 tasks = styles.transfers(100)
@@ -1759,17 +1745,17 @@ plots.show({"content": tasks.content[:12], "example": tasks.example[:12],
 # %% [markdown]
 # ### What is style, in numbers?
 #
-# **We need something that sees how a picture is drawn, and not what.** Gatys et al. (2016) found it in the feature maps of a classifier. Map $c$ says how much of some small pattern there is at each place $p$. Throw the places away and keep the mean and the standard deviation over them:
+# **We need numbers that depend on how a picture is drawn, and not on what.** Gatys et al. (2016) found it in the feature maps of a classifier. Map $c$ measures how much of some small pattern there is at each position $p$. Throw the positions away and keep the mean and the standard deviation over them:
 #
 # $$m_c = \frac1P\sum_p h_c(p), \qquad s_c = \Big(\frac1P\sum_p \big(h_c(p)-m_c\big)^2\Big)^{1/2} \tag{5.40}$$
 #
-# Any rearrangement of places leaves both alone, so they cannot tell a 3 from an 8 by where its strokes are. (Gatys et al. take the products of all pairs of maps; that means and deviations are enough is a finding of Huang & Belongie 2017, *AdaIN*.) We take the first two layers of the digit classifier: 64 maps, 128 numbers.
+# Any rearrangement of positions leaves both alone, so they cannot tell a 3 from an 8 by where its strokes are. (Gatys et al. take the products of all pairs of maps; that means and deviations are enough is a finding of Huang & Belongie 2017, *AdaIN*.) We take the first two layers of the digit classifier: 64 maps, 128 numbers.
 #
 # These still depend on the digit: a 1 has less ink than an 8. **Which combinations depend on the style alone?** Let $\Sigma$ be the covariance of the 128 numbers among digits of *one* style, each style around its own mean, and choose a matrix $A$ with $A^\top\Sigma A = I$ (a triangular root of $\Sigma^{-1}$, by Cholesky, is one). In the coordinates $A^\top(\cdot)$ digits of one style make a round cloud of width 1, and only what lies along the differences of the eight means tells styles apart. Eight points span seven directions: the columns of $Q$. So
 #
 # $$f(x) = Q^\top A^\top\big(\text{stat}(x) - \overline{\text{stat}}\big)\in\mathbb R^7, \qquad A^\top\Sigma A = I,\quad Q^\top Q = I \tag{5.41}$$
 #
-# (Fisher's discriminants, 1936.) The style of a picture is that of the nearest mean; this is our *judge*.
+# (Fisher's discriminants, 1936.) The style of a picture is that of the nearest mean; this is our **style classifier**.
 
 # %%
 def feature_statistics(x):
@@ -1801,9 +1787,9 @@ plots.scatter({name: f[style == k][:, 1:3] / 10 for k, name in enumerate(names)
               title="Two of the seven numbers, divided by 10", limit=1.6)
 
 # %% [markdown]
-# **What the figure shows.** Each pen has its own cloud, whatever the digits; where two lie near each other in this view, as thick and stripes do, others of the seven numbers part them. The judge names the style of 99.6 % of these pictures, none of which it has seen; the other four are plain digits, which it takes for thick or striped ones.
+# **What the figure shows.** Each pen has its own cloud, whatever the digits; where two lie near each other in this view, as thick and stripes do, others of the seven numbers part them. The style classifier is right for 99.6 % of these pictures, none of which was in its training; the other four are plain digits, which it takes for thick or striped ones.
 #
-# Content needs a judge, too. Against the known answer there are two: the mean squared *error*, and whether among the hundred digits, all drawn in the style asked for, the right one is the nearest (*found*; chance 1 in 100). The digit classifier, trained on plain digits, reads six of the eight pens (89 to 100 % of these; of outlines it reads 59 %, of black on white 14 %), and for these we say how often it sees the content's digit (*read*). These six leave bright ink where MNIST has it; the outline and black on white do not, and that will matter, so every method is scored twice. Any method must be compared with these:
+# Content needs scores, too. Against the known answer there are two: the mean squared *error*, and whether among the hundred digits, all drawn in the style asked for, the right one is the nearest (*found*; chance 1 in 100). The digit classifier, trained on plain digits, handles six of the eight pens (89 to 100 % of these are right; of outlines 59 %, of black on white 14 %), and for these we count how often it predicts the content's digit (*read*). These six leave bright ink where MNIST has it; the outline and black on white do not, and that will matter, so every method is scored twice. Any method must be compared with these:
 
 # %%
 near = styles.between(tasks)                                  # (100,) between the six pens
@@ -1821,7 +1807,7 @@ tables.table({"do nothing": scores(tasks.content),
 # %% [markdown]
 # ### Noise and back does not do it
 #
-# A recipe that one meets: noise the content up to some level, then denoise, "with style conditioning", for which the code has a placeholder that calls the plain denoiser. **What does that do to the style?** Our model was trained on all eight styles; it is told none here.
+# A recipe that one meets: noise the content up to some level, then denoise, "with style conditioning", for which the code has a placeholder that calls the plain denoiser. **What does that do to the style?** Our model was trained on all eight styles; it is given none here.
 
 # %%
 D = train.load("mnist_styles", device="cpu")
@@ -1835,15 +1821,15 @@ for strength in (0.5, 0.7, 0.9):
 tables.table(rows, ".2f", caption=scored + "; own style: still in the content's style")
 
 # %% [markdown]
-# **What the numbers show.** The style that was asked for does not come. A denoiser returns to what its noisy picture most likely came from. From 0.5 that is the content nearly as it was: the judge sees the old style in 91 of 100 and the new one in none. From 0.7 it is 71 and 4. At 0.9 the digit is gone (*found* 0.07), and still 39 keep their style, more than have got the new one (6): noise wipes out small strokes sooner than what all strokes have in common. The style must come from somewhere. It must be *told*.
+# **What the numbers show.** The style that was asked for does not come. A denoiser returns to what its noisy picture most likely came from. From 0.5 that is the content nearly as it was: the style classifier finds the old style in 91 of 100 and the new one in none. From 0.7 it is 71 and 4. At 0.9 the digit is gone (*found* 0.07), and still 39 keep their style, more than have got the new one (6): noise wipes out small strokes sooner than what all strokes have in common. The style must come from somewhere: from a *condition*.
 #
-# ### Telling it without training: a gradient
+# ### A style without training: a gradient
 #
-# Section 5.2's rule: to draw from $p(x\mid f^*)$, add the gradient of $\log p(f^*\mid x_t)$ to the score. We do not know this density, but the guess $\hat x_0$ is a clean picture, which the judge can look at. Suppose $f^*$ is $f(\hat x_0)$ with a Gaussian error of variance $1/(2w)$. Then
+# Section 5.2's rule: to draw from $p(x\mid f^*)$, add the gradient of $\log p(f^*\mid x_t)$ to the score. We do not know this density, but the prediction $\hat x_0$ is a clean picture, so the style classifier applies to it. Suppose $f^*$ is $f(\hat x_0)$ with a Gaussian error of variance $1/(2w)$. Then
 #
 # $$\hat x_0 \;\leftarrow\; \hat x_0 - w\,\frac{\sigma_t^2}{\alpha_t}\,\nabla_{x_t}\big\|f(\hat x_0(x_t)) - f^*\big\|^2 \tag{5.42}$$
 #
-# where the gradient goes through the judge *and* the denoiser. The content comes from the start: noise up to 0.7, as before. (It is classifier guidance with a judge of clean pictures in place of one trained on noise: Bansal et al. 2023, Yu et al. 2023.)
+# where the gradient goes through the style classifier *and* the denoiser. The content comes from the start: noise up to 0.7, as before. (It is classifier guidance with a classifier of clean pictures in place of one trained on noise, **training-free guidance**: Bansal et al. 2023, Yu et al. 2023.)
 
 # %%
 def match_features(D, schedule, features, target, scale):
@@ -1869,11 +1855,11 @@ training_free = last(editing.sdedit(clip(ours), D.schedule, tasks.content, 0.7, 
 tables.table({"training-free, w = 2": scores(training_free)}, ".2f", caption=scored)
 
 # %% [markdown]
-# ### Telling it by training: a style as a condition
+# ### A style by training: as a condition
 #
-# The other way is the one that text took in section 5.8: a condition. `mnist_styles` (0.4 M parameters, `python tools/recipes/train_styles.py`, nine minutes on one core) was trained on digits in all styles, with one token as its context: the seven numbers (5.41), divided by 10, *of another digit in the same style*, and a 1 (all eight are 0 for *no style*). **Why of another?** With its own, the network could read off them what it should find out by itself, such as how much ink there is, and a style would come to mean "with as much ink as this 1".
+# The other way is the one that text took in section 5.8: a condition. `mnist_styles` (0.4 M parameters, `python tools/recipes/train_styles.py`, nine minutes on one core) was trained on digits in all styles, with one token as its context: the seven numbers (5.41), divided by 10, *of another digit in the same style*, and a 1 (all eight are 0 for *no style*). **Why of another?** From its own numbers the network could compute what it should predict from the noisy picture, such as how much ink there is, and a style would come to mean "with as much ink as this 1".
 #
-# A style told on the way back from noise helps (below, second line). But what the noise has covered is lost. **Better is to keep all of the content, as noise**: section 5.19's inversion, under the content's own style $f_a$, and from there down under $f_b$:
+# A style as the condition of the way back from noise helps (below, second line). But what the noise has covered is lost. **Better is to keep all of the content, as noise**: section 5.19's inversion, under the content's own style $f_a$, and from there down under $f_b$:
 #
 # $$z = \text{ODE}_{0\to1}(x;\,f_a), \qquad x' = \text{ODE}_{1\to0}(z;\,f_b) \tag{5.43}$$
 #
@@ -1907,18 +1893,18 @@ plots.show({name: x[:12] for name, x in shown.items()},
            title="The same digit in another hand")
 
 # %% [markdown]
-# **What the figure shows.** Between the six pens inversion does what was asked: the style in 93 % of tasks, and an error of 0.05, where doing nothing has 0.16 and a random digit in the right style 0.44. Noise to 0.7 and back under the new style moves the style (84 %) but loses strokes, so its error is no better than doing nothing. The training-free gradient gets the style as often as inversion (93 %), at four times the error, more than doing nothing has: it finds what the judge counts, in the shape of speckles, where the pen would have drawn a stroke. Between these pens guidance on the way down changes little that 55 tasks could show; among all eight, the style comes more often (0.82, without 0.74), and the content is found less often (0.50, without 0.54): section 5.5's exchange again.
+# **What the figure shows.** Between the six pens inversion does what was asked: the style in 93 % of tasks, and an error of 0.05, where doing nothing has 0.16 and a random digit in the right style 0.44. Noise to 0.7 and back under the new style moves the style (84 %) but loses strokes, so its error is no better than doing nothing. The training-free gradient gets the style as often as inversion (93 %), at four times the error, more than doing nothing has: it optimises what the style classifier measures, in the shape of speckles, where the pen would have drawn a stroke. Between these pens guidance on the way down changes little that 55 tasks could show; among all eight, the style comes more often (0.82, without 0.74), and the content is found less often (0.50, without 0.54): section 5.5's exchange again.
 #
-# With outlines and black on white the average falls, and in the way that (5.39) foretold. Look at the columns with outlines or with black on white: bright stays brighter than its surroundings for as long as it can, so a 5 that should be black on white comes back as some *other* digit, whose ink lies where it suits, and inversion's error there is that of a random digit (0.50, the last two lines). A linear map with a positive slope is what the noise can carry; "the same, but black" is not among them. A network that is shown pairs of content and answer would learn it (lesson 7's image-to-image models are trained so), but then someone must have the pairs.
+# With outlines and black on white the average falls, and in the way that (5.39) foretold. Look at the columns with outlines or with black on white: bright stays brighter than its surroundings for as long as it can, so a 5 that should be black on white comes back as some *other* digit, whose ink lies where it suits, and inversion's error there is that of a random digit (0.50, the second table). A linear map with a positive slope is what the noise can carry; "the same, but black" is not among them. A network trained on pairs of content and answer would learn it (lesson 7's image-to-image models are trained so), but then someone must have the pairs.
 #
-# Two limits. The judge and the guide of the training-free way are the same network, which flatters it in the column "style" (a picture can please a judge without looking right; the trained model is told this judge's numbers, too, but its drawings are not fitted to them); "error" and "found" have no such conflict. And our styles are eight known functions: a style that was not among them would be placed somewhere between by its seven numbers, and drawn as such.
+# Two limits. The classifier that scores and the one that guides the training-free method are the same network, which flatters it in the column "style" (a picture can satisfy a classifier without looking right; the trained model is conditioned on this classifier's numbers, too, but its drawings are not fitted to them); "error" and "found" have no such conflict. And our styles are eight known functions: a style that was not among them would be placed somewhere between by its seven numbers, and drawn as such.
 
 # %% [markdown]
 # ## What we built
 #
-# Guidance with and without a classifier, on a known scale, with its price in numbers; a text-to-image model from grammar to pictures, marked part by part on combinations and pairs that it never saw; and a set of editors that need no training: inpainting with RePaint, inverse problems by two kinds of guidance, SDEdit, edits by inversion, and style transfer, once without training for it. (The other way, a style as a condition, was trained.) All are wrappers around a denoiser, or samplers that take one.
+# Guidance with and without a classifier, on a known scale, with its price in numbers; a text-to-image model from grammar to pictures, scored part by part on combinations and pairs that were held out; and a set of editors that need no training: inpainting with RePaint, inverse problems by two kinds of guidance, SDEdit, edits by inversion, and style transfer, once without training for it. (The other way, a style as a condition, was trained.) All are wrappers around a denoiser, or samplers that take one.
 #
-# **Three things to remember.** (1) Guidance of every kind is a gradient added to the guess; it is exact only where the probability behind it is, and with $w > 1$ it does not, in general, sample the density that its formula suggests. (2) What is bought with guidance is paid for with variety: choose $w$ by measuring what you need. (3) An edit is two claims, that the asked part changed and that the rest did not. Check both.
+# **Three things to remember.** (1) Guidance of every kind is a gradient added to the prediction; it is exact only where the probability behind it is, and with $w > 1$ it does not, in general, sample the density that its formula suggests. (2) What is bought with guidance is paid for with variety: choose $w$ by measuring what you need. (3) An edit is two claims, that the asked part changed and that the rest did not. Check both.
 #
 # | formula | source |
 # | --- | --- |

@@ -13,7 +13,7 @@
 #
 # Nine questions, 26 points, about three and a half hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("5.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
 #
-# As in the lesson, $t = 0$ is data and $t = 1$ is noise, a denoiser `D(x, t, **condition)` returns its guess $\hat x_0$, and $w = 1$ is no guidance. Equation and section numbers are the lesson's. Questions 5.1 to 5.4 need part I, 5.5 to 5.7 parts I and III, 5.8 and 5.9 part II.
+# As in the lesson, $t = 0$ is data and $t = 1$ is noise, a denoiser `D(x, t, **condition)` returns its x0-prediction $\hat x_0$, and $w = 1$ is no guidance. Equation and section numbers are the lesson's. Questions 5.1 to 5.4 need part I, 5.5 to 5.7 parts I and III, 5.8 and 5.9 part II.
 
 # %% tags=["setup"]
 {{setup}}
@@ -39,6 +39,7 @@ from course_lib.lab import (
 )
 from course_lib.schedules import append_dims
 
+# %%
 torch.manual_seed(0)
 # most tensors here are small and gain nothing from a second thread
 torch.set_num_threads(1)
@@ -49,7 +50,7 @@ digits = train.load("mnist_small", device="cpu")              # y: 0 to 9, and 1
 # %% [markdown]
 # ## 5.1 Warm-up: drop labels, and captions (2 points, 10 minutes)
 #
-# Write section 5.1's `drop_labels` for both kinds of condition that this lesson has: labels `y` of shape (B,), and captions `y` of shape (B, L), whose tokens become *all* null when the caption is lost. Each example is lost with probability `p`, by a coin of its own. The coins come from `generator`, and `y` itself stays as it is.
+# Write section 5.1's `drop_labels` for both kinds of condition that this lesson has: labels `y` of shape (B,), and captions `y` of shape (B, L), whose tokens become *all* null when the caption is dropped. Each example is dropped with probability `p`, by a coin of its own. The coins come from `generator`, and `y` itself stays as it is.
 
 # %% tags=["answer:5.1"]
 def drop(y, null, p, generator):
@@ -84,12 +85,12 @@ print(f"null labels in a batch of 128, over 1,000 batches: one coin for all "
       f"a coin each {sum(each) / 1000:.1f}, from {min(each)} to {max(each)}")
 
 # %% [markdown] tags=["solution"]
-# **Solution.** Both ways lose a tenth of the labels on average. But with one coin for all, nine steps of ten teach nothing about the null label and every tenth nothing else, so the gradient jerks to and fro.
+# **Solution.** Both ways drop a tenth of the labels on average. But with one coin for all, nine steps of ten train nothing of the null label and every tenth nothing else, so the gradient jerks to and fro.
 
 # %% [markdown]
 # ## 5.2 Classifier-free guidance, from blank (3 points, 20 minutes)
 #
-# Derive (5.9) once more: start from Bayes' rule (5.4), and write $\nabla\log p_t(y\mid x)$ with two denoisers. Then write `cfg` for real use. It returns a denoiser. `null` may name only some of the conditions; the others (a size, a style) reach *both* evaluations unchanged. `w` is a number, or a function of $t$. Where $w = 1$ the second evaluation would be multiplied by 0: ask only once there. The dictionaries that you are given stay as they are.
+# Derive (5.9) once more: start from Bayes' rule (5.4), and write $\nabla\log p_t(y\mid x)$ with two denoisers. Then write `cfg` for real use. It returns a denoiser. `null` may name only some of the conditions; the others (a size, a style) reach *both* evaluations unchanged. `w` is a number, or a function of $t$. Where $w = 1$ the second evaluation would be multiplied by 0: evaluate only once there. The dictionaries that you are given stay as they are.
 
 # %% tags=["answer:5.2"]
 def cfg(D, w, null):
@@ -160,7 +161,7 @@ class ClassifierFreeGuidance:
         return uncond_pred + self.guidance_scale * (cond_pred - uncond_pred)
 
 # %% [markdown]
-# Experiment with it. Call it; look for its `training`; give its weights to an optimizer; put it into `ddim`. To go on at all, repair what is loud (below, `nn.Module` as a second parent), and then count which labels a network gets to see in training, and what `y=None` gives with a network that was trained with a null *label*:
+# Experiment with it. Call it; look for its `training`; give its weights to an optimizer; put it into `ddim`. To go on at all, repair what is loud (below, `nn.Module` as a second parent), and then count which labels a network is given in training, and what `y=None` gives with a network that was trained with a null *label*:
 
 # %%
 class Louder(ClassifierFreeGuidance, nn.Module):
@@ -198,13 +199,12 @@ for _ in range(20):
 print("labels given in 20 training steps of 8:", net.given)
 
 # %% [markdown]
-# Find what is wrong (there are five things), and write the class as it should be. It takes `(net, w, p, null)`, and asks the network as our denoisers are asked, `net(x, t, y=labels)`. In training mode: one evaluation, each label lost with probability `p` by a coin of its own (torch's own generator will do), lost labels become the number `null`. After `.eval()`: (5.9), with at most two evaluations for each example, the null label for $D_\varnothing$, and no coins. Without `y`: the null label for everyone, one evaluation, no guidance. A sampler calls it as `guided(x, t, y=y)`, and an optimizer must find the weights.
+# Find what is wrong (there are five things), and write the class as it should be. It takes `(net, w, p, null)`, and calls the network as our denoisers are called, `net(x, t, y=labels)`. In training mode: one evaluation, each label dropped with probability `p` by a coin of its own (torch's own generator will do), dropped labels become the number `null`. After `.eval()`: (5.9), with at most two evaluations for each example, the null label for $D_\varnothing$, and no coins. Without `y`: the null label for everyone, one evaluation, no guidance. A sampler calls it as `guided(x, t, y=y)`, and an optimizer must find the weights.
 
 # %% tags=["answer:5.3"]
 class Guided(nn.Module):
-    """net: (x, t, y=labels) -> like x, where the label null means none
-
-    w: guidance in evaluation; p: how often a label is dropped in training
+    """net: (x, t, y=labels) -> like x, where the label null means none; w: guidance in
+    evaluation; p: how often a label is dropped in training
     """
 
     def __init__(self, net, w=7.5, p=0.1, null=10):
@@ -242,7 +242,7 @@ print(f"asked for 0 to 9: {metrics.class_agreement(rows['w = 3'], y):.0%} agree;
       f"when y is not passed: {metrics.class_agreement(without_y, y):.0%}")
 
 # %% [markdown] tags=["solution"]
-# **Solution.** (1) The class is no `nn.Module`: it cannot be called, has no `training`, and its network's weights are found by nobody. (2) The coin is thrown once for the whole batch. (3) "None" is the absence of a label, not a label: no vector is learnt for it, and nothing can be mixed within a batch. (4) So $D_\varnothing$ in evaluation is a network with one input missing. With an embedding that *adds* to the time's vector this runs without a word, and gives a guess that was trained only by accident. (5) Nobody notices when `y` is not passed: the samplers it was written for call `model(x, t)`, and all that guidance is for stays unused. Ours must be given `y=y`, and `guidance.cfg` of the library raises an error when it is not.
+# **Solution.** (1) The class is no `nn.Module`: it cannot be called, has no `training`, and no optimizer finds its network's weights. (2) The coin is thrown once for the whole batch. (3) "None" is the absence of a label, not a label: no vector is learnt for it, and nothing can be mixed within a batch. (4) So $D_\varnothing$ in evaluation is a network with one input missing. With an embedding that *adds* to the time's vector this runs without a word, and gives a prediction that was trained only by accident. (5) There is no error when `y` is not passed: the samplers it was written for call `model(x, t)`, and all that guidance is for stays unused. Ours must be given `y=y`, and `guidance.cfg` of the library raises an error when it is not.
 
 # %% [markdown]
 # ## 5.4 Derivation: guidance is not tempering (3 points, 35 minutes)
@@ -367,7 +367,7 @@ tables.table(rows, {"known part off": ".3f", "jump": ".2f"},
                      "jump across the border")
 
 # %% [markdown] tags=["solution"]
-# **What the figure shows.** The copied version changes what was known. With one repeat the known half is exact, but the new half has hardly heard of it. Four repeats join them, for four times the evaluations.
+# **What the figure shows.** The copied version changes what was known. With one repeat the known half is exact, but the new half hardly depends on it. Four repeats join them, for four times the evaluations.
 
 # %% [markdown]
 # ## 5.6 An edit that keeps what it can (3 points, 25 minutes)
@@ -381,9 +381,9 @@ def edit(D, schedule, x0, before, after, n, w, null):
     before, after, null: dicts of conditions; n steps each way; w: guidance down
     """
     ### BEGIN SOLUTION
-    ts = timesteps(schedule, n)
+    ts = samplers.timesteps(schedule, n)
     noise = last(samplers.ddim_invert(D, schedule, x0, ts.flip(0), **before))
-    return last(ddim(guidance.cfg(D, w, null), schedule, noise, ts, **after))
+    return last(samplers.ddim(guidance.cfg(D, w, null), schedule, noise, ts, **after))
     ### END SOLUTION
 
 # %% tags=["check:5.6"]
@@ -429,7 +429,7 @@ print(f"w = 1: root mean square distance from the quantile map {distance:.3f} in
 # **What the figure shows.** With $w = 1$ each point goes to its own quantile, up to the error of the steps, and the map is steep where the new class has a gap. With $w = 3$ the order is kept as well (it is an ODE still), but not the quantiles: the left tail, where the old class lives, is drawn in, and more points than belong there go to the right bump, where the old class never is. Guidance edits more, and keeps less.
 
 # %% [markdown]
-# ## 5.7 A classifier's push (3 points, 25 minutes)
+# ## 5.7 A classifier's gradient (3 points, 25 minutes)
 #
 # Write (5.6) for a classifier that returns *logits*: `classify(x, t)` is (B, K), made for noisy $x$, and class `y[i]` is wanted of example $i$. The denoiser that you return is called `(x, t)` by samplers, that is, without gradients, and with $t$ a number or of shape (B,). It must leave `x` as it was, and its result must not drag a graph along.
 
@@ -490,17 +490,17 @@ tables.table(rows, ".0%", caption="How many of 40 are what was asked for")
 plots.show({name: x[:10] for name, x in pictures.items()}, title="Asked for: 0 to 9")
 
 # %% [markdown] tags=["solution"]
-# **What the figure shows.** The raw logit is not refused by the eye, nor by the share of right digits, which is even higher. Its gradient lacks the part $-\sum_kp_k\nabla l_k$ of $\nabla\log p_y = \nabla l_y - \sum_kp_k\nabla l_k$, which takes the push back once the classifier is sure ($p_y$ near 1): the raw one never stops pushing. So it is a stronger guidance at the same $w$, and no conditional denoiser at $w = 1$. Only an exact case can tell, such as the mixture that the check uses.
+# **What the figure shows.** The raw logit is not refused by the eye, nor by the fraction of right digits, which is even higher. Its gradient lacks the part $-\sum_kp_k\nabla l_k$ of $\nabla\log p_y = \nabla l_y - \sum_kp_k\nabla l_k$, which takes the gradient back once the classifier is sure ($p_y$ near 1): the raw one never vanishes. So it is a stronger guidance at the same $w$, and no conditional denoiser at $w = 1$. Only an exact case can tell, such as the mixture that the check uses.
 
 # %% [markdown]
-# ## 5.8 Open: what it cannot read (3 points, 25 minutes)
+# ## 5.8 Open: captions that fail (3 points, 25 minutes)
 #
 # Find a caption which a person could draw (from the five parts of a noun) and the model `nouns` cannot, and say why. Return four things: the caption; the five parts that a person would draw, as a dictionary of names from `noun_parts.load_art().names`; the one part that fails; and the reason, one of
 #
-# * `"unknown words"`: the caption has words that the tokenizer does not know;
+# * `"unknown words"`: the caption has words that are not in the tokenizer's vocabulary;
 # * `"two at once"`: the caption asks for two different ones of the same part, and there is room for one;
-# * `"too long"`: the caption has more words than the network reads, though it says nothing but the five parts;
-# * `"known words"`: every word is known, the part is asked for once and by its name, and yet it is not drawn. (This one is hard. It is worth no more points, but more honour.)
+# * `"too long"`: the caption has more words than the network takes, though it names nothing but the five parts;
+# * `"known words"`: every word is in the vocabulary, the part is asked for once and by its name, and yet it is not drawn. (This one is hard. It is worth no more points, but more honour.)
 #
 # The check looks whether the reason fits the caption, and draws eight pictures. The part has failed if it is right in at most four of them. Parts that the caption does not mention may be anything. Try first, with pictures:
 
@@ -538,15 +538,15 @@ assert check.passed("5.8")
 ### END HIDDEN TESTS
 
 # %% [markdown] tags=["solution"]
-# **Solution.** To the tokenizer, "of", "sea" and "predator" are one and the same *unknown word*, as is any other that is not on its list of 480: the caption asks for "a head", and the model makes one up. Nothing in it knows that predators of the sea are sharks, since it has read nothing but captions of nouns. Other families of failures: "no glasses" ("no" is unknown, so the caption asks *for* glasses); "a green shark" (heads have their own colours, and no picture of the training ever coloured one); two heads, where there is room for one; and counting ("two" is known, but only from "two goggles" and "two colour wool weave"). Here are two of them:
+# **Solution.** To the tokenizer, "of", "sea" and "predator" are one and the same *unknown word*, as is any other that is not in its vocabulary of 480: the caption asks for "a head", and the model makes one up. It cannot connect predators of the sea with sharks, since it was trained on nothing but captions of nouns. Other families of failures: "no glasses" ("no" is not in the vocabulary, so the caption asks *for* glasses); "a green shark" (heads have their own colours, and no picture of the training ever coloured one); two heads, where there is room for one; and counting ("two" is in it, but only from "two goggles" and "two colour wool weave"). Here are two of them:
 
 # %% tags=["solution"]
 attempt("a shark-headed noun with a pizza head", "a panda head, no glasses", n=4)
 
 # %% [markdown]
-# ## 5.9 Stretch: does it know parts, or pairs? (3 points, 25 minutes)
+# ## 5.9 Stretch: parts, or pairs? (3 points, 25 minutes)
 #
-# Write the measurement behind section 5.11 as a function that can judge *any* painter: `draw` takes a list of captions and returns pictures (N, 3, 32, 32). For each of the splits `"test"` and `"pairs"` take `n` nouns, ask for them in the plain wording, and return the share of pictures in which each of the five parts is right. The check's painters are not networks: they draw exactly what is asked, but for some parts that they get wrong on purpose.
+# Write the measurement behind section 5.11 as a function that evaluates *any* painter: `draw` takes a list of captions and returns pictures (N, 3, 32, 32). For each of the splits `"test"` and `"pairs"` take `n` nouns, ask for them in the plain wording, and return the fraction of pictures in which each of the five parts is right (the **attribute accuracy**). The check's painters are not networks: they draw exactly what is asked, but for some parts that they get wrong on purpose.
 
 # %% tags=["answer:5.9"]
 def generalisation(draw, n):
@@ -570,7 +570,7 @@ assert check.passed("5.9")
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# Now judge the model with it, and answer with numbers: *has it learnt parts, or pairs of parts?* How sure can you be with so few pictures? (With $n$ pictures a share $q$ is known up to about $\pm 2\sqrt{q(1-q)/n}$.)
+# Now evaluate the model with it, and answer with numbers: *has it learnt parts, or pairs of parts?* How sure can you be with so few pictures? (With $n$ pictures a fraction $q$ is known up to about $\pm 2\sqrt{q(1-q)/n}$.)
 
 # %% tags=["solution"]
 def draw(captions):
@@ -584,7 +584,7 @@ print("two standard errors of a fraction of one half, with 8 pictures: "
       f"{2 * (0.25 / 8) ** 0.5:.0%}")
 
 # %% [markdown] tags=["solution"]
-# **Solution.** Compare the columns of head and glasses, and of body and accessory, between the rows: these are the pairs which the training never showed. With eight pictures a difference of less than 35 points means nothing; the lesson takes a hundred of each, and there two standard errors are 10 points at most. (A painter who had learnt whole pictures by heart would be near guessing in both rows; one who had learnt pairs, in the second row only.)
+# **Solution.** Compare the columns of head and glasses, and of body and accessory, between the rows: these are the pairs which the training never showed. With eight pictures a difference of less than 35 points means nothing; the lesson takes a hundred of each, and there two standard errors are 10 points at most. (A painter who had learnt whole pictures by heart would be near chance in both rows; one who had learnt pairs, in the second row only.)
 
 # %%
 check.summary(5)

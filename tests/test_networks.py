@@ -459,3 +459,17 @@ def test_bad_text_networks_and_tokens():
     ):
         with pytest.raises(ValueError, match="tokens are whole numbers"):
             net(x, t, tokens)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_fused_kernel_is_the_same_attention(masked):
+    """On a CPU, training computes the products itself and everything else takes torch's kernel."""
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 8, generator=g) for n in (5, 7, 7))
+    mask = torch.rand(2, 1, 1, 7, generator=g) < 0.6 if masked else None
+    if masked:
+        mask[..., 0] = True
+    trained = attention(q.requires_grad_(), k, v, mask)
+    assert trained.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(attention(q, k, v, mask), trained.detach(), rtol=1e-5, atol=1e-6)

@@ -76,7 +76,11 @@ def test_heun_is_algorithm_1_and_2():
     D, ts = MIXTURE.denoiser(schedule), timesteps(Schedule.edm(), 12, "karras")
     sigmas = schedule.sigma(ts)
     x = start = 80 * torch.randn(8, 2, generator=g, dtype=F64)
-    for churn, low, high, s_noise in ((0.0, 0.0, math.inf, 1.0), (5.0, 0.05, 50.0, 1.003)):
+    for churn, low, high, s_noise in (
+        (0.0, 0.0, math.inf, 1.0),
+        (2.0, 0.05, 50.0, 1.003),       # gamma = 2 / 12
+        (5.0, 0.05, 50.0, 1.003),       # gamma = sqrt(2) - 1, the largest
+    ):
         x, noise = start, torch.Generator().manual_seed(1)
         for sigma, following in zip(sigmas[:-1], sigmas[1:]):
             gamma = min(churn / 12, 2**0.5 - 1) if low <= sigma <= high else 0.0

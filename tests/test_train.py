@@ -230,7 +230,8 @@ def test_muon_beside_torch_s(shape):
 def test_muon_takes_groups_and_refuses_vectors():
     w, v = nn.Parameter(torch.eye(3)), nn.Parameter(torch.eye(3))
     optimizer = Muon([{"params": [w], "lr": 0.5}, {"params": [v]}], lr=0.1, weight_decay=0.0)
-    w.grad, v.grad = torch.eye(3), torch.eye(3)
+    w.grad = torch.eye(3)
+    v.grad = torch.eye(3)
     optimizer.step()
     torch.testing.assert_close(w - torch.eye(3), 5 * (v - torch.eye(3)))
     with pytest.raises(ValueError, match=r"Muon moves matrices; got a parameter of shape \(3,\)"):
@@ -316,6 +317,7 @@ def test_what_makes_an_experiment_another(capsys):
         {"time_sampler": lambda u: u**2},
         {"horizontal_flip": True},
     ):
+        start(mine())
         assert start(mine(), **option), option
 
 
@@ -653,3 +655,20 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
         storage.save_tensors(file, {"x": torch.zeros(3)}, {"n": 2})
     tensors, header = storage.load_tensors(file)
     assert tensors["x"].tolist() == [1, 1, 1] and header["n"] == 1
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    """A reader of a running training may meet the header of one file and the tensors of the next."""
+    file = tmp_path / "a.safetensors"
+    storage.save_tensors(file, {"x": torch.ones(3)}, {"n": 1})
+    honest, met = storage.safe_open, []
+
+    def replaced(path, **kwargs):
+        if not met:
+            met.append(1)
+            storage.save_tensors(file, {"x": torch.zeros(3)}, {"n": 2})
+            raise storage.SafetensorError("half of each")
+        return honest(path, **kwargs)
+    monkeypatch.setattr(storage, "safe_open", replaced)
+    tensors, header = storage.load_tensors(file)
+    assert header["n"] == 2 and tensors["x"].tolist() == [0, 0, 0]

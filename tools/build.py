@@ -33,6 +33,7 @@ from nbformat import NotebookNode
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
+COLAB = "https://colab.research.google.com"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LOADED = """import sys as _s
 try:
@@ -73,11 +74,12 @@ def read_source(file: Path, root: Path = ROOT) -> NotebookNode:
     """
     repository, stem = address(root), file.stem.removesuffix("_exercises")
     folder = "exercises" if file.stem.endswith("_exercises") else "notebooks"
-    colab = f"{repository.replace('https://github.com', 'https://colab.research.google.com/github')}/blob/main/{folder}/{stem}.ipynb"
+    on_colab = repository.replace("https://github.com", f"{COLAB}/github")
+    colab = f"{on_colab}/blob/main/{folder}/{stem}.ipynb"
     fill = {
         "{{setup}}": (root / "tools/setup_cell.py").read_text(encoding="utf-8").strip(),
         "{{address}}": repository,
-        "{{badge}}": f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})",
+        "{{badge}}": f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({colab})",
     }
     notebook = jupytext.read(file)
     notebook.metadata = NotebookNode(

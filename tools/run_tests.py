@@ -31,7 +31,7 @@ INLINE = "module://matplotlib_inline.backend_inline"
 
 
 def run(what: str, *arguments: str, **environment: str) -> bool:
-    """One pytest process; says what it runs and how long it took. No test at all counts as passed."""
+    """One pytest process; says what it runs and how long it took. No test at all passes, too."""
     print(f"== {what}", flush=True)
     start = time.monotonic()
     command = [sys.executable, "-m", "pytest", *arguments]

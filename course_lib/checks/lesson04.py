@@ -303,7 +303,8 @@ def table_case(T: int, steps: int) -> Case:
         a = alpha_bar[i]
         return (x - a.sqrt() * (sharpness * x).tanh()) / (1 - a).sqrt()
 
-    c.eps_net, c.eta = eps_net, between(0.5, 0.8).item()
+    c.eps_net = eps_net
+    c.eta = between(0.5, 0.8).item()
     c.indices = [k * T // steps - 1 for k in range(steps, 0, -1)]
     # the standard deviation of the noise at index 0
     c.noise_std = (1 - alpha_bar[0]).sqrt()
@@ -398,7 +399,9 @@ def judge_deterministic(f: Callable, c: Case) -> None:
     """4.3 at eta = 0."""
     with torch.random.fork_rng(devices=[]):
         got, c.evaluated = run_sampler(f, c, 0.0)
-    c.count, c.begin, c.begin_right = len(c.evaluated), c.evaluated[:4], c.indices[:4]
+    c.count = len(c.evaluated)
+    c.begin = c.evaluated[:4]
+    c.begin_right = c.indices[:4]
     reject_if((has_nan(got), "nan at eta = 0: a root of something negative is taken, and 0 * nan "
                "is nan. Does toward**2, an image, stand below the root of the noise term? "
                "A variance belongs there"))
@@ -461,9 +464,11 @@ def variance_case(schedule: Schedule) -> Case:
     c.a_t, c.b_t, c.a_s, c.b_s = coefficients(schedule, t, s)
     c.var_ts = c.b_t**2 - (c.a_t / c.a_s * c.b_s) ** 2
     # Var(x_t) and Var(x_s)
-    c.V_t, c.V_s = (c.a_t * w) ** 2 + c.b_t**2, (c.a_s * w) ** 2 + c.b_s**2
+    c.V_t = (c.a_t * w) ** 2 + c.b_t**2
+    c.V_s = (c.a_s * w) ** 2 + c.b_s**2
     # the posterior's variance, the factor of x0 in its mean, and Var(x0 | x_t)
-    c.tilde, c.factor = c.b_s**2 * c.var_ts / c.b_t**2, c.a_s * c.var_ts / c.b_t**2
+    c.tilde = c.b_s**2 * c.var_ts / c.b_t**2
+    c.factor = c.a_s * c.var_ts / c.b_t**2
     c.var_x0 = (w * c.b_t) ** 2 / c.V_t
     return c
 
@@ -726,11 +731,15 @@ def order_case(name: str, p: float, n: Tensor, errors: Tensor, floor: float) -> 
 
 def with_logarithms(c: Case) -> Case:
     """The case with what the mistakes compute from: slopes and the last good pair."""
-    c.x, c.y, c.good = c.n.log(), c.errors.log(), c.errors > 10 * c.floor
+    c.x = c.n.log()
+    c.y = c.errors.log()
+    c.good = c.errors > 10 * c.floor
     # the orders of neighbouring pairs
     c.pairs = -(c.y[1:] - c.y[:-1]) / (c.x[1:] - c.x[:-1])
     i, j = c.good.nonzero().flatten()[-2:].tolist()
-    c.fall, c.log_gap, c.gap = c.y[i] - c.y[j], c.x[j] - c.x[i], c.n[j] - c.n[i]
+    c.fall = c.y[i] - c.y[j]
+    c.log_gap = c.x[j] - c.x[i]
+    c.gap = c.n[j] - c.n[i]
     c.order = c.fall / c.log_gap
     return c
 

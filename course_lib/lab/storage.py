@@ -71,8 +71,23 @@ def load_tensors(file: Path) -> tuple[dict[str, Tensor], dict]:
     file = Path(file)
     if not file.exists():
         raise FileNotFoundError(f"there is no checkpoint {file}")
+    while True:
+        before = _identity(file)
+        try:
+            return _load_mapped(file)
+        except OSError:
+            # a running training may have put a new file in its place meanwhile: read that one
+            if _identity(file) == before:
+                raise
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def _load_mapped(file: Path) -> tuple[dict[str, Tensor], dict]:
     try:
-        # one open file: a running training may put a new one in its place meanwhile
         with safe_open(file, framework="pt") as stored:
             metadata = stored.metadata() or {}
             text, digest = metadata["course"], metadata["digest"]

@@ -165,16 +165,20 @@ class ConditionalUNet(UNet):
         t: Tensor,
         tokens: Tensor | int | None = None,
         y: Tensor | int | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
         extra: Tensor | None = None,
     ) -> Tensor:
         """x: (B, channels, H, W), t: (B,) real, tokens: (B, L), (1, L), or one id for all -> like x
 
-        y, extra: as in UNet. Raises ValueError for inputs of another shape or range.
+        y, extra: as in UNet; context, context_mask: the text encoder's output, in place of tokens.
+        Raises ValueError for inputs of another shape or range.
         """
-        if tokens is None:
-            return super().forward(x, t, y, extra=extra)
-        context, mask = self.text(_validate_tokens(tokens, self.text, len(x)))
-        return super().forward(x, t, y, context, mask, extra)
+        if tokens is not None:
+            if context is not None:
+                raise ValueError("pass tokens, or the context of net.text(tokens), not both")
+            context, context_mask = self.text(_validate_tokens(tokens, self.text, len(x)))
+        return super().forward(x, t, y, context, context_mask, extra)
 
     def _embed(
         self,

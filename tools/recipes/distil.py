@@ -15,13 +15,22 @@ import time
 import torch
 
 from course_lib import Consistency, Denoiser, clip, consistency_sampling, ddim
-from course_lib.lab import data, metrics, sampler_study, storage, train
+from course_lib.lab import data, metrics, sampler_study, sampling, storage, train
 
 STEPS, RATES = 735, {"lr": 4e-3, "muon_lr": 0.02}
-WAYS = {
-    "ddim": sampler_study.SamplerConfig(ddim),
-    "consistency": sampler_study.SamplerConfig(consistency_sampling),
+SAMPLERS = {
+    "ddim": sampling.SamplerConfig(ddim),
+    "consistency": sampling.SamplerConfig(consistency_sampling),
 }
+COLUMNS = (
+    "sampler",
+    "evaluations",
+    "n",
+    "frechet_distance",
+    "kid",
+    "kid_error",
+    "agreement",
+)
 
 
 def seconds_of_teacher(x: torch.Tensor, y: torch.Tensor, steps: int = 200) -> float:
@@ -42,10 +51,35 @@ def made_consistent(
         clip(teacher) if guided else None,
     )
     start = time.perf_counter()
-    return (
-        train.train(D, (x, y), steps=STEPS, time_sampler=D.time_sampler, p_drop=0.0, **RATES),
-        time.perf_counter() - start,
-    )
+    trained = train.train(D, (x, y), steps=STEPS, p_drop=0.0, **RATES)
+    return trained, time.perf_counter() - start
+
+
+def rows(name: str, D: Denoiser, sampler: str, counts: tuple[int, ...], n: int) -> list[dict]:
+    """What a model scores with each number of evaluations."""
+    found = sampler_study.analyze_sampling_quality(D, counts, {sampler: SAMPLERS[sampler]}, n)
+    return [{"model": name} | {key: row[key] for key in COLUMNS} for row in found]
+
+
+def card(n: int) -> tuple[Denoiser, dict]:
+    """The student, and its numbers beside the teacher's and those of a model without a teacher."""
+    x, y = data.mnist("train")
+    of_teacher, teacher = seconds_of_teacher(x, y), train.load("mnist_small")
+    student, seconds = made_consistent(teacher, x, y, guided=True)
+    alone, _ = made_consistent(teacher, x, y, guided=False)
+    return student, {
+        "seconds": round(seconds),
+        "teacher": "mnist_small",
+        "teacher_seconds_in_the_same_run": round(of_teacher),
+        "machine": train.about_machine(),
+        "frechet_floor": metrics.frechet_real_baseline(n, balanced=True),
+        "samples": [
+            *rows("teacher", teacher, "ddim", (1, 2, 4, 18), n),
+            *rows("teacher", teacher, "consistency", (1, 2, 4), n),
+            *rows("student", student, "consistency", (1, 2, 4), n),
+            *rows("without a guide", alone, "consistency", (1, 2, 4), n),
+        ],
+    }
 
 
 def main() -> None:
@@ -55,57 +89,13 @@ def main() -> None:
     parser.add_argument("--ship", action="store_true")
     parser.add_argument("--n", type=int, default=4000)
     arguments = parser.parse_args()
-    x, y = data.mnist("train")
-    of_teacher, teacher = seconds_of_teacher(x, y), train.load("mnist_small")
-    (student, seconds), (alone, _) = (
-        made_consistent(teacher, x, y, guided) for guided in (True, False)
-    )
-    card = {
-        "seconds": round(seconds),
-        "teacher": "mnist_small",
-        "teacher_seconds_in_the_same_run": round(of_teacher),
-        "machine": train.about_machine(),
-        "frechet_floor": metrics.frechet_real_baseline(arguments.n, balanced=True),
-        "samples": [],
-    }
-    for name, denoiser, way, counts in (
-        ("teacher", teacher, "ddim", (1, 2, 4, 18)),
-        ("teacher", teacher, "consistency", (1, 2, 4)),
-        ("student", student, "consistency", (1, 2, 4)),
-        ("without a guide", alone, "consistency", (1, 2, 4)),
-    ):
-        for row in sampler_study.analyze_sampling_quality(
-            denoiser, counts, {way: WAYS[way]}, arguments.n
-        ):
-            card["samples"].append(
-                {"model": name}
-                | {
-                    key: row[key]
-                    for key in (
-                        "sampler",
-                        "evaluations",
-                        "n",
-                        "frechet_distance",
-                        "kid",
-                        "kid_error",
-                        "agreement",
-                    )
-                }
-            )
-    print(json.dumps(card, indent=1))
+    student, numbers = card(arguments.n)
+    print(json.dumps(numbers, indent=1))
     if arguments.ship:
-        file = storage.ASSETS / "checkpoints/mnist_consistency.safetensors"
-        train.save(
-            student,
-            file,
-            data="mnist",
-            command="python tools/recipes/distil.py --ship",
-            steps=STEPS,
-            batch=128,
-            rates=RATES,
-            levels=student.levels,
-            metrics=card,
-        )
+        file = storage.CHECKPOINTS / "mnist_consistency.safetensors"
+        how = {"steps": STEPS, "batch_size": 128, "rates": RATES, "levels": student.levels}
+        command = "python tools/recipes/distil.py --ship"
+        train.save(student, file, data="mnist", command=command, **how, metrics=numbers)
         print(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
 
 

@@ -18,18 +18,11 @@ LESSON = Path(__file__).parents[2] / "lessons/05_conditional_generation.py"
 N, W = 200, 2.0
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=180)
-    seconds = parser.parse_args().seconds
-    cell = re.search(
-        r"^def three_minutes\(.*?(?=^# %%)",
-        LESSON.read_text(encoding="utf-8"),
-        re.DOTALL | re.MULTILINE,
-    ).group()
-    lesson = {
+def trained(seconds: float) -> Denoiser:
+    """The lesson's own lines, cut out of it and run: not a copy of them."""
+    source = LESSON.read_text(encoding="utf-8")
+    cell = re.search(r"^def three_minutes\(.*?(?=^# %%)", source, re.DOTALL | re.MULTILINE).group()
+    names = {
         "data": data,
         "noun_parts": noun_parts,
         "train": train,
@@ -38,31 +31,30 @@ def main() -> None:
         "Denoiser": Denoiser,
         "cosine": Schedule.cosine(),
     }
-    exec(cell, lesson)  # the lesson's own lines, not a copy of them
-    D = lesson["three_minutes"](seconds=seconds)
+    exec(cell, names)
+    return names["three_minutes"](seconds=seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=180)
+    seconds = parser.parse_args().seconds
+    D = trained(seconds)
     parts = noun_parts.draw_parts(N, seed=5, split="test")
     x = sampling.text_to_image(D, noun_parts.plain_captions(parts), W)
     right = attributes.attribute_accuracy(x, parts).float().mean(0)
-    print({part: round(share, 3) for part, share in zip(noun_parts.PARTS, right.tolist())})
+    print(dict(zip(noun_parts.PARTS, right.tolist())))
     about = (
         f"for {seconds:.0f} s on {train.about_machine()}, {D.history[-1][0]} steps of 64, then "
         f"w = {W:g}, 10 steps, {N} new combinations"
     )
-    tensors = {
-        "x": x[:8].half(),
-        "parts": parts.short(),
-        "losses": torch.tensor(D.history),
-        "right": right,
-    }
-    save_tensors(
-        ASSETS / "nouns_live.safetensors",
-        tensors,
-        {"about": about, "command": "python tools/recipes/nouns_live.py"},
-    )
-    print(
-        f"{ASSETS / 'nouns_live.safetensors'}: "
-        f"{(ASSETS / 'nouns_live.safetensors').stat().st_size / 1e3:.0f} kB, {about}"
-    )
+    losses = torch.tensor(D.history)
+    tensors = {"x": x[:8].half(), "parts": parts.short(), "losses": losses, "right": right}
+    file = ASSETS / "nouns_live.safetensors"
+    save_tensors(file, tensors, {"about": about, "command": "python tools/recipes/nouns_live.py"})
+    print(f"{file}: {file.stat().st_size / 1e3:.0f} kB, {about}")
 
 
 if __name__ == "__main__":

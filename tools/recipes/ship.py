@@ -189,7 +189,7 @@ def digits(D: Denoiser, n: int, steps: int) -> dict:
     }
 
 
-def main() -> None:
+def arguments_of_command_line() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -204,38 +204,47 @@ def main() -> None:
         help="whose features photographs are judged by",
     )
     parser.add_argument("--ship", action="store_true")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def card(D: Denoiser, a: argparse.Namespace) -> dict:
+    """The numbers of a model, by the data that it draws."""
+    more = ""
+    if D.about["data"] == "cifar10":
+        numbers = photographs(D, a.n, a.steps, a.w, a.eyes)
+        more = f" --w {a.w} --eyes {a.eyes}"
+    elif D.about["data"] == "nouns":
+        numbers = captioned(D, a.n, a.steps)
+    else:
+        numbers = digits(D, a.n, a.steps)
+    command = f"python tools/recipes/ship.py {a.name} --n {a.n} --steps {a.steps}{more}"
+    return numbers | {"judged_by": command, "machine": train.about_machine()}
+
+
+def print_floors(numbers: dict, n: int) -> None:
+    """How far digits are from what real digits score."""
+    for count, of in ((n, ""), (2000, "_of_2000")):
+        floor = numbers["real"]["frechet_floor" + of]
+        mean = sum(floor) / len(floor)
+        ratio = numbers["samples"][0]["frechet_distance" + of] / mean
+        print(
+            f"w = 1, {count} samples: {ratio:.2f} times the floor ({mean:.3f}, from "
+            f"{min(floor):.3f} to {max(floor):.3f} over {len(floor)} draws)"
+        )
+
+
+def main() -> None:
+    arguments = arguments_of_command_line()
     file: Path = train.runs_folder() / arguments.name / f"{arguments.name}.safetensors"
     D = train.load(file)
-    kind = D.about["data"]
-    colour = kind == "cifar10"
-    card = (
-        photographs(D, arguments.n, arguments.steps, arguments.w, arguments.eyes)
-        if colour
-        else (captioned if kind == "nouns" else digits)(D, arguments.n, arguments.steps)
-    )
-    card |= {
-        "judged_by": (
-            f"python tools/recipes/ship.py {arguments.name} --n {arguments.n} --steps "
-            f"{arguments.steps}{f' --w {arguments.w} --eyes {arguments.eyes}' if colour else ''}"
-        ),
-        "machine": train.about_machine(),
-    }
-    print(json.dumps(card, indent=1))
-    for n, of in () if kind != "mnist" else ((arguments.n, ""), (2000, "_of_2000")):
-        floor = card["real"]["frechet_floor" + of]
-        print(
-            f"w = 1, {n} samples: "
-            f"{card['samples'][0]['frechet_distance' + of] * len(floor) / sum(floor):.2f} times "
-            f"the floor ({sum(floor) / len(floor):.3f}, from {min(floor):.3f} to {max(floor):.3f} "
-            f"over {len(floor)} draws)"
-        )
+    numbers = card(D, arguments)
+    print(json.dumps(numbers, indent=1))
+    if D.about["data"] == "mnist":
+        print_floors(numbers, arguments.n)
     if arguments.ship:
-        train.save(D, storage.ASSETS / "checkpoints" / file.name, **D.about, metrics=card)
-        print(
-            f"{storage.ASSETS / 'checkpoints' / file.name}: "
-            f"{(storage.ASSETS / 'checkpoints' / file.name).stat().st_size / 1e6:.2f} MB"
-        )
+        shipped = storage.CHECKPOINTS / file.name
+        train.save(D, shipped, **D.about, metrics=numbers)
+        print(f"{shipped}: {shipped.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

@@ -71,53 +71,52 @@ def judges_accuracy(n: int = 8000) -> dict[str, float]:
     } | {"all": right.double().mean().item()}
 
 
-def transferred(D: Denoiser, n: int = 200, steps: int = 12) -> dict[str, dict]:
-    """Every way of section 5.20, scored on n transfers between test digits (styles.score), after
-    what no transfer scores; and on those between READABLE styles.
-    """
-    tasks, schedule = styles.transfers(n), D.schedule
+def results(D: Denoiser, tasks: styles.Transfers, steps: int) -> dict[str, Tensor]:
+    """What each way of section 5.20 makes of the tasks, after what no transfer makes."""
     own, asked = styles.style_tokens(tasks.content), styles.style_tokens(tasks.example)
-    # fresh each time: the same noise for all
-    none, g = torch.zeros_like(asked), lambda: torch.Generator().manual_seed(0)
-    free = editing.match_features(
-        clip(D), schedule, styles.style_features, styles.style_features(tasks.example), 2.0
-    )
+    none = torch.zeros_like(asked)
+    wanted = styles.style_features(tasks.example)
+    free = editing.match_features(clip(D), D.schedule, styles.style_features, wanted, 2.0)
     guided = guidance.cfg(D, 2.0, {"context": none})
-    ways = {
-        "nothing": [tasks.content],
-        "another digit in the style": [tasks.example],
-        "the answer": [tasks.answer],
-        "noise and back, style ignored": editing.sdedit(
-            clip(D), schedule, tasks.content, 0.7, steps, generator=g(), context=none
-        ),
-        "noise and back, told the style": editing.sdedit(
-            clip(D), schedule, tasks.content, 0.7, steps, generator=g(), context=asked
-        ),
-        "training-free": editing.sdedit(
-            clip(free), schedule, tasks.content, 0.7, steps, generator=g(), context=none
-        ),
-        "inversion": editing.ddim_edit(
-            D, schedule, tasks.content, steps, {"context": own}, {"context": asked}, D_down=clip(D)
-        ),
-        "inversion, w = 2 on the way down": editing.ddim_edit(
-            D,
-            schedule,
-            tasks.content,
-            steps,
-            {"context": own},
-            {"context": asked},
-            D_down=clip(guided),
-        ),
+
+    def noise_and_back(denoiser, context: Tensor) -> Tensor:
+        g = torch.Generator().manual_seed(0)                # the same noise for all
+        path = editing.sdedit(
+            clip(denoiser), D.schedule, tasks.content, 0.7, steps, generator=g, context=context
+        )
+        return last(path)
+
+    def inversion(D_down) -> Tensor:
+        conditions = {"context": own}, {"context": asked}
+        path = editing.ddim_edit(
+            D, D.schedule, tasks.content, steps, *conditions, D_down=clip(D_down)
+        )
+        return last(path)
+    return {
+        "nothing": tasks.content,
+        "another digit in the style": tasks.example,
+        "the answer": tasks.answer,
+        "noise and back, style ignored": noise_and_back(D, none),
+        "noise and back, told the style": noise_and_back(D, asked),
+        "training-free": noise_and_back(free, none),
+        "inversion": inversion(D),
+        "inversion, w = 2 on the way down": inversion(guided),
     }
+
+
+def transferred(D: Denoiser, n: int = 200, steps: int = 12) -> dict[str, dict]:
+    """Every way, scored on n transfers between test digits (styles.score); and on those between
+    READABLE styles.
+    """
+    tasks = styles.transfers(n)
     near = styles.between(tasks)
-    def scores(x, kept):
-        return {
-            key: round(value, 4)
-            for key, value in styles.score(x[kept], styles.subset(tasks, kept)).items()
-        }
+
+    def scores(x: Tensor, kept: Tensor | slice) -> dict[str, float]:
+        found = styles.score(x[kept], styles.subset(tasks, kept))
+        return {key: round(value, 4) for key, value in found.items()}
     return {
         name: scores(x, slice(None)) | {"among_the_six": scores(x, near)}
-        for name, x in ((name, last(states)) for name, states in ways.items())
+        for name, x in results(D, tasks, steps).items()
     }
 
 

@@ -143,6 +143,23 @@ STILLS = (
 )
 
 
+def _sampler_controls() -> dict[str, ipywidgets.Widget]:
+    names = ["ddim", "heun", "dpmpp", "unipc"]
+    spacings = list(samplers.SPACINGS)
+    return {
+        "sampler": ipywidgets.Dropdown(options=names, description="sampler"),
+        "steps": ipywidgets.IntSlider(value=8, min=2, max=40, description="steps"),
+        "eta": ipywidgets.FloatSlider(value=0.0, min=0.0, max=1.0, step=0.1, description="eta"),
+        "spacing": ipywidgets.Dropdown(options=spacings, description="spacing"),
+    }
+
+
+def _bare(axes, limit: float, title: str) -> None:
+    """Square axes from -limit to limit, without ticks."""
+    limits = (-limit, limit)
+    axes.set(xlim=limits, ylim=limits, aspect="equal", xticks=[], yticks=[], title=title)
+
+
 def sampler_explorer(mixture: GaussianMixture, schedule: Schedule, n: int = 30) -> None:
     """Choose a sampler, steps, eta and spacing: trajectories of n noises under the exact denoiser.
 
@@ -162,29 +179,15 @@ def sampler_explorer(mixture: GaussianMixture, schedule: Schedule, n: int = 30) 
         axes.plot(*real.T, ".", ms=1.5, color="0.75")
         axes.plot(path[..., 0], path[..., 1], lw=0.6, color=plots.BLUE, alpha=0.6)
         axes.plot(*path[-1].T, "o", ms=3.5, color=plots.ORANGE)
-        axes.set(
-            xlim=(-2.2, 2.2),
-            ylim=(-2.2, 2.2),
-            aspect="equal",
-            xticks=[],
-            yticks=[],
-            title=f"{sampler}, {steps} steps\n{spacing}"
-            + (f", eta {eta:g}" if sampler == "ddim" else ""),
-        )
+        noisy = f", eta {eta:g}" if sampler == "ddim" else ""
+        _bare(axes, 2.2, f"{sampler}, {steps} steps\n{spacing}{noisy}")
 
     if os.environ.get("COURSE_STATIC") == "1":
         figure = plots.new_figure(10.0, 2.6)
         for part, still in zip(figure.subfigures(1, len(STILLS)), STILLS):
             plots.styled(draw)(part, *still)
         return plots.display(figure, "jpeg", "Paths from noise to data")
-    controls = {
-        "sampler": ipywidgets.Dropdown(
-            options=["ddim", "heun", "dpmpp", "unipc"], description="sampler"
-        ),
-        "steps": ipywidgets.IntSlider(value=8, min=2, max=40, description="steps"),
-        "eta": ipywidgets.FloatSlider(value=0.0, min=0.0, max=1.0, step=0.1, description="eta"),
-        "spacing": ipywidgets.Dropdown(options=list(samplers.SPACINGS), description="grid"),
-    }
+    controls = _sampler_controls()
 
     def update(**values) -> None:
         figure = plots.new_figure(4.5, 4.5)
@@ -209,27 +212,13 @@ def guidance_explorer(
 
     def draw(figure, w: float) -> None:
         log_prob = (1 - w) * everything.log_prob(places) + w * one.log_prob(places)
-        x = samplers.last(
-            samplers.ddim(
-                guidance.cfg(choose, w, {"asked": False}), schedule, noise, ts, asked=True
-            )
-        )
+        guided = guidance.cfg(choose, w, {"asked": False})
+        x = samplers.last(samplers.ddim(guided, schedule, noise, ts, asked=True))
         axes = figure.subplots()
-        axes.imshow(
-            (log_prob - log_prob.max()).exp().reshape(91, 91),
-            extent=(-1.8, 1.8) * 2,
-            origin="lower",
-            cmap="Blues",
-        )
+        tempered = (log_prob - log_prob.max()).exp().reshape(91, 91)
+        axes.imshow(tempered, extent=(-1.8, 1.8) * 2, origin="lower", cmap="Blues")
         axes.plot(*x.T, ".", ms=2, color=plots.ORANGE)
-        axes.set(
-            title=f"w = {w:.1f}",
-            xlim=(-1.8, 1.8),
-            ylim=(-1.8, 1.8),
-            aspect="equal",
-            xticks=[],
-            yticks=[],
-        )
+        _bare(axes, 1.8, f"w = {w:.1f}")
         axes.grid(False)
 
     explore(
