@@ -34,8 +34,6 @@ from torch import Tensor, nn
 
 from course_lib import Denoiser, Schedule, UNet
 from course_lib.lab import data, profiling, train
-from course_lib.lab.training.batches import BatchSampler
-from course_lib.lab.training.state import TrainState
 
 CPU, BATCH = torch.device("cpu"), 128
 
@@ -103,17 +101,17 @@ def denoiser(name: str, memory_format: torch.memory_format = torch.contiguous_fo
     return Denoiser(net, Schedule.cosine(), "v")
 
 
-def batches() -> BatchSampler:
-    return BatchSampler(dict(zip(("x0", "y"), data.mnist("train"))), BATCH, 0.1, {"y": 10}, 0, CPU)
+def batches(task: train.Task) -> train.BatchSampler:
+    x, y = data.mnist("train")
+    return train.BatchSampler({"x0": x, "y": y}, BATCH, 0, CPU, task.draw)
 
 
-def forward_backward(D: Denoiser, batch: tuple, dtype: torch.dtype) -> float:
+def forward_backward(D: Denoiser, batch: dict, dtype: torch.dtype) -> float:
     """Seconds for one batch: forward, loss and backward, without the optimizer."""
-    x0, t, eps, condition = batch
     D.zero_grad()
     start = time.perf_counter()
     with train.autocast(CPU, dtype):
-        loss = D.loss(x0, t, eps, **condition).mean()
+        loss = D.loss(**batch).mean()
     loss.backward()
     return time.perf_counter() - start
 
@@ -122,7 +120,7 @@ def speed(dtype: torch.dtype, rounds: int) -> None:
     """Every network once in each round, after a round to warm up; no layer is at zero, as after
     some training.
     """
-    batch, nets = batches()[0], {}
+    batch, nets = batches(train.Denoising(denoiser(NAMES[0])))[0], {}
     for name in NAMES:
         for order in (
             (torch.contiguous_format, torch.channels_last)
@@ -159,7 +157,9 @@ def trained_loss(name: str, images: int, lr: float, muon_lr: float = 0.0) -> Non
     """Train as lab/training does, for so many images, and print the validation loss of the averaged
     weights.
     """
-    run = TrainState(denoiser(name), batches(), lr, muon_lr, images // BATCH, None)
+    task = train.Denoising(denoiser(name))
+    config = train.TrainConfig(steps=images // BATCH, batch_size=BATCH, lr=lr, muon_lr=muon_lr)
+    run = train.TrainState(task, batches(task), config)
     while run.progress() < 1:
         run.advance()
     print(

@@ -128,8 +128,8 @@ class Denoiser(nn.Module):
         eps = randn_like(x0) if eps is None else eps
         out = self._network(self.schedule.perturb(x0, t, eps), t, condition)
         a, b = self.coefficients(self.schedule.alpha(t), self.schedule.sigma(t))
-        wanted = append_dims(a, x0) * x0 + append_dims(b, x0) * eps
-        return (out - wanted).square().flatten(1).mean(1)
+        error = out - append_dims(a, x0) * x0 - append_dims(b, x0) * eps
+        return error.square().flatten(1).mean(1)
 
     def draw_noise(
         self,

@@ -10,8 +10,11 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from course_lib import Denoiser, Schedule, UNet
+from course_lib.lab import train
 from course_lib.lab.data.convert import as_training_data
 from course_lib.lab.data.pictures_folder import pictures
+from course_lib.lab.training.__main__ import main
 
 RED = (255, 0, 0)
 GREEN = (0, 255, 0)
@@ -534,3 +537,34 @@ class Endless(IterableDataset):
 def test_what_cannot_be_trained_on(data, error, message):
     with pytest.raises(error, match=message):
         as_training_data(data)
+
+
+# ---- into training
+
+def test_a_folder_trains_from_a_configuration(tmp_path, runs):
+    """As many classes as sub-folders, a checkpoint and a sheet of samples beside it."""
+    for name, colour in (("cats", (250, 0, 0)), ("dogs", (0, 0, 250))):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for k in range(4):
+            Image.new("RGB", (40 + k, 50), colour).save(tmp_path / f"photos/{name}/{k}.png")
+    config = tmp_path / "mine.toml"
+    config.write_text(
+        'data = "pictures"\nsize = [32, 16]\n[network]\nchannels = 3\nwidths = [16, 16]\n'
+        "[train]\nsteps = 2\nbatch_size = 4\n"
+    )
+    main([str(config), "--folder", str(tmp_path / "photos"), "--lr", "1e-3"])
+    D = train.load(runs / "mine/mine.safetensors", device="cpu")
+    assert D.net.num_classes == 2 and D.data_shape == (3, 32, 16) and D.done is False
+    assert Image.open(runs / "mine/mine.png").size == (8 * 18 + 2, 8 * 34 + 2)
+    with pytest.raises(SystemExit):
+        main([str(config), "--folder", str(tmp_path / "nowhere")])
+
+
+def test_data_sets_and_arrays_go_straight_into_training(tmp_path, runs):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    D = Denoiser(UNet(3, widths=(16,), num_classes=10), Schedule.cosine())
+    images = np.random.default_rng(0).random((6, 16, 16, 3), dtype=np.float32)
+    for data in (pictures(tmp_path, 16), images, list(zip(torch.rand(4, 3, 16, 16), range(4)))):
+        assert train.train(D, data, steps=1, batch_size=2).done
+    with pytest.raises(TypeError, match="torch.from_numpy|images must be bytes"):
+        train.train(D, images.astype(np.int64), steps=1)

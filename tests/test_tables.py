@@ -20,7 +20,10 @@ def displayed(monkeypatch):
 
 def test_cells_follow_their_formats():
     frame = tables.formatted(ROWS, {"error": ".3f", "fraction": ".0%"})
-    assert frame.values.tolist() == [["ddim", "10", "0.123", "50%"], ["heun", "2000", "0.010", "25%"]]
+    assert (
+        frame.values.tolist()
+        == [["ddim", "10", "0.123", "50%"], ["heun", "2000", "0.010", "25%"]]
+    )
     frame = tables.formatted(ROWS, ".2f")
     assert frame["error"].tolist() == ["0.12", "0.01"] and frame["n"].tolist() == ["10", "2000"]
     assert tables.formatted([{"n": 12345}], {"n": ","})["n"].tolist() == ["12,345"]

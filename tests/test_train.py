@@ -436,7 +436,7 @@ def test_a_loss_that_explodes_stops_with_a_sentence():
     ((torch.zeros(5, 2), torch.zeros(4)), ValueError, "must have one length"),
     ({"x0": torch.zeros(5, 2), "c": torch.tensor(1.0)}, ValueError, "must have one length"),
     (torch.zeros(0, 2), ValueError, "not zero"),
-    ([1, 2], TypeError, "a pair \\(x0, y\\).*got list"),
+    ([1, 2], TypeError, "images must be PIL's, tensors or arrays; got a int"),
     ((torch.zeros(2, 2), [0, 1]), TypeError, "a pair \\(x0, y\\).*got tuple"),
     ({"x": torch.zeros(2)}, TypeError, "with \"x0\""),
     ({}, TypeError, "with \"x0\""),
@@ -658,7 +658,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
-    """A reader of a running training may meet the header of one file and the tensors of the next."""
+    """A reader of a running training may meet the header of one file and the tensors of another."""
     file = tmp_path / "a.safetensors"
     storage.save_tensors(file, {"x": torch.ones(3)}, {"n": 1})
     honest, met = storage.safe_open, []

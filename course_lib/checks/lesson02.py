@@ -603,7 +603,7 @@ ATTENTION_MISTAKES = {
         lambda c: attend(c, merge="channels"),
     "the scores are not divided by sqrt(d)":
         lambda c: attend(c, scale=lambda d, C: 1.0),
-    "you divide by sqrt(C); each head's vectors have only d = C / heads channels":
+    "you divide by sqrt(C); each head's vectors have only d = C / num_heads channels":
         lambda c: attend(c, scale=lambda d, C: C**-0.5),
     "you divide by d; its square root is right":
         lambda c: attend(c, scale=lambda d, C: 1 / d),
@@ -616,7 +616,7 @@ ATTENTION_MISTAKES = {
         lambda c: attend(c, axis=1),
     "the softmax is missing":
         lambda c: attend(c, axis=None),
-    "that is a single head: split the channels into `heads` parts first":
+    "that is a single head: split the channels into `num_heads` parts first":
         lambda c: attend(case_with(c, heads=1)),
     "keys and values have changed places":
         lambda c: attend(case_with(c, k=c.v, v=c.k)),
@@ -1060,7 +1060,7 @@ QUESTIONS = [
          "Which numbers lie side by side in (B, L, C)?",
          "Only the last axis may be cut: (B, L, C) -> (B, L, heads, d). Then transpose(1, 2). On "
          "the way back the same, reversed.",
-         "split = lambda x: x.reshape(B, -1, heads, d).transpose(1, 2); "
+         "split = lambda x: x.reshape(B, -1, num_heads, d).transpose(1, 2); "
          "softmax(q @ k.transpose(2, 3) / sqrt(d)) @ v; .transpose(1, 2).reshape(B, N, C)")),
     Question(
         "2.7", 2, judge_equivariance,

@@ -122,7 +122,8 @@ def from_config(config: dict) -> tuple[Denoiser, dict, TrainConfig]:
 
     In [train], time_sampler = {mean = ..., std = ...} asks for `normal_log_snr`, and data_range =
     "none" for None. With data = "nouns", `examples` says how many are drawn; with "pictures",
-    `folder` and `size` say which and how large. A ConditionalUNet gets the captions' vocabulary.
+    `folder` and `size` say which and how large, and the network gets as many classes as there are
+    sub-folders, unless num_classes says otherwise. A ConditionalUNet gets the captions' vocabulary.
     Raises ValueError for an unknown key, name or value, and what `data` raises.
     """
     _validate_keys(config)
@@ -131,7 +132,7 @@ def from_config(config: dict) -> tuple[Denoiser, dict, TrainConfig]:
     x, conditions, captions = _data(config)
     torch.manual_seed(options.seed)
     D = Denoiser(
-        _network(config, captions),
+        _network(config, conditions, captions),
         schedule,
         config.get("target", "v"),
         sigma_data=config.get("sigma_data", 0.5),
@@ -167,10 +168,12 @@ def _schedule(config: dict) -> Schedule:
         raise ValueError(f"[schedule] has a wrong entry: {error}") from None
 
 
-def _network(config: dict, captions: list[str] | None) -> torch.nn.Module:
+def _network(config: dict, conditions: dict, captions: list[str] | None) -> torch.nn.Module:
     arguments = dict(config["network"])
     kind = arguments.pop("type", "UNet")
     _refuse_other(kind, NETWORKS, "a network")
+    if config["data"] == "pictures" and "y" in conditions:      # as many classes as sub-folders
+        arguments.setdefault("num_classes", int(conditions["y"].max()) + 1)
     if kind == "ConditionalUNet" and "words" not in arguments:
         arguments["words"] = _vocabulary(config, captions)
     try:
@@ -207,11 +210,16 @@ def _data(config: dict) -> tuple[Tensor, dict[str, Tensor], list[str] | None]:
     if config["data"] == "pictures":
         if "folder" not in config or "size" not in config:
             raise ValueError('data = "pictures" needs `folder` and `size`')
-        arguments = {key: config[key] for key in PICTURES if key in config}
+        arguments = {key: _tuple(config[key]) for key in PICTURES if key in config}
         found = data.pictures(**arguments)
         return found.images, {} if found.labels is None else {"y": found.labels}, found.captions
     x, y = getattr(data, config["data"])("train")
     return x, {"y": y}, None
+
+
+def _tuple(value):
+    """TOML's arrays as tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _vocabulary(config: dict, captions: list[str] | None) -> list[str]:

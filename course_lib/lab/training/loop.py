@@ -43,7 +43,8 @@ def train(
     model:    a denoiser, or any module with a method loss(**batch) -> (B,); it is moved to the
               device and trained in place, as far as its parameters require a gradient
     data:     x0 (N, ...), or (x0, y) with labels, or a dict of tensors by the names that the loss
-              takes, or `data.pictures(...)`. Images lie in [-1, 1]; data_range=None accepts others
+              takes; or `data.pictures(...)`, arrays, torchvision data sets, loaders (see
+              `data.as_training_data`). Images lie in [-1, 1]; data_range=None accepts others
     run_name: a folder under runs/ (or $COURSE_RUNS). Stop at any time: calling again resumes, and a
               finished run is loaded, not repeated. None: nothing is written
     callback: called with the average so far and the fraction done, at 1/16, 1/8, 1/4, 1/2 and 1

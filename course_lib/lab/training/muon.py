@@ -69,7 +69,9 @@ def orthogonalize(matrices: list[Tensor]) -> list[Tensor]:
     between 0.68 and 1.21 if they were above 0.2 % of the matrix's norm; smaller ones grow at most
     485-fold.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315
+    a = 3.4445
+    b = -4.7750
+    c = 2.0315
     # the small side first
     wide = [m.float() if m.shape[0] <= m.shape[1] else m.float().T for m in matrices]
     wide = [x / (x.norm() + 1e-7) for x in wide]

@@ -1,13 +1,15 @@
 """Data for a training: tensors by name, in float32. What cannot be right is refused."""
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...denoiser import Denoiser
+from ..data.convert import as_training_data
 from .batches import Batch, ImageBytes
 
-Data = Tensor | tuple[Tensor, Tensor] | dict[str, Tensor]
+Data = Tensor | tuple[Tensor, Tensor] | dict[str, Tensor] | Any
 
 
 def validate_data(
@@ -15,7 +17,8 @@ def validate_data(
 ) -> Batch:
     """The data as tensors by name: floating point in float32, labels "y" in int64.
 
-    data: x0 (N, ...), a pair (x0, y), or tensors by name. data_range: of images, which are x0 of
+    data: x0 (N, ...), a pair (x0, y), or tensors by name; or what `data.as_training_data` takes:
+    pictures, arrays, torchvision data sets, loaders. data_range: of images, which are x0 of
     shape (N, 1 or 3, H, W); None: not checked.
     Raises TypeError or ValueError for what cannot be trained on; warns of images in [0, 1].
     """
@@ -39,12 +42,12 @@ def validate_data(
 def _by_name(data: Data, model: nn.Module) -> Batch:
     """A new dict of tensors. The images of `data.pictures(...)` may be bytes."""
     named = data
-    if hasattr(data, "tensors"):
-        named = ImageBytes(data.tensors())
-    elif isinstance(data, Tensor):
+    if isinstance(data, Tensor):
         named = {"x0": data}
-    elif isinstance(data, tuple) and len(data) == 2:
+    elif isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor):
         named = {"x0": data[0], "y": data[1]}
+    elif not isinstance(data, dict):
+        named = ImageBytes(as_training_data(data))
     usable = isinstance(named, dict) and all(isinstance(v, Tensor) for v in named.values())
     if not usable or not named or isinstance(model, Denoiser) and "x0" not in named:
         raise TypeError(
