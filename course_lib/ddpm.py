@@ -98,8 +98,8 @@ class DDPM:
     ) -> Tensor:
         """One step of algorithm 2: a draw from p(x_{t-1} | x_t). No noise is added at i = 0."""
         mean, variance, _ = self.p_mean_variance(x, i, clip_denoised)
-        std = (torch.as_tensor(i) > 0).to(variance.device) * variance.sqrt()
-        return mean + append_dims(std, x) * randn_like(x, generator)
+        noisy = append_dims(torch.as_tensor(i) > 0, x)
+        return mean + noisy * append_dims(variance.sqrt(), x) * randn_like(x, generator)
 
     @torch.no_grad()
     def sample(

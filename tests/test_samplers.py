@@ -156,6 +156,16 @@ def test_variance_beta():
     assert torch.equal(end, x0_hat), "no noise in the step to s = 0"
 
 
+@pytest.mark.parametrize("variance", ["posterior", "beta"])
+def test_ancestral_is_the_step_with_its_variance(variance):
+    schedule, ts = Schedule.linear(), torch.tensor([0.6, 0.35]).double()
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    noise = [torch.Generator().manual_seed(1) for _ in range(2)]
+    D = lambda x, t: 0.3 * x
+    end = last(ancestral(D, schedule, x, ts, variance=variance, generator=noise[0]))
+    assert torch.equal(end, step(schedule, x, D(x, ts), *ts, 1.0, noise[1], variance=variance))
+
+
 @pytest.mark.parametrize("steps", [16, 40])
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
 def test_against_diffusers_ddim(steps, eta):

@@ -17,6 +17,7 @@ from test_train import CPU, SHORT, X, Y, denoiser, small_unet, state_of, weights
 
 from course_lib import Denoiser, Schedule, UNet
 from course_lib.lab import data, storage, train
+from course_lib.lab.data.pictures_folder import Pictures
 from course_lib.lab.training import config
 from course_lib.lab.training.__main__ import main
 from course_lib.lab.training.batches import BatchSampler
@@ -464,15 +465,8 @@ def test_pictures_in_bytes_are_trained_on_as_floats(monkeypatch):
     """`data.pictures` keeps bytes; a batch has floats in [-1, 1], and the run is that of floats."""
     images = torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator())
 
-    class Found:
-        captions = labels = None
-
-        def __init__(self, images):
-            self.images = images
-
-        def tensors(self):
-            return {"x0": self.images}
-    monkeypatch.setattr(data, "pictures", lambda folder, size: Found(images), raising=False)
+    found = Pictures(images, None, None, None, [])
+    monkeypatch.setattr(data, "pictures", lambda folder, size: found)
     described = {
         "data": "pictures",
         "folder": "here",
@@ -482,7 +476,7 @@ def test_pictures_in_bytes_are_trained_on_as_floats(monkeypatch):
     }
     D, rows, options = config.from_config(described)
     trained = [train.train(D, rows, config=options)]
-    for again in (Found(images), images / 127.5 - 1):
+    for again in (found, images / 127.5 - 1):
         D, _, _ = config.from_config(described)
         trained.append(train.train(D, again, config=options))
     assert torch.equal(weights(trained[0]), weights(trained[1]))

@@ -247,7 +247,8 @@ class SmallRun:
         loss.backward()
         self.optimizer.step()
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), 0.05)
+            averages, weights = list(self.average.parameters()), list(self.net.parameters())
+            torch._foreach_lerp_(averages, weights, 0.05)
         self.step += 1
         return loss.item()
 

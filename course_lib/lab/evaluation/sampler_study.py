@@ -28,12 +28,11 @@ def analyze_sampling_quality(
     """Each sampler at each number of evaluations, on n images of the same labels and noise: rows.
 
     A row holds what was asked for and what it cost (sampler, scale, n, evaluations, seconds), and
-    how
-    good it was: Frechet distance and KID (with its standard error) to MNIST's 10,000 test digits,
-    and class agreement. For other images pass feature_fn, images -> features (m, d), and `real`,
-    those of real images; then there is no agreement. Compare at one n, beside what real images
-    score, as many of each label (`metrics.frechet_real_baseline(n, balanced=True)`).
-    Raises ValueError for feature_fn without real, or real without feature_fn.
+    how good it was: Frechet distance and KID (with its standard error) to MNIST's 10,000 test
+    digits, and class agreement. For other images pass feature_fn, images -> features (m, d), and
+    `real`, those of real images; then there is no agreement. Compare at one n, beside what real
+    images score, as many of each label (`metrics.frechet_real_baseline(n, balanced=True)`). Raises
+    ValueError for feature_fn without real, or real without feature_fn.
     """
     if (feature_fn is None) != (real is None):
         raise ValueError(
