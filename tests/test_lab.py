@@ -296,7 +296,7 @@ def test_sampler_explorer_live_and_still(displayed, monkeypatch):
         for control in displayed[-5:-1]
         if hasattr(control, "description")
     }
-    assert set(by_name) == {"sampler", "steps", "eta", "grid"} and by_name["steps"].max == 40
+    assert set(by_name) == {"sampler", "steps", "eta", "spacing"} and by_name["steps"].max == 40
     assert set(by_name["sampler"].options) == {"ddim", "heun", "dpmpp", "unipc"}
 
 

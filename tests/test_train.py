@@ -562,6 +562,9 @@ def test_drop():
     assert torch.equal(got["y"][got["y"] != 10], y[got["y"] != 10])
     context = drop_conditions({"c": torch.ones(4, 3, 5)}, {"c": 0.0}, 1.0, torch.Generator())
     assert (context["c"] == 0).all() and context["c"].shape == (4, 3, 5)
+    pair = {"y": y, "z": y.clone()}
+    both = drop_conditions(pair, {"y": 10, "z": 10}, 0.5, torch.Generator().manual_seed(0))
+    assert torch.equal(both["y"] == 10, both["z"] == 10), "all conditions of an example, or none"
 
 
 def test_fp16_with_its_gradient_scaler(monkeypatch):

@@ -100,6 +100,8 @@ def main() -> int:
             line = f"{tests[0]}: {old.strip()}  ->  {new.strip()}"
             if wanted in line:
                 lines[line] = path, old, new, tests
+        if not lines:
+            raise SystemExit(f"no entry contains {wanted!r}")
         status, said = _run(copy, sorted({test for *_, tests in lines.values() for test in tests}))
         if status:
             raise SystemExit(f"the tests fail before anything is changed:\n{said}")
