@@ -371,7 +371,7 @@ plots.curves(torch.tensor(ws), {"guided": column("Fréchet"),
              xlabel="w", ylabel="Fréchet distance", yscale="log")
 
 # %% [markdown]
-# **What the figures show.** Agreement is bought with variety. From $w = 2$ on every digit is the one that was asked for, and at first more of them look real. But recall falls all the way, from 0.91 to 0.58, and the Fréchet distance, which measures both, rises. (From 1 to 1.5 by no more than such numbers scatter, and KID shows no difference there.) For this small model, on digits, no $w$ above 1 makes a better crowd than 1. Large models of photographs have their optimum a little above 1. So there is no best $w$: it depends on whether one picture is wanted, or a crowd.
+# **What the figures show.** Agreement is bought with variety. From $w = 2$ on every digit is the one that was asked for, and at first more of them look real. But recall falls all the way, from 0.91 to 0.59, and the Fréchet distance, which measures both, rises. (From 1 to 1.5 by no more than such numbers scatter, and KID shows no difference there.) For this small model, on digits, no $w$ above 1 makes a better crowd than 1. Large models of photographs have their optimum a little above 1. So there is no best $w$: it depends on whether one picture is wanted, or a crowd.
 #
 # ## 5.6 Guidance only where it helps, and other repairs
 #
@@ -395,7 +395,7 @@ rows |= {name: evaluate(D) for name, D in repairs.items()}
 tables.table(rows, formats, caption="500 digits each, from the same noises")
 
 # %% [markdown]
-# **What the table shows.** The interval keeps nearly all of the agreement and gives back most of the distance and of the recall. On these digits it is no better a bargain than a plain $w = 1.5$, only a cheaper one, since outside the interval one evaluation is enough. Autoguidance leaves everything about where $w = 1$ has it; the one point of agreement that it gains is about what chance allows for 500 digits. It was made to correct a model's errors, not to strengthen the label, and this model errs little. Rescaling cures too much contrast, which digits of black and white hardly suffer from: the recall gains 0.07, the rest hardly moves. Measurement decides what helps, not fashion.
+# **What the table shows.** The interval keeps nearly all of the agreement and gives back most of the distance and of the recall. On these digits it is no better a bargain than a plain $w = 1.5$, only a cheaper one, since outside the interval one evaluation is enough. Autoguidance leaves everything about where $w = 1$ has it; the one point of agreement that it gains is about what chance allows for 500 digits. It was made to correct a model's errors, not to strengthen the label, and this model errs little. Rescaling cures too much contrast, which digits of black and white hardly suffer from: the recall gains 0.06, the rest hardly moves. Measurement decides what helps, not fashion.
 #
 # # Part II · Words
 #
