@@ -456,7 +456,7 @@ tables.table(rows, ".3f", index="schedule",
 #
 # ## 3.7 Learning the variance, and counting bits
 #
-# (In this section $t = 1, \dots, T$ counts steps, as in lesson 1, and $x_0$ is a pixel's value.) Lesson 1 left the variance of the step back to choice: any $\sigma_t^2$ between $\tilde\beta_t$ and $\beta_t$. For good samples it hardly matters with many steps; for the *bound* it does. Nichol & Dhariwal (2021) let the network predict it (**learned variance**), on a logarithmic scale between the two, by a second output $r$, which should end up in $[0, 1]$ (nothing forces it to):
+# (In this section $t = 1, \dots, T$ counts steps, as in lesson 1, and $x_0$ is a pixel's value.) Lesson 1 left the variance of the reverse step to choice: any $\sigma_t^2$ between $\tilde\beta_t$ and $\beta_t$. For good samples it hardly matters with many steps; for the *bound* it does. Nichol & Dhariwal (2021) let the network predict it (**learned variance**), on a logarithmic scale between the two, by a second output $r$, which should end up in $[0, 1]$ (nothing forces it to):
 #
 # $$\log\sigma_\theta^2(x_t, t) = r\,\log\beta_t + (1-r)\,\log\tilde\beta_t \tag{3.20}$$
 #

@@ -74,7 +74,7 @@ plots.scatter(clouds, title="Ancestral sampling, a perfect denoiser", limit=1.8)
 #
 # $$\alpha_{t|s} = \frac{\alpha_t}{\alpha_s}, \qquad \sigma_{t|s}^2 = \sigma_t^2 - \alpha_{t|s}^2\,\sigma_s^2 \tag{4.1}$$
 #
-# This is $\sqrt{\alpha_t}$ and $\beta_t$ of lesson 1 for a step of any size. So its step back (1.17), (1.18) holds with the new letters: multiply the Gaussian $q(x_t\mid x_s)$, as a function of $x_s$ of mean $x_t/\alpha_{t|s}$ and variance $\sigma_{t|s}^2/\alpha_{t|s}^2$, by $q(x_s\mid x_0)$. The inverse variances add to $\frac{\alpha_{t|s}^2}{\sigma_{t|s}^2} + \frac1{\sigma_s^2} = \frac{\sigma_t^2}{\sigma_{t|s}^2\sigma_s^2}$, and
+# This is $\sqrt{\alpha_t}$ and $\beta_t$ of lesson 1 for a step of any size. So its reverse step (1.17), (1.18) holds with the new letters: multiply the Gaussian $q(x_t\mid x_s)$, as a function of $x_s$ of mean $x_t/\alpha_{t|s}$ and variance $\sigma_{t|s}^2/\alpha_{t|s}^2$, by $q(x_s\mid x_0)$. The inverse variances add to $\frac{\alpha_{t|s}^2}{\sigma_{t|s}^2} + \frac1{\sigma_s^2} = \frac{\sigma_t^2}{\sigma_{t|s}^2\sigma_s^2}$, and
 #
 # $$q(x_s\mid x_t, x_0) = \mathcal N\Big(\frac{\alpha_{t|s}\sigma_s^2}{\sigma_t^2}\,x_t + \frac{\alpha_s\sigma_{t|s}^2}{\sigma_t^2}\,x_0,\ \tilde\sigma^2 I\Big), \qquad \tilde\sigma = \frac{\sigma_s\,\sigma_{t|s}}{\sigma_t} \tag{4.2}$$
 #
