@@ -916,7 +916,7 @@ chosen = weights[0, :, queries]                             # (heads, 5, 49)
 maps = (2 * chosen / chosen.max() - 1).view(-1, 5, 1, 7, 7) # one scale for all
 plots.show({"query": positions} | {f"head {k}": head for k, head in enumerate(maps)},
            columns=len(queries), width=4.5,
-           title="Attention maps of five pixels at 7 x 7 (bright: a large weight)")
+           title="Attention maps (bright: a large weight)")
 
 entropies = -(weights * weights.log()).sum(-1).mean((0, 2)) # (heads,)
 rows = {f"head {k}": {"entropy": value} for k, value in enumerate(entropies)}
