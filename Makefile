@@ -37,7 +37,7 @@ test: $(READY)
 	$(PY) tools/run_tests.py $(NN)
 
 test-fast: $(READY) lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal -m "not browser and not slow and not alone"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal -m "not browser and not slow"
 
 lint: $(READY)
 	$(PY) tools/lint.py

@@ -560,10 +560,10 @@ if LIVE:
     parts = noun_parts.draw_parts(100, seed=5, split="test")
     x = sampling.text_to_image(live, noun_parts.plain_captions(parts), scale=2.0)
     result = {"x": x[:8], "losses": torch.tensor(live.history), "parts": parts,
-              "right": attributes.attribute_accuracy(x, parts).float().mean(0),
+              "right": attributes.attributes_correct(x, parts).float().mean(0),
               "about": "just now"}
 else:
-    result = attributes.nouns_live()
+    result = attributes.nouns_training_results()
 plots.captioned(result["x"], noun_parts.plain_captions(result["parts"][:8]), columns=4,
                 title="After three minutes", width=7.0)
 plots.curves(result["losses"][:, 0], {"loss": result["losses"][:, 1]},
@@ -591,7 +591,7 @@ rows = {}
 for name, x in (("real pictures", some.x), ("noisy and blurred", blurred)):
     right = torch.tensor([[part_matches(picture, row, k) for k in range(5)]
                           for picture, row in zip(x.clamp(-1, 1), some.parts)])
-    assert torch.equal(right, attributes.attribute_accuracy(x, some.parts))
+    assert torch.equal(right, attributes.attributes_correct(x, some.parts))
     rows[name] = by_part(right.float().mean(0))
 tables.table(rows, ".0%", caption="Attribute accuracy, 20 pictures")
 
@@ -662,7 +662,7 @@ plain = noun_parts.plain_captions(new)
 
 def accuracy(x, parts):
     """The accuracy of each part, in percent, as a row of a table."""
-    right = attributes.attribute_accuracy(x, parts).float().mean(0)
+    right = attributes.attributes_correct(x, parts).float().mean(0)
     return by_part(f"{share:.0%}" for share in right)
 
 drawn = {w: text_to_image(T, plain, w) for w in (1.0, 2.0, 4.0)}
@@ -718,7 +718,7 @@ print("for example:", wordings["foreign sentence"][0][0])
 # %%
 pairs = zip(results["plain words"], results["pairs never met"])
 x, parts = (torch.cat(both) for both in pairs)
-right = attributes.attribute_accuracy(x, parts)
+right = attributes.attributes_correct(x, parts)
 wrong = (~right).any(1).nonzero()[:6, 0]
 
 def missed(named, right):
@@ -1039,7 +1039,7 @@ pictures = {"the word itself": unknown,
             "looked up": text_to_image(T, [caption(head) for head in found], 3.0),
             "the artists' own": noun_parts.render(parts_with(found))}
 plots.show(pictures, title=", ".join(strange))
-head_right = lambda x: attributes.attribute_accuracy(x, parts_with(found))[:, 3]
+head_right = lambda x: attributes.attributes_correct(x, parts_with(found))[:, 3]
 tables.table({name: {"right heads": head_right(x).sum()} for name, x in pictures.items()},
              caption=f"Of {len(found)} words")
 
@@ -1716,7 +1716,7 @@ rows = {"the noun": original} | edits | {"asked for": noun_parts.render(after)}
 plots.show({name: x[:10] for name, x in rows.items()}, title="The same noun, other glasses")
 rows = {}
 for name, x in edits.items():
-    others = attributes.attribute_accuracy(x, after)[:, :4].float().mean()
+    others = attributes.attributes_correct(x, after)[:, :4].float().mean()
     rows[name] = accuracy(x, after) | {"the other four": f"{others:.0%}"}
 tables.table(rows, caption="Attribute accuracy of 30 edits, glasses as asked for")
 

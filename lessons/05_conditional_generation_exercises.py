@@ -559,7 +559,7 @@ def generalisation(draw, n):
     for split in ("test", "pairs"):
         parts = noun_parts.draw_parts(n, seed=11, split=split)      # (n, 5)
         x = draw(noun_parts.plain_captions(parts))
-        accuracy[split] = attributes.attribute_accuracy(x, parts).float().mean(0)
+        accuracy[split] = attributes.attributes_correct(x, parts).float().mean(0)
     return accuracy
     ### END SOLUTION
 

@@ -1,15 +1,13 @@
 """Lesson 5's checks: each solution is right, each stub is not attempted, and each plausible mistake
 gets its own diagnosis.
 """
-import contextlib
-import io
 import warnings
-from functools import cache
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
+from catalogues import cases, verdicts
 from torch import nn
 
 import course_lib
@@ -919,7 +917,7 @@ def generalisation(draw, n):
     for split in ("test", "pairs"):
         parts = noun_parts.draw_parts(n, split=split)
         shares[split] = (
-            attributes.attribute_accuracy(draw(noun_parts.plain_captions(parts)), parts)
+            attributes.attributes_correct(draw(noun_parts.plain_captions(parts)), parts)
             .float()
             .mean(0)
         )
@@ -931,7 +929,7 @@ def all_at_once(draw, n):
     parts = torch.cat(
         [noun_parts.draw_parts(n, seed=9, split=split) for split in ("test", "pairs")]
     )
-    right = attributes.attribute_accuracy(draw(noun_parts.plain_captions(parts)), parts).double()
+    right = attributes.attributes_correct(draw(noun_parts.plain_captions(parts)), parts).double()
     return {"pairs": right[n:].mean(0).tolist(), "test": right[:n].mean(0).tolist()}
 
 
@@ -948,7 +946,7 @@ def measures(
         for name, split in zip(("test", "pairs"), splits):
             parts = noun_parts.draw_parts(count(n), split=split)
             result[name] = mean(
-                attributes.attribute_accuracy(
+                attributes.attributes_correct(
                     picture(draw(words(parts)), parts), other(parts, split)
                 )
             )
@@ -964,7 +962,7 @@ def together(draw, n):
 def pairs_left_out(draw, n):
     parts = noun_parts.draw_parts(n, split="test")
     return {
-        "test": attributes.attribute_accuracy(draw(noun_parts.plain_captions(parts)), parts)
+        "test": attributes.attributes_correct(draw(noun_parts.plain_captions(parts)), parts)
         .float()
         .mean(0)
     }
@@ -1044,20 +1042,8 @@ WRONG = {
     "5.8": IMPOSSIBLE,
     "5.9": GENERAL,
 }
-CASES = [
-    pytest.param(name, diagnosis, id=f"{name} {diagnosis}")
-    for name, wrong in WRONG.items()
-    for diagnosis in wrong
-]
-
-
-@cache
-def verdict(name, diagnosis):
-    """Whether a wrong answer passes, and what is printed; computed once for both tests."""
-    check, said = Checker(), io.StringIO()
-    with contextlib.redirect_stdout(said):
-        check(name, WRONG[name][diagnosis])
-    return check.passed(name), said.getvalue()
+CASES = cases(WRONG)
+verdict = verdicts(WRONG)
 
 
 @pytest.mark.parametrize("name, diagnosis", CASES)

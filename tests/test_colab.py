@@ -71,7 +71,6 @@ def run(notebook, colab):
     ).execute()
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 def test_without_a_network_the_set_up_cell_says_so(colab, monkeypatch):
     monkeypatch.setenv("JUPYTER_PATH", str(colab / "jupyter"))
@@ -84,7 +83,6 @@ def test_without_a_network_the_set_up_cell_says_so(colab, monkeypatch):
         run(notebook, colab)
 
 
-@pytest.mark.alone
 @pytest.mark.slow
 def test_the_first_cells_run_on_an_old_colab(colab, monkeypatch):
     """From the set-up cell to the first widget, live, in /content; the package comes from the

@@ -135,7 +135,8 @@ def test_mixture_denoiser_takes_one_time_or_many():
 # ---- metrics
 
 def test_classifier_reads_the_test_digits():
-    x, y = data.mnist("test")
+    """99.7 % of all; here every fourth."""
+    x, y = (part[::4] for part in data.mnist("test"))
     assert metrics.class_agreement(x, y) >= 0.993
     assert (
         features.digit_features(x[:7]).shape == (7, 128)

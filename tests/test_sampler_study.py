@@ -54,7 +54,7 @@ def test_the_text_model_draws_what_is_asked_and_more_than_chance():
     D, parts = train.load("nouns", device="cpu"), noun_parts.draw_parts(12, seed=77, split="test")
     x = sampling.text_to_image(D, noun_parts.plain_captions(parts), scale=2.0)
     assert x.shape == (12, 3, 32, 32) and x.abs().max() <= 1
-    right = attributes.attribute_accuracy(x, parts).float().mean(0)
+    right = attributes.attributes_correct(x, parts).float().mean(0)
     card = next(
         row["right"]
         for row in D.about["metrics"]["samples"]
@@ -68,7 +68,7 @@ def test_the_text_model_draws_what_is_asked_and_more_than_chance():
 
 
 def test_what_three_minutes_gave_is_shipped_and_better_than_guessing():
-    live = attributes.nouns_live()
+    live = attributes.nouns_training_results()
     assert (
         live["x"].shape == (8, 3, 32, 32)
         and live["parts"].shape == (200, 5)

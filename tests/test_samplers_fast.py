@@ -39,12 +39,12 @@ def even(schedule, n, high=0.9, low=0.15):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_order_of_convergence(schedule):
     """On a mixture with its exact denoiser: twice the steps divide the error by 2^order, to 0.2 in
-    the exponent. Reference: 2,000 steps.
+    the exponent. Reference: 500 steps of UniPC-3, of order 4.
     """
     D = MIXTURE.denoiser(schedule)
     x = torch.randn(32, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
     x = x * schedule.sigma(even(schedule, 1)[0])
-    exact = last(unipc(D, schedule, x, even(schedule, 2000)))
+    exact = last(unipc(D, schedule, x, even(schedule, 500), order=3))
     for sampler, order in ((ddim, 1), (heun, 2), (dpmpp, 2), (unipc, 3)):
         errors = [
             (last(sampler(D, schedule, x, even(schedule, n))) - exact).abs().max().item()

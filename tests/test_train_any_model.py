@@ -1,6 +1,8 @@
 """One loop for any model: autoencoders, classifiers, masked tokens, adapters, any other loss."""
 import importlib.util
+import os
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_train import state_of, weights
-from test_training_runs import assert_same_training, in_two_processes
 from torch import nn
 
 from course_lib import Consistency, Denoiser, Schedule, UNet
@@ -514,27 +515,59 @@ import sys, torch
 sys.path.insert(0, "tests")
 torch.set_num_threads(1)
 from accelerate import PartialState
-from course_lib.lab import train
-from test_train_any_model import CASES, fresh
-options = dict(steps=50, batch_size=16, lr=1e-2, accumulation_steps=2)
-model = fresh(CASES["autoencoder"][0])
-model.decoder.bias.requires_grad_(False)
-D = train.train(model, CASES["autoencoder"][1], run_name="two", **options)
+from test_train_any_model import an_autoencoder, a_denoiser
+trained = [train(run_name, accumulation_steps=2)
+           for run_name, train in (("two", an_autoencoder), ("images", a_denoiser))]
 if PartialState().is_main_process:
-    torch.save([D.history, [p.clone() for p in D.parameters()], PartialState().num_processes],
-               sys.argv[1])
+    torch.save([PartialState().num_processes,
+                *([D.history, [p.clone() for p in D.parameters()]] for D in trained)], sys.argv[1])
 """
+
+
+def an_autoencoder(run_name=None, **options):
+    """With its own draw and a frozen part."""
+    model = fresh(Autoencoder)
+    model.decoder.bias.requires_grad_(False)
+    settings = {"steps": 50, "batch_size": 16, "lr": 1e-2}
+    return train.train(model, IMAGES, run_name=run_name, **settings, **options)
+
+
+def a_denoiser(run_name=None, **options):
+    """With labels, some of them dropped, and clipped gradients."""
+    torch.manual_seed(0)
+    D = Denoiser(UNet(1, (16, 32), num_classes=10), Schedule.cosine(), "v")
+    settings = {"steps": 50, "batch_size": 16, "clip_grad_norm": 1.0}
+    return train.train(D, (IMAGES, LABELS), run_name=run_name, **settings, **options)
+
+
+def assert_same_training(history, parameters, alone):
+    """The same global batches, so the same losses, up to the order of sums."""
+    assert [step for step, _ in history] == [step for step, _ in alone.history]
+    losses, wanted = (torch.tensor([loss for _, loss in h]) for h in (history, alone.history))
+    torch.testing.assert_close(losses, wanted, rtol=1e-4, atol=1e-6)
+    for a, b in zip(parameters, alone.parameters()):
+        torch.testing.assert_close(a, b.detach(), rtol=1e-2, atol=2e-3)
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_loss_of_one(runs):
-    """An autoencoder with its own draw and a frozen part."""
-    history, parameters, processes, said = in_two_processes(TWO, runs)
-    assert processes == 2 and said.count("M parameters") == 1
-    model = fresh(Autoencoder)
-    model.decoder.bias.requires_grad_(False)
-    alone = train.train(model, IMAGES, steps=50, batch_size=16, lr=1e-2)
-    assert_same_training(history, parameters, alone)
+    """As torchrun or accelerate start them, on the CPU (gloo); each takes half of a batch."""
+    (runs / "two.py").write_text(TWO)
+    launch = "torch.distributed.run --standalone --nproc_per_node 2".split()
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, str(runs / "two.py"), str(runs / "two.pt")],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("M parameters") == 2, "only the first process speaks"
+    processes, autoencoder, denoiser = torch.load(runs / "two.pt")
+    assert processes == 2
+    assert_same_training(*autoencoder, an_autoencoder())
+    assert_same_training(*denoiser, a_denoiser())
     saved, header = storage.load_tensors(runs / "two/state.safetensors")
     assert header["step"] == 50 and "model.decoder.bias" not in saved
 

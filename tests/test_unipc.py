@@ -2,6 +2,7 @@
 measured.
 """
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -144,14 +145,21 @@ def test_the_predictor_of_order_2_is_dpmpp(schedule):
     )
 
 
-@pytest.mark.parametrize("schedule", [Schedule.cosine(), Schedule.flow()], ids=repr)
+@cache
+def nearly_exact(schedule):
+    """The end of the path from t = 0.9 to 0.15, by 500 steps of order 4."""
+    x = schedule.sigma(even(schedule, 1)[0]) * X
+    return last(unipc(MIXTURE.denoiser(schedule), schedule, x, even(schedule, 500), order=3))
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULES[1], SCHEDULES[3]], ids=repr)
 @pytest.mark.parametrize("solver_type", [None, "bh1", "bh2"])
 def test_orders(schedule, solver_type):
     """UniPC-p converges with order p + 1; with p = 3 at least with 3, the order of its first step,
     which has one point.
     """
     D, x = MIXTURE.denoiser(schedule), schedule.sigma(even(schedule, 1)[0]) * X
-    exact = last(unipc(D, schedule, x, even(schedule, 800), order=3))
+    exact = nearly_exact(schedule)
     for order, least in ((1, 2), (2, 3), (3, 3)):
         errors = [
             (

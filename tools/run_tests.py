@@ -3,10 +3,9 @@
     python tools/run_tests.py        everything
     python tools/run_tests.py 03     one lesson: its formulas' tests and its notebooks
 
-The unit tests run on all cores, one thread each (those marked `alone` afterwards, with the whole
-machine). The notebooks run one after the other, each with the whole machine, as a student would run
-them; trainings in them start from nothing ($COURSE_RUNS is a fresh folder). Solutions run with
-COURSE_STRICT=1: a wrong one is an error.
+The unit tests run on all cores, one thread each. The notebooks run one after the other, each with
+the whole machine, as a student would run them; trainings in them start from nothing, in a fresh
+$COURSE_RUNS. Solutions run with COURSE_STRICT=1: a wrong one is an error.
 """
 import os
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 WORKERS = str(min(os.cpu_count() or 1, 8))
-PARALLEL = ["-n", WORKERS, "--dist", "worksteal", "-m", "not alone"]
+PARALLEL = ["-n", WORKERS, "--dist", "worksteal"]
 NBVAL = [
     "-p",
     "no:python",
@@ -43,17 +42,14 @@ def run(what: str, *arguments: str, **environment: str) -> bool:
 
 
 def unit_tests(lesson: str) -> list[bool]:
-    """The tests of one lesson, or all of them: on all cores, then those that need the machine."""
+    """The tests of one lesson, or all of them."""
     tests = ["tests"]
     if lesson:
         tests = sorted(str(p) for p in (ROOT / "tests").glob(f"*_{lesson}*.py"))
     if not tests:
         return []
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return [
-        run("tests", *PARALLEL, *tests, **one_thread),
-        run("tests that need the whole machine", "-m", "alone", *tests),
-    ]
+    return [run("tests", *PARALLEL, *tests, **one_thread)]
 
 
 def notebook(file: Path) -> bool:

@@ -1,14 +1,15 @@
 """What all questions share: the checker, comparisons with known mistakes, and inputs to judge by.
 
 A question is a `Question` in `lesson01.py` and its siblings. With COURSE_STRICT=1 anything but
-"right" raises WrongAnswer.
+"right" raises CheckFailed.
 """
 import contextlib
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from functools import partial
+from types import MappingProxyType, SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class Wrong(Exception):
     """A diagnosis: one sentence that says what is wrong and where to look."""
 
 
-class WrongAnswer(AssertionError):
+class CheckFailed(AssertionError):
     """What a wrong answer raises when COURSE_STRICT=1."""
 
 
@@ -58,7 +59,7 @@ class Checker:
         self.verdicts[name] = verdict
         print(f"{name} {verdict}{': ' + words if words else ''}")
         if verdict != "right" and os.environ.get("COURSE_STRICT") == "1":
-            raise WrongAnswer(f"{name} {verdict}: {words}")
+            raise CheckFailed(f"{name} {verdict}: {words}")
 
     def passed(self, name: str) -> bool:
         """Whether the last answer to this question was right."""
@@ -132,6 +133,10 @@ def _judge(q: Question, answer: object) -> tuple[str, str]:
 
 # ---- what came back from the reader's function
 
+Answers = Mapping[str, Tensor]
+NO_ANSWERS: Answers = MappingProxyType({})
+
+
 def as_function(answer: object) -> Callable:
     """The reader's function. Raises Wrong, saying what came instead, if it is not callable."""
     if not callable(answer):
@@ -151,12 +156,13 @@ def as_scalar(got: object) -> Tensor:
     return torch.as_tensor(got, dtype=F64).reshape(())
 
 
-def compare(got: object, wanted: Tensor, mistakes: Mapping[str, Tensor] | None = None,
+def compare(got: object, wanted: Tensor, mistakes: Answers | Callable[[], Answers] = NO_ANSWERS,
             rtol: float = 1e-4, atol: float = 1e-5, otherwise: str = "") -> None:
     """Raise Wrong unless got equals wanted.
 
-    mistakes: diagnosis -> what this mistake would have computed; the first that equals got is
-    raised. otherwise: the diagnosis if none does.
+    mistakes: diagnosis -> what this mistake would have computed, or a function that computes this
+    table, called only for a wrong answer; the first mistake that equals got is raised. otherwise:
+    the diagnosis if none does.
     """
     _check_shape(got, wanted)
 
@@ -167,7 +173,7 @@ def compare(got: object, wanted: Tensor, mistakes: Mapping[str, Tensor] | None =
         return
     if not got.isfinite().all():
         raise Wrong(f"{(~got.isfinite()).sum()} of the values are nan or inf")
-    for diagnosis, result in (mistakes or {}).items():
+    for diagnosis, result in (mistakes() if callable(mistakes) else mistakes).items():
         if result.shape == wanted.shape and same(result):
             raise Wrong(diagnosis)
     difference = (got.double() - wanted.double()).abs().max()
@@ -217,7 +223,7 @@ SIZES = ("coefficients of shape (B,) meet x of another shape ({error}): reshape 
          "t.view(-1, *[1] * (x.ndim - 1))")
 
 
-def asked(f: Callable, *inputs: object) -> Tensor:
+def call_pure(f: Callable, *inputs: object) -> Tensor:
     """The reader's answer to copies of the inputs.
 
     Raises Wrong if f changes its inputs or gives two answers to the same ones.
@@ -271,7 +277,8 @@ def wrong_answers(mistakes: Mistakes, c: Case) -> dict[str, Tensor]:
 def compare_case(got: object, c: Case, right: Callable[[Case], Tensor], mistakes: Mistakes, *,
                  rtol: float = 1e-4, atol: float = 1e-5, otherwise: str = "") -> None:
     """Raise Wrong unless got is right(c); a mistake of the table is named by its sentence."""
-    compare(got, _as_tensor(right(c)), wrong_answers(mistakes, c), rtol, atol, fill(otherwise, c))
+    wrong = partial(wrong_answers, mistakes, c)
+    compare(got, _as_tensor(right(c)), wrong, rtol, atol, fill(otherwise, c))
 
 
 def draw_case(draw: Callable[[], Case], right: Callable[[Case], Tensor], mistakes: Mistakes, *,
@@ -320,7 +327,7 @@ def draws(*shape: int, seed: int = 11) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-def source() -> torch.Generator:
+def fresh_generator() -> torch.Generator:
     """A generator seeded by the machine; torch's own random numbers stay as they are."""
     g = torch.Generator()
     g.seed()
@@ -329,12 +336,12 @@ def source() -> torch.Generator:
 
 def noise(*shape: int) -> Tensor:
     """Gaussian numbers of this shape, new in every call."""
-    return torch.randn(shape, generator=source(), dtype=F64)
+    return torch.randn(shape, generator=fresh_generator(), dtype=F64)
 
 
 def between(low: float, high: float, *shape: int) -> Tensor:
     """Uniform numbers of this shape in [low, high), new in every call."""
-    return low + (high - low) * torch.rand(shape, generator=source(), dtype=F64)
+    return low + (high - low) * torch.rand(shape, generator=fresh_generator(), dtype=F64)
 
 
 def bumps(d: int = 2, k: int = 3) -> GaussianMixture:

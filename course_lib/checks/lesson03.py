@@ -25,11 +25,11 @@ from .common import (
     between,
     compare_case,
     draw_case,
+    fresh_generator,
     one_thread,
     reject_first,
     reject_if,
     reject_none,
-    source,
 )
 from .trainings import DEFECTS, TRAININGS, SmallRun, patient, train_with
 
@@ -261,7 +261,7 @@ def matrix_sqrt(C: Tensor) -> Tensor:
 def random_covariance(d: int, constant: int = 0) -> Tensor:
     """A covariance (d, d) with oblique principal axes; the first `constant` features never vary."""
     varying = d - constant
-    V, _ = torch.linalg.qr(torch.randn(varying, varying, generator=source(), dtype=F64))
+    V, _ = torch.linalg.qr(torch.randn(varying, varying, generator=fresh_generator(), dtype=F64))
     small = varying // 2
     variances = torch.cat([between(0.05, 0.5, small), between(1, 4, varying - small)])
     return F.pad((V * variances) @ V.T, (constant, 0, constant, 0))
@@ -631,7 +631,7 @@ EMA_HELP = (
 def judge_ema(EMA: Callable) -> None:
     """3.5: the class EMA(net, decay), with update(net) and the averaged network in .net."""
     with one_thread(), torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(source().initial_seed() % 2**31)
+        torch.manual_seed(fresh_generator().initial_seed() % 2**31)
         for decay in (0.3, 0.99):
             net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
             c = ema_of_training(EMA, net, decay)
@@ -830,7 +830,7 @@ def judge_resume(answer: object) -> None:
         raise Wrong("pass your two functions, check(\"3.7\", (state, restore))")
     state, restore = answer
     with one_thread(), torch.random.fork_rng(devices=[]), torch.enable_grad():
-        seed = source().initial_seed() % 2**31
+        seed = fresh_generator().initial_seed() % 2**31
         run, twin, end = (SmallRun(seed) for _ in range(3))
         for each in (run, twin, end):
             advance(each, 12)
@@ -1021,7 +1021,7 @@ def skewed_mixture(n: int, d: int) -> Tensor:
 
     They differ in weight, and are stretched along an oblique axis and moved off the origin.
     """
-    directions = F.normalize(torch.randn(7, d, generator=source(), dtype=F64), dim=1)
+    directions = F.normalize(torch.randn(7, d, generator=fresh_generator(), dtype=F64), dim=1)
     axis = F.normalize(between(0.3, 1, d), dim=0)
     stretch = torch.eye(d, dtype=F64) + torch.outer(axis, axis)
     means = between(2, 3, 7, 1) * directions @ stretch + between(1, 3, d)       # (7, d)
@@ -1119,7 +1119,7 @@ def judge_fool(f: Callable) -> None:
 def fool_answer(f: Callable, real: Tensor, n: int) -> Tensor:
     """The reader's points (n, d), in float64. Raises Wrong if they are no such tensor."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(source().initial_seed() % 2**31)
+        torch.manual_seed(fresh_generator().initial_seed() % 2**31)
         x = as_function(f)(real.clone(), n)
     reject_none(x)
     d = real.shape[1]

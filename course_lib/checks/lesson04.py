@@ -22,19 +22,19 @@ from .common import (
     Wrong,
     as_function,
     as_scalar,
-    asked,
     between,
     bumps,
+    call_pure,
     compare,
     compare_case,
     draw_case,
+    fresh_generator,
     noise,
     not_finite,
     one_thread,
     reject_first,
     reject_if,
     reject_none,
-    source,
     wrong_answers,
 )
 
@@ -252,7 +252,7 @@ def judge_ddim(f: Callable) -> None:
     """4.2: ddim_step(schedule, x, x0_hat, t, s, eta, z), levels (B,) and x of any shape."""
     for name, shape in (("cosine", (4, 1, 5, 5)), ("flow", (4, 3)), ("flow", (4,))):
         c = draw_case(partial(draw_ddim, SCHEDULES[name], shape), ddim_step, DDIM_MISTAKES)
-        got = asked(f, *c.inputs)
+        got = call_pure(f, *c.inputs)
         if torch.is_tensor(got) and got.shape != shape and len(shape) < 4:
             raise Wrong(FOR_IMAGES.format(wanted=shape, got=tuple(got.shape)))
         not_finite(got, DDIM_NAN.format(name=name))
@@ -266,7 +266,7 @@ def judge_ddim(f: Callable) -> None:
 def judge_ddim_from_noise(f: Callable, x: Tensor, x0_hat: Tensor, z: Tensor) -> None:
     """4.2 from alpha = 0."""
     c = ddim_case(SCHEDULES["flow"], x, x0_hat, batch_of(1.0), batch_of(0.5), 0.7, z)
-    got = asked(f, *c.inputs)
+    got = call_pure(f, *c.inputs)
     not_finite(got, "right in between, but nan or inf from t = 1 of a schedule with alpha = 0 "
                "there: divide by alpha_s, never by alpha_t")
     compare(got, ddim_step(c), otherwise="right in between, but wrong from t = 1, where alpha = 0: "
@@ -282,7 +282,7 @@ DDIM_TO_DATA_MISTAKES = {
 def judge_ddim_to_data(f: Callable, x: Tensor, x0_hat: Tensor, z: Tensor) -> None:
     """4.2 to s = 0."""
     c = ddim_case(COSINE, x, x0_hat, batch_of(0.3), batch_of(0.0), 0.7, z)
-    got = asked(f, *c.inputs)
+    got = call_pure(f, *c.inputs)
     not_finite(got, "right in between, but nan or inf in the step to s = 0, where sigma_s = 0: "
                "do not divide by it")
     compare_case(got, c, lambda c: c.x0_hat, DDIM_TO_DATA_MISTAKES,
@@ -296,7 +296,8 @@ def table_case(T: int, steps: int) -> Case:
     """A table alpha_bar of T levels, and an exact eps_net for data at plus and minus one."""
     betas = torch.linspace(0.01, 0.1, T, dtype=F64) * between(0.8, 1.2)
     alpha_bar, x = torch.cumprod(1 - betas, 0), noise(50, 2)
-    c = Case(T=T, steps=steps, alpha_bar=alpha_bar, x=x, seed=source().initial_seed() % 2**31)
+    seed = fresh_generator().initial_seed() % 2**31
+    c = Case(T=T, steps=steps, alpha_bar=alpha_bar, x=x, seed=seed)
     sharpness = between(1.5, 3)
 
     def eps_net(x: Tensor, i: int) -> Tensor:
@@ -525,7 +526,7 @@ def judge_variance(f: Callable) -> None:
     for name in ("flow", "cosine"):
         draw = partial(variance_case, SCHEDULES[name])
         c = draw_case(draw, exact_variance, VARIANCE_MISTAKES, rtol=1e-3, atol=1e-5)
-        got = asked(f, *c.inputs)
+        got = call_pure(f, *c.inputs)
         not_finite(got, f"{name}: nan or inf: what stands below a root, or below a line, "
                    "is not positive")
         compare_case(got, c, exact_variance, VARIANCE_MISTAKES, rtol=1e-3, atol=1e-6,
@@ -539,7 +540,7 @@ def judge_variance_at_the_ends(f: Callable) -> None:
     """4.4 from alpha = 0, and to s = 0."""
     w = between(0.3, 0.8, 2)
     t, s = torch.tensor([1.0, 0.6], dtype=F64), torch.tensor([0.4, 0.0], dtype=F64)
-    got = asked(f, SCHEDULES["flow"], t, s, w)
+    got = call_pure(f, SCHEDULES["flow"], t, s, w)
     not_finite(got, "right in between, but nan or inf at t = 1 (alpha = 0) or at s = 0 "
                "(sigma = 0): divide by neither")
     from_noise, to_data = (0.6 * w[0]) ** 2 + 0.16, (w[1] * 0.6) ** 2 / ((0.4 * w[1]) ** 2 + 0.36)
@@ -686,8 +687,8 @@ def run_heun(f: Callable, D: Callable, *inputs: object) -> tuple[object, int]:
         calls.append(t)
         return D(x, t)
 
-    got = asked(f, counted, *inputs)
-    # `asked` calls f twice
+    got = call_pure(f, counted, *inputs)
+    # `call_pure` calls f twice
     return got, len(calls) // 2
 
 
@@ -991,7 +992,7 @@ def conditional(schedule: Schedule) -> Callable:
 def draw_edit(schedule: Schedule, strength: float) -> Case:
     D, x = conditional(schedule), 0.8 * noise(8, 2)
     labels = torch.tensor([0, 1, 0, 1, 1, 0, 0, 1])
-    before, n = labels[torch.randperm(8, generator=source())], 2 * int(between(2, 4.99))
+    before, n = labels[torch.randperm(8, generator=fresh_generator())], 2 * int(between(2, 4.99))
     c = Case(inputs=(D, schedule, x, before, 1 - before, n, strength), D=D, schedule=schedule,
              x=x, before=before, after=1 - before, n=n, strength=strength)
     c.ts = timesteps(schedule, n, start=strength)
@@ -1089,7 +1090,7 @@ def judge_edit(f: Callable) -> None:
 
 def run_edit(f: Callable, c: Case) -> object:
     try:
-        return asked(f, *c.inputs)
+        return call_pure(f, *c.inputs)
     except ValueError as error:
         reject_if(("not finite" in str(error), "the end of the inversion is nan: "
                    "at t = 0 there is no noise, sigma = 0; evaluate one level up"))
@@ -1220,7 +1221,7 @@ def judge_target_at_the_ends(f: Callable) -> None:
 
 def run_with_gradients(f: Callable, c: Case) -> object:
     with torch.enable_grad():
-        return asked(f, *c.inputs)
+        return call_pure(f, *c.inputs)
 
 
 QUESTIONS = [

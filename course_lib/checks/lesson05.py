@@ -21,24 +21,24 @@ from .common import (
     Question,
     Wrong,
     as_function,
-    asked,
     between,
     bumps,
+    call_pure,
     compare,
     compare_case,
     draw_case,
+    fresh_generator,
     noise,
     not_finite,
     one_thread,
     reject_first,
     reject_if,
     reject_none,
-    source,
 )
 
 
 def random_labels(low: int, high: int, *shape: int) -> Tensor:
-    return torch.randint(low, high, shape, generator=source())
+    return torch.randint(low, high, shape, generator=fresh_generator())
 
 
 def all_or_none(fractions: Tensor) -> bool:
@@ -925,7 +925,7 @@ def judge_edit(f: Callable) -> None:
 
 def call_edit(f: Callable, c: Case) -> object:
     try:
-        return asked(last_state(f), c.D, c.schedule, c.x, c.before, c.after, c.n, c.w, c.null)
+        return call_pure(last_state(f), c.D, c.schedule, c.x, c.before, c.after, c.n, c.w, c.null)
     except ValueError as error:
         reject_if(("must be rising" in str(error), "ddim_invert goes from data to noise: its ts "
                    "must rise, ts.flip(0)"),
@@ -1300,7 +1300,7 @@ def count_of(part: str, n: int) -> str:
 
 def judge_pictures(c: Case) -> None:
     with one_thread():
-        matches = attributes.attribute_accuracy(sample_caption(c.caption), c.row.expand(8, -1))
+        matches = attributes.attributes_correct(sample_caption(c.caption), c.row.expand(8, -1))
     right = matches[:, noun_parts.PARTS.index(c.part)].sum().item()
     reject_if((right > 4, f"the model draws the {c.part} {c.wanted!r} in {right} of 8 pictures: "
                "it can do this"))
@@ -1372,7 +1372,7 @@ class CaptionRenderer:
 def matches_of(requested: tuple[int, ...], drawn: tuple[int, ...]) -> Tensor:
     """Which of the five parts count as right: (5,) bool."""
     picture = noun_parts.render(torch.tensor([drawn]))
-    return attributes.attribute_accuracy(picture, torch.tensor([requested]))[0]
+    return attributes.attributes_correct(picture, torch.tensor([requested]))[0]
 
 
 SPLIT_SUSPECTS = {
@@ -1452,7 +1452,7 @@ def judge_generalisation(f: Callable) -> None:
         c.all_right = c.matches.all(1).double().mean()
         reject_first(SHAPE_SUSPECTS, c)
         compare_case(c.value, c, right_accuracy, GENERALISATION_MISTAKES, rtol=1e-3, atol=1e-3,
-                     otherwise=f"{name}: not the means of attributes.attribute_accuracy(pictures, "
+                     otherwise=f"{name}: not the means of attributes.attributes_correct(pictures, "
                      "parts): are parts the very ones whose captions were drawn, in the same "
                      "order?")
 
@@ -1560,9 +1560,9 @@ QUESTIONS = [
         "5.9", 3, judge_generalisation,
         "the same wording and the same model for both splits; only what is new differs",
         ("noun_parts.draw_parts(n, split=...) makes parts, noun_parts.plain_captions(parts) the "
-         "captions, attributes.attribute_accuracy says which parts are right.",
-         "attribute_accuracy is (n, 5), true and false. Over which dimension is the mean?",
+         "captions, attributes.attributes_correct says which parts are right.",
+         "attributes_correct is (n, 5), true and false. Over which dimension is the mean?",
          "for each split: parts = noun_parts.draw_parts(n, split=split); "
-         "attributes.attribute_accuracy(draw(noun_parts.plain_captions(parts)), "
+         "attributes.attributes_correct(draw(noun_parts.plain_captions(parts)), "
          "parts).float().mean(0)")),
 ]

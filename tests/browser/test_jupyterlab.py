@@ -19,7 +19,6 @@ CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
 pytestmark = [
-    pytest.mark.alone,
     pytest.mark.browser,
     pytest.mark.skipif(
         CHROMIUM is None,

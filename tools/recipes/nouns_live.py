@@ -44,7 +44,7 @@ def main() -> None:
     D = trained(seconds)
     parts = noun_parts.draw_parts(N, seed=5, split="test")
     x = sampling.text_to_image(D, noun_parts.plain_captions(parts), W)
-    right = attributes.attribute_accuracy(x, parts).float().mean(0)
+    right = attributes.attributes_correct(x, parts).float().mean(0)
     print(dict(zip(noun_parts.PARTS, right.tolist())))
     about = (
         f"for {seconds:.0f} s on {train.about_machine()}, {D.history[-1][0]} steps of 64, then "

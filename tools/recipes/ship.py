@@ -147,7 +147,7 @@ def captioned(D: Denoiser, n: int, steps: int) -> dict:
             w,
             steps,
         )
-        right = attributes.attribute_accuracy(x, parts).double().mean(0).tolist()
+        right = attributes.attributes_correct(x, parts).double().mean(0).tolist()
         return {
             "split": split,
             "wording": wording,
@@ -158,7 +158,7 @@ def captioned(D: Denoiser, n: int, steps: int) -> dict:
             "squared_error": (x - noun_parts.render(parts)).square().mean().item(),
         }
     parts = noun_parts.draw_parts(n, seed=5, split="test")
-    real = attributes.attribute_accuracy(noun_parts.render(parts), parts).double().mean(0).tolist()
+    real = attributes.attributes_correct(noun_parts.render(parts), parts).double().mean(0).tolist()
     return {
         "real": {
             "right": dict(zip(noun_parts.PARTS, real)),

@@ -66,7 +66,7 @@ def stripes(x: Tensor) -> Tensor:
     return (x + 1) * _every_fourth(x, 0.3, 1.0) - 1
 
 
-def paper(x: Tensor) -> Tensor:
+def lined_paper(x: Tensor) -> Tensor:
     """On lined paper: a dim line behind the ink in every fourth row."""
     return torch.maximum(x, _every_fourth(x, 0.3, 0.0) - 1)
 
@@ -79,7 +79,7 @@ STYLES: dict[str, Callable[[Tensor], Tensor]] = {
     "inverse": inverse,
     "shadow": shadow,
     "stripes": stripes,
-    "paper": paper,
+    "paper": lined_paper,
 }
 
 

@@ -6,7 +6,7 @@ from ..data import noun_parts
 from ..storage import ASSETS, load_tensors
 
 
-def attribute_accuracy(x: Tensor, parts: Tensor) -> Tensor:
+def attributes_correct(x: Tensor, parts: Tensor) -> Tensor:
     """Whether each part of each figure is the one asked for: (N, 5) bool.
 
     x: (N, 3, 32, 32) in [-1, 1], parts: (N, 5). For one part at a time every candidate is rendered,
@@ -70,7 +70,7 @@ def _validate_nouns(x: Tensor, parts: Tensor) -> Tensor:
     return x.detach().cpu().float().clamp(-1, 1)
 
 
-def nouns_live() -> dict:
+def nouns_training_results() -> dict:
     """Results of three minutes of training, by `python tools/recipes/nouns_live.py`.
 
     images x, their parts, losses (n, 2), right (5,), and about
