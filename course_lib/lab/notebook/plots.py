@@ -359,8 +359,10 @@ def arrows(
     title: str = "",
     limit: float = 2.5,
 ) -> None:
-    """Arrows from points (N, 2) to points (N, 2), one panel each; background: (M, 2) points in
-    grey.
+    """Arrows from points to points, one panel each.
+
+    panels: title -> (start, end), both points (N, 2), not directions; background: (M, 2) points in
+    grey; limit: half the width of a panel.
     """
     figure = new_figure(3.0 * len(panels), 3.3)
     row = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
