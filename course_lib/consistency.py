@@ -72,9 +72,9 @@ class Consistency(Denoiser):
             return self.schedule.perturb(x0, s, eps)
         return step(self.schedule, x, self.teacher(x, t, **condition), t, s)
 
-    def describe(self) -> dict:
+    def fingerprint(self) -> dict:
         mine = {"levels": self.levels, "c": self.c, "distilled": self.teacher is not None}
-        return super().describe() | mine
+        return super().fingerprint() | mine
 
 
 def _as_function(D: Denoise) -> Callable[..., Tensor]:

@@ -2,11 +2,13 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from .schedules import Schedule, append_dims, as_float64, randn_like
+from . import validate
+from .schedules import Schedule, append_dims, randn_like
 
 
 def edm(alpha: Tensor, sigma: Tensor, sigma_data: float = 0.5) -> tuple[Tensor, Tensor]:
@@ -49,13 +51,16 @@ class Denoiser(nn.Module):
     about:      what a checkpoint says of itself, {} for a fresh one
     data_shape: the shape of one example, such as (1, 28, 28); None before training
     history, done: losses of the training, (step, loss), and whether it was finished
-    Raises ValueError for an unknown target or a sigma_data that is not above 0.
+    run_folder: where the training is kept; None where it is not
+    Raises TypeError or ValueError for a net, schedule or target of another kind, and a sigma_data
+    that is not above 0.
     """
 
     about: dict
     data_shape: tuple[int, ...] | None
     history: list[tuple[int, float]]
     done: bool
+    run_folder: Path | None
 
     def __init__(
         self,
@@ -66,15 +71,15 @@ class Denoiser(nn.Module):
         sigma_data: float = 0.5,
     ):
         super().__init__()
-        if isinstance(target, str) and target not in TARGETS:
+        validate.function(net, "net", "(x, t, **condition) -> like x, such as UNet(channels=1)")
+        validate.instance(schedule, Schedule, "schedule", "Schedule.cosine()")
+        if not callable(target) and target not in TARGETS:
             raise ValueError(
                 f"target must be one of {', '.join(TARGETS)}, or a function "
                 f"(alpha, sigma) -> (a, b); got {target!r}"
             )
-        if not sigma_data > 0:
-            raise ValueError(
-                f"sigma_data is the data's standard deviation, above 0; got {sigma_data}"
-            )
+        validate.function(time_transform, "time_transform", "t -> like t")
+        validate.number(sigma_data, "sigma_data", 0, above=True, what="the data's deviation")
         self.net = net
         self.schedule = schedule
         self.target = target
@@ -88,15 +93,18 @@ class Denoiser(nn.Module):
         self.data_shape = None
         self.history = []
         self.done = False
+        self.run_folder = None
 
     def forward(self, x: Tensor, t: Tensor | float, **condition) -> Tensor:
         """The prediction of the clean data: E[x0 | x_t = x] when the network is perfect.
 
         x: (B, ...); t: (B,), a 0-dim tensor or a number in [0, 1], or (B, F) where frames have
-        their own noise. Raises ValueError for t outside [0, 1] or of another shape, for a condition
-        that the network does not take, and where the target says nothing about x0.
+        their own noise. Raises TypeError or ValueError for an x that is not floating point, t
+        outside [0, 1] or of another shape, a condition that the network does not take, an output
+        that is not like x, and where the target says nothing about x0.
         """
-        t = _validate_time(t, x)
+        x = validate.real(x)
+        t = validate.time(t, x)
         out = self._network(x, t, condition)
         if self.target == "x0":  # the formula below is 0 / 0 there at t = 0
             return out
@@ -117,15 +125,11 @@ class Denoiser(nn.Module):
         """Squared error of the network's output, averaged over each example: (B,).
 
         x0: (B, ...), t: (B,) in [0, 1], eps: like x0, drawn when None.
-        Raises TypeError for x0 that is not floating point, ValueError as `forward` does.
+        Raises TypeError or ValueError as `forward` does, and for eps of another shape.
         """
-        if not x0.is_floating_point():
-            raise TypeError(
-                f"x0 must be floating point, images in [-1, 1]; got {x0.dtype}: "
-                "scale with x / 127.5 - 1"
-            )
-        t = _validate_time(t, x0)
-        eps = randn_like(x0) if eps is None else eps
+        x0 = validate.real(x0, "x0")
+        t = validate.time(t, x0)
+        eps = randn_like(x0) if eps is None else validate.real(eps, "eps", like=x0)
         out = self._network(self.schedule.perturb(x0, t, eps), t, condition)
         a, b = self.coefficients(self.schedule.alpha(t), self.schedule.sigma(t))
         error = out - append_dims(a, x0) * x0 - append_dims(b, x0) * eps
@@ -142,6 +146,7 @@ class Denoiser(nn.Module):
         t: one in each of B equal slices of (0, 1] (stratified), then mapped by time_sampler.
         eps: drawn where x0 is, from a generator with the same seed.
         """
+        x0 = validate.real(x0, "x0")
         B = len(x0)
         slots = torch.arange(B) + torch.rand(B, generator=generator)
         t = (1 - slots / B).clamp(min=1e-6)
@@ -150,7 +155,7 @@ class Denoiser(nn.Module):
         eps = randn_like(x0, generator)
         return t if time_sampler is None else time_sampler(t), eps
 
-    def describe(self) -> dict:
+    def fingerprint(self) -> dict:
         """What makes this denoiser this one: its network, schedule and target, as JSON can hold it.
         """
         t = torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
@@ -161,16 +166,26 @@ class Denoiser(nn.Module):
         return {"net": [type(self.net).__name__, getattr(self.net, "config", None)]} | rounded
 
     def _network(self, x: Tensor, t: Tensor, condition: dict) -> Tensor:
-        """The network at one time per example, in x's own precision."""
+        """The network at one time per example, in its own precision; the output in x's."""
         if self._conditions is not None and condition.keys() - self._conditions:
             unknown = ", ".join(sorted(condition.keys() - self._conditions))
             known = ", ".join(sorted(self._conditions)) or "no condition"
             raise TypeError(f"{type(self.net).__name__} takes {known}; got {unknown}")
         if self.target == "edm":
             x, t = self._preconditioned(x, t)
-        t = self.time_transform(t).to(x.dtype).to(x.device, non_blocking=True)
+        t = validate.tensor(self.time_transform(t), "what time_transform returns")
+        p = next(self.parameters(), x)
+        if p.device != x.device:
+            raise ValueError(f"x is on {x.device}, and the network on {p.device}: move one of them")
+        t = t.to(p.dtype).to(x.device, non_blocking=True)
         t = t.expand(len(x)) if t.ndim == 0 else t
-        return self.net(x, t, **condition).to(x.dtype)
+        out = self.net(x.to(p.dtype), t, **condition)
+        if not isinstance(out, Tensor) or out.shape != x.shape:
+            got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise ValueError(
+                f"the network must return a tensor like x, {tuple(x.shape)}; got {got}"
+            )
+        return out.to(x.dtype)
 
     def _preconditioned(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """c_in * x, of variance 1, and c_noise = log(sigma / alpha) / 4: Karras et al. 2022,
@@ -187,22 +202,3 @@ def _condition_names(net: nn.Module) -> set[str] | None:
     if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
         return None
     return {p.name for p in parameters[2:]}
-
-
-def _validate_time(t: Tensor | float, x: Tensor) -> Tensor:
-    """t in float64.
-
-    Raises ValueError for t outside [0, 1], or of another shape than the batch's.
-    """
-    t = as_float64(t)
-    inside = (t >= 0) & (t <= 1)
-    if not inside.all():
-        wrong = t.flatten()[~inside.flatten()][0].item()
-        raise ValueError(
-            f"t must lie in [0, 1]; got {wrong}: did you pass a step index? use (i + 1) / T"
-        )
-    if t.ndim and t.shape != x.shape[: t.ndim]:
-        raise ValueError(
-            f"t must be one number, or of shape ({len(x)},) like the batch; got {tuple(t.shape)}"
-        )
-    return t

@@ -2,15 +2,25 @@
 
 Wrappers and samplers of any denoiser.
 """
-import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .guidance import Denoise, per_example_grad, score_to_x0
+from . import validate
+from .guidance import Denoise, as_wrapper, per_example_grad, score_to_x0
 from .masks import _validate_known, _validate_mask
-from .samplers import _validate_steps, ddim, ddim_invert, last, step, timesteps
+from .samplers import (
+    ddim,
+    ddim_invert,
+    last,
+    predictions,
+    step,
+    timesteps,
+    validate_grid,
+    validate_model,
+)
 from .schedules import Schedule, append_dims, randn_like
 
 # ---- a part of the image is known
@@ -24,15 +34,16 @@ def inpaint(D: Denoise, known: Tensor, mask: Tensor) -> Denoise:
     Raises ValueError for a mask of another shape or with other values, and where known does not
     fit.
     """
+    validate.function(D, "D", "(x, t, **condition) -> x0_hat")
+    known = _validate_clean(known)
     mask = _validate_mask(mask, known)
 
     def inpainted(x: Tensor, t: Tensor, **condition) -> Tensor:
         _validate_known(known, x)
-        return torch.where(mask, D(x, t, **condition), known)
-    return inpainted
+        return torch.where(mask, validate.prediction(D(x, t, **condition), x), known.to(x))
+    return as_wrapper(inpainted, D)
 
 
-@torch.no_grad()
 def repaint(
     D: Denoise,
     schedule: Schedule,
@@ -51,22 +62,41 @@ def repaint(
     resample: how often each step is made; between, the image is noised again from s to t, so that
     the new part can adapt to the known one (1: plain replacement; the step to s = 0 is made once)
     x: at level ts[0]; known, mask as in `inpaint`. Yields len(ts) states.
-    Raises ValueError, when the first state is asked for, as `inpaint` does, for a resample below 1
-    and for ts that do not fall. (Lugmayr et al. 2022, algorithm 1)
+    Raises TypeError or ValueError as `inpaint` and the samplers do, and for a resample below 1.
+    (Lugmayr et al. 2022, algorithm 1)
     """
+    known = _validate_clean(known)
     mask = _validate_mask(mask, known)
+    x = validate.real(x, "the starting x")
     _validate_known(known, x)
-    if resample < 1:
-        raise ValueError(f"resample counts how often each step is made, 1 or more; got {resample}")
-    steps = _validate_steps(ts, x, eta)
+    resample = validate.whole(resample, "resample", what="how often each step is made")
+    validate.number(eta, "eta", 0, 1)
+    validate.generator(generator)
+    validate_model(D, schedule)
+    guess = partial(predictions(D), **condition)
+    ts = validate_grid(ts)
+    return _repaint(guess, schedule, x, known, mask, ts, resample, eta, generator)
+
+
+@torch.no_grad()
+def _repaint(guess, schedule, x, known, mask, ts, resample, eta, generator) -> Iterator[Tensor]:
     yield x
-    for t, s in steps:
+    for t, s in zip(ts[:-1], ts[1:]):
         for again in reversed(range(resample if s > 0 else 1)):
-            x = step(schedule, x, D(x, t, **condition), t, s, eta, generator)
-            x = torch.where(mask, x, schedule.perturb(known, s, randn_like(x, generator)))
+            x = step(schedule, x, guess(x, t), t, s, eta, generator)
+            noised = schedule.perturb(known.expand_as(x), s, randn_like(x, generator))
+            x = torch.where(mask, x, noised)
             if again:
                 x = schedule.renoise(x, s, t, generator)
         yield x
+
+
+def _validate_clean(known: Tensor) -> Tensor:
+    """The known images, warned of or refused where they are not in [-1, 1]."""
+    known = validate.real(known, "the known picture", ndim=2)
+    if known.ndim == 4 and known.shape[1] in (1, 3):
+        known = validate.images(known, "known pictures", limit=10)
+    return known
 
 
 # ---- a measurement of the image is known: y = A(x0) + noise
@@ -88,10 +118,12 @@ def dps(
     A heuristic, not the exact posterior; it works better with eta = 1.
     Raises ValueError where alpha = 0 and for a bad scale or shape. (Chung et al. 2023, algorithm 1)
     """
-    _validate_guidance(scale)
+    scale = validate_strength(scale)
+    validate.function(measure, "measure", "(B, ...) -> like y")
+    y = validate.real(y, "y", ndim=0)
 
     def log_prob(x0_hat: Tensor, t: Tensor) -> Tensor:
-        seen = measure(x0_hat)
+        seen = validate.real(measure(x0_hat), "what measure returns")
         if y.ndim == 0 or seen.shape[1:] != y.shape[1:] or len(y) not in (1, len(seen)):
             raise ValueError(
                 f"y must have the shape of what measure returns, {tuple(seen.shape)}, "
@@ -118,6 +150,8 @@ def pigdm(
     out.
     Raises ValueError where alpha = 0 and for sizes or deviations that cannot be right.
     """
+    A, y = validate.real(A, "A"), validate.real(y, "y")
+    y = y.to(A)
     _validate_measurement(A, y, noise_std, data_std)
     power, Q = torch.linalg.eigh(A @ A.T)                   # A A^T = Q diag(power) Q^T
 
@@ -139,11 +173,8 @@ def _validate_measurement(A: Tensor, y: Tensor, noise_std: float, data_std: floa
             "A is a matrix (m, n) and y one measurement (m,) or a row for each picture (B, m); "
             f"got {tuple(A.shape)} and {tuple(y.shape)}"
         )
-    if not (0 <= noise_std < math.inf and 0 < data_std < math.inf):
-        raise ValueError(
-            "noise_std is 0 or more and data_std above 0, both finite; "
-            f"got {noise_std} and {data_std}"
-        )
+    validate.number(noise_std, "noise_std", 0)
+    validate.number(data_std, "data_std", 0, above=True)
 
 
 def _validate_flat(flat: Tensor, A: Tensor, y: Tensor) -> None:
@@ -168,10 +199,12 @@ def match_features(
     Raises ValueError where alpha = 0 and for a bad scale or shape.
     (Bansal et al. 2023, universal guidance; Yu et al. 2023, FreeDoM)
     """
-    _validate_guidance(scale)
+    scale = validate_strength(scale)
+    validate.function(features, "features", "(B, ...) -> (B, d)")
+    target = validate.real(target, "target")
 
     def log_prob(x0_hat: Tensor, t: Tensor) -> Tensor:
-        found = features(x0_hat)
+        found = validate.real(features(x0_hat), "what features returns")
         _validate_target(found, target)
         return -scale * (found - target).square().sum(1)
     return guide_through_x0(D, schedule, log_prob)
@@ -195,23 +228,23 @@ def guide_through_x0(
     evaluations.
     Raises ValueError where alpha = 0 (start below t = 1 there).
     """
+    validate.function(D, "D", "(x, t, **condition) -> x0_hat")
+    validate.instance(schedule, Schedule, "schedule", "Schedule.cosine()")
+    validate.function(log_prob, "log_prob", "(x0_hat, t) -> (B,)")
+
     def guided(x: Tensor, t: Tensor, **condition) -> Tensor:
         factor = score_to_x0(schedule, t)
-        with torch.enable_grad():
-            x_in = x.detach().requires_grad_()
-            x0_hat = D(x_in, t, **condition)
+        with torch.inference_mode(False), torch.enable_grad():
+            x_in = x.clone().detach().requires_grad_()
+            x0_hat = validate.prediction(D(x_in, t, **condition), x)
             grad = per_example_grad(log_prob(x0_hat, t), x_in)
         return x0_hat.detach() + append_dims(factor, x) * grad
-    return guided
+    return as_wrapper(guided, D)
 
 
-def _validate_guidance(scale: float) -> None:
-    """Raises ValueError unless scale is finite and not negative."""
-    if not 0 <= scale < math.inf:
-        raise ValueError(
-            f"the strength of the guidance is a finite number, 0 or more, where 0 is none; got "
-            f"{scale}"
-        )
+def validate_strength(scale: float) -> float:
+    """The strength of a guidance, finite and 0 or more."""
+    return validate.number(scale, "scale", 0, what="the strength of the guidance")
 
 
 # ---- an image is known, and changed
@@ -237,11 +270,12 @@ def sdedit(
     generator: of the noise at the start; a sampler that draws its own gets it by functools.partial
     Yields n + 1 states, from t = strength down. Raises ValueError for another strength.
     """
-    if not 0 < strength <= 1:
-        raise ValueError(
-            "strength is the level t up to which the image is noised, above 0 and at most 1; "
-            f"got {strength}"
-        )
+    what = "the level t up to which the image is noised"
+    validate.number(strength, "strength", 0, 1, above=True, what=what)
+    validate.function(sampler, "sampler", "such as ddim")
+    validate_model(D, schedule)
+    x0 = _validate_clean(x0)
+    validate.generator(generator)
     ts = timesteps(schedule, n, start=strength)
     x = schedule.perturb(x0, ts[0], randn_like(x0, generator))
     return sampler(D, schedule, x, ts, **condition)
@@ -267,6 +301,9 @@ def ddim_edit(
     Raises ValueError where source and target name different conditions.
     (Song et al. 2021, DDIM, section 4.3; Su et al. 2023)
     """
+    if not isinstance(source, dict) or not isinstance(target, dict):
+        raise TypeError("source and target are dicts of conditions, such as {'y': labels}")
+    x0 = _validate_clean(x0)
     if source.keys() != target.keys():
         raise ValueError(
             "source and target name the same conditions; "

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from . import validate
 from .schedules import Schedule, append_dims, as_float64
 
 Denoise = Callable[..., Tensor]
@@ -26,13 +27,13 @@ def cfg(D: Denoise, scale: Scale, null: dict, rescale: float = 0.0) -> Denoise:
     Raises ValueError for a scale that is negative or not finite, another rescale, an empty null,
     and a null that names a condition which is not passed.
     """
-    if not null:
-        raise ValueError(
+    validate.function(D, "D", "(x, t, **condition) -> x0_hat")
+    if not null or not isinstance(null, dict):
+        raise (ValueError if isinstance(null, dict) else TypeError)(
             'cfg needs to know what "no condition" is: pass null, such as {"y": 10} '
             "for the label of a network with num_classes = 10"
         )
-    if not 0 <= rescale <= 1:
-        raise ValueError(f"rescale must lie in [0, 1], where 0 changes nothing; got {rescale}")
+    validate.number(rescale, "rescale", 0, 1)
 
     def unconditional(x: Tensor, t: Tensor, **condition) -> Tensor:
         return D(x, t, **condition | null)
@@ -46,7 +47,7 @@ def cfg(D: Denoise, scale: Scale, null: dict, rescale: float = 0.0) -> Denoise:
                 f"call the sampler with {missing}=..., or use D itself"
             )
         return extrapolated(x, t, **condition)
-    return guided
+    return as_wrapper(guided, D)
 
 
 def autoguidance(D: Denoise, D_weak: Denoise, scale: Scale) -> Denoise:
@@ -57,7 +58,16 @@ def autoguidance(D: Denoise, D_weak: Denoise, scale: Scale) -> Denoise:
     D_weak: a smaller or less trained model of the same data; scale as in `cfg`, whose weak model is
     D itself without the condition. Raises ValueError for a scale that is negative or not finite.
     """
-    return _extrapolate(D_weak, D, scale)
+    validate.function(D, "D", "(x, t, **condition) -> x0_hat")
+    validate.function(D_weak, "D_weak", "(x, t, **condition) -> x0_hat")
+    return as_wrapper(_extrapolate(D_weak, D, scale), D)
+
+
+def as_wrapper(wrapped: Denoise, D: Denoise) -> Denoise:
+    """A wrapper of D, which has D's schedule, if D has one: samplers compare it with theirs."""
+    if isinstance(getattr(D, "schedule", None), Schedule):
+        wrapped.schedule = D.schedule
+    return wrapped
 
 
 def _extrapolate(D_weak: Denoise, D: Denoise, scale: Scale, rescale: float = 0.0) -> Denoise:
@@ -69,8 +79,8 @@ def _extrapolate(D_weak: Denoise, D: Denoise, scale: Scale, rescale: float = 0.0
         weight = _validate_scale(scale(t) if callable(scale) else scale)
         if (weight == 1).all():
             return D(x, t, **condition)
-        low = D_weak(x, t, **condition)
-        high = D(x, t, **condition)
+        low = validate.prediction(D_weak(x, t, **condition), x)
+        high = validate.prediction(D(x, t, **condition), x)
         mixed = torch.lerp(low, high, append_dims(weight, x))
         if rescale == 0:
             return mixed
@@ -90,7 +100,7 @@ def _validate_scale(scale: float | Tensor, none: int = 1) -> Tensor:
 
     Raises ValueError for a scale that is negative or not finite.
     """
-    weight = as_float64(scale)
+    weight = validate.tensor(scale, "a guidance weight").double()
     fine = (weight >= 0) & weight.isfinite()
     if not fine.all():
         wrong = weight[~fine].flatten()[0].item()
@@ -113,6 +123,8 @@ def guidance_interval(
     """
     _validate_scale(scale)
     _validate_scale(outside)
+    for name, value in (("low", low), ("high", high)):
+        validate.number(value, name)
     if not 0 <= low < high <= 1:
         raise ValueError(
             "an interval of guidance has 0 <= low < high <= 1, in t (0 is data); "
@@ -136,10 +148,16 @@ def compose_conditions(
     Raises ValueError unless conditions, null and weights fit together, and where a sampler passes
     one of the conditions as well.
     """
-    if not conditions or len(conditions) != len(weights):
+    validate.function(D, "D", "(x, t, **condition) -> x0_hat")
+    if isinstance(conditions, dict) or not all(isinstance(c, dict) for c in (null, *conditions)):
+        raise TypeError(
+            "conditions must be a list of dicts such as [{'y': 3}, {'y': 5}], and null a dict"
+        )
+    weights = validate.tensor(weights, "weights").tolist()
+    if not conditions or not isinstance(weights, list) or len(conditions) != len(weights):
         raise ValueError(
             "compose_conditions needs as many weights as conditions, at least one; "
-            f"got {len(conditions)} conditions and {len(weights)} weights"
+            f"got {len(conditions)} conditions and weights {weights}"
         )
     if not all(math.isfinite(w) for w in weights):
         raise ValueError(f"the weights must be finite; got {weights}")
@@ -155,10 +173,10 @@ def compose_conditions(
                 f"compose_conditions has its own {', '.join(sorted(null))}; "
                 "the sampler was called with another: leave it out there"
             )
-        base = D(x, t, **others | null)
+        base = validate.prediction(D(x, t, **others | null), x)
         terms = (w * (D(x, t, **others | c) - base) for c, w in zip(conditions, weights))
         return base + sum(terms)
-    return composed
+    return as_wrapper(composed, D)
 
 
 def classifier_guidance(
@@ -176,6 +194,7 @@ def classifier_guidance(
     Raises ValueError where alpha = 0 (start below t = 1 there), for a scale that is negative or not
     finite, and for a log_prob of another shape or without a gradient.
     """
+    validate_classifier(D, schedule, log_prob)
     if not callable(scale):
         _validate_scale(scale, none=0)
 
@@ -184,12 +203,19 @@ def classifier_guidance(
         if (weight == 0).all():
             return D(x, t, **condition)
         factor = score_to_x0(schedule, t)
-        with torch.enable_grad():
-            x_in = x.detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            x_in = x.clone().detach().requires_grad_()
             grad = per_example_grad(log_prob(x_in, t, **condition), x_in)
         x0_hat = D(x, t, **condition)
         return x0_hat + append_dims(weight.to(factor.device) * factor, x) * grad
-    return guided
+    return as_wrapper(guided, D)
+
+
+def validate_classifier(D: Denoise, schedule: Schedule, log_prob: Callable) -> None:
+    """D and log_prob are functions, and schedule is one."""
+    validate.function(D, "D", "(x, t, **condition) -> x0_hat")
+    validate.instance(schedule, Schedule, "schedule", "Schedule.cosine()")
+    validate.function(log_prob, "log_prob", "(x, t, **condition) -> (B,)")
 
 
 def score_to_x0(schedule: Schedule, t: Tensor | float) -> Tensor:
@@ -212,10 +238,10 @@ def per_example_grad(value: Tensor, x: Tensor) -> Tensor:
 
     Raises ValueError where value has another shape or does not depend on x.
     """
-    if value.shape != x.shape[:1]:
+    if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
         raise ValueError(
             f"one number for each example is needed, of shape ({len(x)},); "
-            f"got {tuple(value.shape)}: sum over all axes but the first"
+            f"got {tuple(getattr(value, 'shape', ())) or value!r}: sum over all axes but the first"
         )
     grad = None
     if value.requires_grad:
@@ -236,21 +262,27 @@ def threshold(D: Denoise, quantile: float = 0.995, data_range: float = 1.0) -> D
     clipping makes them constant; this keeps their contrast.
     quantile in (0, 1], data_range above 0. Raises ValueError for others.
     """
-    if not (0 < quantile <= 1 and 0 < data_range < math.inf):
-        raise ValueError(
-            "quantile lies above 0 and is at most 1, and data_range, the range of the data, "
-            f"is above 0; got {quantile} and {data_range}"
-        )
+    validate.function(D, "D", "(x, t, **condition) -> x0_hat")
+    quantile = validate.number(quantile, "quantile", 0, 1, above=True)
+    data_range = validate.number(data_range, "data_range", 0, above=True)
 
     def thresholded(x: Tensor, t: Tensor, **condition) -> Tensor:
-        x0_hat = D(x, t, **condition)
+        x0_hat = validate.prediction(D(x, t, **condition), x)
         sizes = x0_hat.flatten(1).abs().float()
         s = append_dims(sizes.quantile(quantile, dim=1).clamp(min=data_range), x)   # (B, 1, ...)
         return x0_hat.clamp(-s, s) / s * data_range
-    return thresholded
+    return as_wrapper(thresholded, D)
 
 
 def clip(D: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
     """Clip x0_hat to [low, high], the range of the data; outside guidance: clip(cfg(D, 2.0, null)).
+
+    Raises ValueError unless low < high.
     """
-    return lambda x, t, **condition: D(x, t, **condition).clamp(low, high)
+    validate.function(D, "D", "(x, t, **condition) -> x0_hat")
+    if not validate.number(low, "low") < validate.number(high, "high"):
+        raise ValueError(f"low must be below high; got {low} and {high}")
+
+    def clipped(x: Tensor, t: Tensor, **condition) -> Tensor:
+        return validate.prediction(D(x, t, **condition), x).clamp(low, high)
+    return as_wrapper(clipped, D)

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from . import validate
+
 KINDS = ("center", "border", "half", "random")
 
 
@@ -29,10 +31,12 @@ def create_mask(
         raise ValueError(
             f"kind must be one of {', '.join(KINDS)}; got {kind!r} (brush makes free-hand masks)"
         )
+    fraction = validate.number(fraction, "fraction", what="the part to be drawn anew")
     if not 0 < fraction < 1:
         raise ValueError(
             f"fraction is the part of the picture to be drawn anew, between 0 and 1; got {fraction}"
         )
+    validate.generator(generator)
     mask = torch.zeros(1, 1, H, W)
     if kind == "half":
         mask[..., W - round(fraction * W) :] = 1
@@ -92,6 +96,7 @@ def _segments(strokes: list[list[tuple[float, float]]], radius: float) -> Tensor
         ends = torch.tensor(pairs, dtype=torch.float64)
     except (TypeError, ValueError):
         ends = torch.empty(0)
+    validate.number(radius, "radius", 0, above=True)
     if ends.shape[1:] != (2, 2) or not all(len(stroke) for stroke in strokes) or not radius > 0:
         raise ValueError(
             "brush needs strokes, each a list of points (row, column), and a radius above 0; "
@@ -117,6 +122,7 @@ def _validate_mask(mask: Tensor, known: Tensor) -> Tensor:
 
     Raises ValueError for another shape or values other than 0 and 1.
     """
+    mask = validate.tensor(mask, "the mask")
     fits = mask.ndim == known.ndim and all(
         m in (1, k) or (axis == 0 and k == 1)
         for axis, (m, k) in enumerate(zip(mask.shape, known.shape))

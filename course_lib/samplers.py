@@ -4,16 +4,21 @@ Each yields the state at every time of ts, the start included:
 `*path, x = ddim(D, schedule, x, ts)`, or `last(ddim(...))` to keep the end only.
 x: (B, ...), the state at ts[0]. ts: (n + 1,), strictly falling times in [0, 1] (see `timesteps`).
 generator: the source of fresh noise; deterministic samplers accept it and ignore it.
-**condition goes to D, such as y=labels. Each raises ValueError for a bad x, ts or option.
+**condition goes to D, such as y=labels. Each raises TypeError or ValueError, when it is called, for
+a bad x, ts or option and for a schedule that is not D's; on the way for a prediction that is not
+like x, or not finite.
 """
 import collections
+import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from .schedules import Schedule, append_dims, as_float64, randn_like
+from . import validate
+from .schedules import Schedule, append_dims, randn_like
 
 Denoise = Callable[..., Tensor]
 
@@ -53,14 +58,70 @@ def timesteps(schedule: Schedule, n: int, spacing: str | Callable = "time",
     its first time may lie below `start`); or a function (schedule, start, n) -> n falling times.
     Raises ValueError for another spacing, n < 1 and a start outside (0, 1].
     """
-    if n < 1 or not 0 < start <= 1:
-        raise ValueError("a grid needs n >= 1 steps and a start in (0, 1], where step i of T is "
-                         f"(i + 1) / T; got n = {n}, start = {start}")
-    if isinstance(spacing, str) and spacing not in SPACINGS:
-        raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, or a function; "
-                         f"got {spacing!r}")
-    ts = (SPACINGS[spacing] if isinstance(spacing, str) else spacing)(schedule, start, n)
-    return torch.cat([ts, torch.zeros(1, dtype=torch.float64)])
+    validate.instance(schedule, Schedule, "schedule", "Schedule.cosine()")
+    n = validate.whole(n, "n", what="the number of steps")
+    start = validate.number(start, "start", 0, 1, above=True, what="(i + 1) / T for step i of T")
+    if not callable(spacing):
+        validate.choice(spacing, "spacing", (*SPACINGS, "or a function"))
+    ts = (spacing if callable(spacing) else SPACINGS[spacing])(schedule, start, n)
+    ts = torch.cat([validate.time(ts).flatten(), torch.zeros(1, dtype=torch.float64)])
+    if len(ts) != n + 1 or not (ts[1:] < ts[:-1]).all():
+        raise ValueError(f"spacing must return {n} falling times above 0; got {ts[:-1].tolist()}")
+    return ts
+
+
+# ---- what every sampler does with what it is given
+
+def sampler(walk: Callable[..., Iterator[Tensor]]) -> Callable[..., Iterator[Tensor]]:
+    """A sampler whose arguments are checked when it is called, and each prediction of D when it is
+    made. `walk` gets ts as a tensor.
+    """
+    @functools.wraps(walk)
+    def checked(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], **options):
+        validate_model(D, schedule)
+        x = validate.real(x, "the starting x")
+        ts = validate_grid(ts, rising=walk.__name__ == "ddim_invert")
+        validate.generator(options.get("generator"))
+        states = walk(predictions(D), schedule, x, ts, **options)
+        return itertools.chain([next(states)], states)      # as far as x: options are checked
+    return checked
+
+
+def predictions(D: Denoise) -> Denoise:
+    """D, whose predictions are checked: like x, and finite."""
+    def predict(x: Tensor, t: Tensor, **condition) -> Tensor:
+        return validate.prediction(D(x, t, **condition), x)
+    return predict
+
+
+def validate_model(D: Denoise, schedule: Schedule) -> None:
+    """D is a denoiser and schedule its own, where D says which that is."""
+    validate.function(D, "D", "(x, t, **condition) -> x0_hat")
+    validate.instance(schedule, Schedule, "schedule", "Schedule.cosine()")
+    own = getattr(D, "schedule", None)
+    if own is None or own is schedule or not isinstance(own, Schedule):
+        return
+    t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    if not torch.allclose(own.log_snr(t), schedule.log_snr(t), atol=1e-3):
+        raise ValueError(
+            f"D has the schedule {own}, and the sampler was given {schedule}: pass D.schedule"
+        )
+
+
+def validate_grid(ts: Iterable[float], rising: bool = False) -> Tensor:
+    """ts as falling (or rising) times in [0, 1], float64 on the CPU, at least two."""
+    ts = validate.tensor(ts, "ts", torch.float64).cpu()
+    if (ts > 1).any():
+        raise ValueError(f"ts must lie in [0, 1]; got {ts.max():g}: "
+                         "a grid of whole steps i must say (i + 1) / T")
+    order = ts.flip(0) if rising else ts
+    if ts.ndim != 1 or len(ts) < 2 or not (order[1:] < order[:-1]).all() or not order[-1] >= 0:
+        if rising:
+            raise ValueError("ddim_invert walks from data to noise: ts must be rising, "
+                             "such as timesteps(schedule, n).flip(0)")
+        raise ValueError("a sampler walks from noise to data: ts must be at least two times in "
+                         "[0, 1], strictly falling (timesteps(schedule, n) makes them)")
+    return ts
 
 
 # ---- DDPM and DDIM
@@ -73,7 +134,7 @@ def step(schedule: Schedule, x: Tensor, x0_hat: Tensor, t: Tensor, s: Tensor, et
     variance: "beta" keeps the mean, and the noise has the variance of q(x_t | x_s), beta_t between
     neighbouring steps (sigma-hat in the DDIM paper); there is none in the step to s = 0.
     """
-    _validate_choice("variance", variance, ("posterior", "beta"))
+    validate.choice(variance, "variance", ("posterior", "beta"))
     alpha_t, alpha_s = schedule.alpha(t), schedule.alpha(s)
     sigma_t, sigma_s = schedule.sigma(t), schedule.sigma(s)
     ratio = alpha_t / alpha_s
@@ -85,6 +146,7 @@ def step(schedule: Schedule, x: Tensor, x0_hat: Tensor, t: Tensor, s: Tensor, et
     return x_s + append_dims(std, x) * randn_like(x, generator) if (std > 0).any() else x_s
 
 
+@sampler
 @torch.no_grad()
 def ddim(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *, eta: float = 0.0,
          generator: torch.Generator | None = None, **condition) -> Iterator[Tensor]:
@@ -92,13 +154,14 @@ def ddim(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *, eta:
 
     At eta = 0 it is also Euler's method for flow matching and EDM, and DPM-Solver++ of order 1.
     """
-    steps = _validate_steps(ts, x, eta)
+    validate.number(eta, "eta", 0, 1)
     yield x
-    for t, s in steps:
+    for t, s in zip(ts[:-1], ts[1:]):
         x = step(schedule, x, D(x, t, **condition), t, s, eta, generator)
         yield x
 
 
+@sampler
 @torch.no_grad()
 def ancestral(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *,
               variance: str = "posterior", generator: torch.Generator | None = None,
@@ -107,16 +170,16 @@ def ancestral(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *,
 
     variance: "posterior" is the paper's beta_tilde_t, "beta" its other choice, beta_t.
     """
-    steps = _validate_steps(ts, x)
-    _validate_choice("variance", variance, ("posterior", "beta"))
+    validate.choice(variance, "variance", ("posterior", "beta"))
     yield x
-    for t, s in steps:
+    for t, s in zip(ts[:-1], ts[1:]):
         x = step(schedule, x, D(x, t, **condition), t, s, 1.0, generator, variance=variance)
         yield x
 
 
 # ---- solvers of the probability-flow ODE
 
+@sampler
 @torch.no_grad()
 def heun(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *, s_churn: float = 0.0,
          s_range: tuple[float, float] = (0.0, math.inf), s_noise: float = 1.0,
@@ -125,12 +188,15 @@ def heun(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *, s_ch
 
     Euler predictor, then a trapezoidal corrector, for x / alpha as a function of sigma / alpha: two
     evaluations a step, one in the step to sigma = 0. s_churn, s_range, s_noise: S_churn, (S_tmin,
-    S_tmax) in sigma / alpha, and S_noise. Raises ValueError where alpha = 0 at ts[0].
+    S_tmax) in sigma / alpha, and S_noise. Raises ValueError where alpha < 1e-3 at ts[0].
     """
-    steps = list(_validate_steps(ts, x))
-    if schedule.alpha(steps[0][0]) == 0:
-        raise ValueError(f"heun divides by alpha, which is 0 at t = {steps[0][0]:g} of {schedule}: "
-                         "start below, as timesteps(schedule, n, 'karras') does")
+    steps = list(zip(ts[:-1], ts[1:]))
+    if schedule.alpha(ts[0]) < 1e-3:
+        raise ValueError(f"heun divides by alpha, which is {schedule.alpha(ts[0]):.2g} at t = "
+                         f"{ts[0]:g} of {schedule}: start below, as timesteps(schedule, n, "
+                         "'karras') does")
+    validate.number(s_churn, "s_churn", 0)
+    validate.number(s_noise, "s_noise", 0)
     gamma = min(s_churn / len(steps), 2**0.5 - 1)
     yield x
     for t, s in steps:
@@ -146,6 +212,7 @@ def heun(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *, s_ch
         yield x
 
 
+@sampler
 @torch.no_grad()
 def dpmpp(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *,
           generator: torch.Generator | None = None, **condition) -> Iterator[Tensor]:
@@ -154,11 +221,10 @@ def dpmpp(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *,
     In lambda = log(alpha / sigma) the ODE is solved exactly except for an integral of x0_hat, which
     is extrapolated linearly from the last two. The first step and the step to 0 are DDIM's.
     """
-    steps = _validate_steps(ts, x)
     previous = None
     h_previous = math.inf
     yield x
-    for t, s in steps:
+    for t, s in zip(ts[:-1], ts[1:]):
         x0_hat, h = D(x, t, **condition), _lambda(schedule, s) - _lambda(schedule, t)
         x0_line = x0_hat
         if previous is not None and h.isfinite():
@@ -169,6 +235,7 @@ def dpmpp(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *,
         yield x
 
 
+@sampler
 @torch.no_grad()
 def unipc(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *, order: int = 2,
           solver_type: str | None = None, generator: torch.Generator | None = None,
@@ -183,9 +250,9 @@ def unipc(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *, ord
     above 0. None: bh2 in predictors, exact correctors; at orders 2 and 3 this differs from "bh2" in
     the first correction alone.
     """
-    steps = list(_validate_steps(ts, x))
-    _validate_choice("order", order, (1, 2, 3))
-    _validate_choice("solver_type", solver_type, (None, *B_H))
+    steps = list(zip(ts[:-1], ts[1:]))
+    validate.choice(order, "order", (1, 2, 3))
+    validate.choice(solver_type, "solver_type", (None, *B_H))
     end, history = steps[-1][1], collections.deque(maxlen=order)    # (time, x0_hat), newest first
     yield x
     x0_hat = D(x, steps[0][0], **condition)
@@ -203,6 +270,7 @@ def unipc(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *, ord
         yield x
 
 
+@sampler
 @torch.no_grad()
 def ddim_invert(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *,
                 generator: torch.Generator | None = None, **condition) -> Iterator[Tensor]:
@@ -211,13 +279,8 @@ def ddim_invert(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], 
     ts: rising, such as timesteps(schedule, n).flip(0). Each step evaluates D where it starts; the
     step from t = 0 at the next level. (Song et al. 2021, DDIM, section 4.3)
     """
-    ts = as_float64(ts)
-    if ts.ndim != 1 or not (ts[1:] > ts[:-1]).all():
-        raise ValueError("ddim_invert walks from data to noise: ts must be rising, "
-                         "such as timesteps(schedule, n).flip(0)")
-    steps = [(s, t) for t, s in _validate_steps(ts.flip(0), x)][::-1]
     yield x
-    for t, s in steps:
+    for t, s in zip(ts[:-1], ts[1:]):
         r = t if schedule.sigma(t) > 0 else s
         x_r = append_dims(schedule.alpha(r) / schedule.alpha(t), x) * x
         eps_hat = _eps_hat(schedule, x_r, D(x_r, r, **condition), r)
@@ -226,6 +289,7 @@ def ddim_invert(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], 
         yield x
 
 
+@sampler
 @torch.no_grad()
 def consistency_sampling(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *,
                          generator: torch.Generator | None = None, **condition) -> Iterator[Tensor]:
@@ -234,9 +298,8 @@ def consistency_sampling(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable
     For a D that maps any point of a trajectory to its endpoint (course_lib.consistency); ts: the
     levels it was trained at, then 0.
     """
-    steps = _validate_steps(ts, x)
     yield x
-    for t, s in steps:
+    for t, s in zip(ts[:-1], ts[1:]):
         x = schedule.perturb(D(x, t, **condition), s, randn_like(x, generator))
         yield x
 
@@ -245,8 +308,14 @@ def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
     """Spherical interpolation, from a (fraction 0) to b (1), per example. (Shoemake 1985)
 
     a, b: (B, ...). Between two noises it keeps the length of noise; a straight line does not.
+    Raises ValueError where shapes differ, and for opposite ends, between which there are many ways.
     """
+    a = validate.real(a, "a", ndim=2)
+    b = validate.real(b, "b", like=a, ndim=2)
+    fraction = validate.number(fraction, "fraction", 0, 1)
     cosine = (a * b).flatten(1).sum(1) / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1))
+    if (cosine < -1 + 1e-6).any():
+        raise ValueError("a and b are opposite: every way between them is as long as any other")
     angle = cosine.clamp(-1, 1).acos().clamp(min=1e-6)              # (B,)
     weight_a = ((1 - fraction) * angle).sin() / angle.sin()
     weight_b = (fraction * angle).sin() / angle.sin()
@@ -254,8 +323,17 @@ def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
 
 
 def last(states: Iterable[Tensor]) -> Tensor:
-    """The final state of a sampler, without keeping the ones before it."""
-    return collections.deque(states, maxlen=1).pop()
+    """The final state of a sampler, without keeping the ones before it.
+
+    Raises TypeError for what is no sampler's states, ValueError where there are none.
+    """
+    if not isinstance(states, Iterable) or isinstance(states, (Tensor, str)):
+        raise TypeError("last takes the states that a sampler yields, such as ddim(D, schedule, "
+                        f"x, ts); got {type(states).__name__}")
+    end = collections.deque(states, maxlen=1)
+    if not end:
+        raise ValueError("there are no states: the sampler was used up before")
+    return end.pop()
 
 
 # ---- parts of the solvers
@@ -323,28 +401,3 @@ def _exponential_integrals(h: Tensor, K: int) -> Tensor:
     for k in range(1, K):
         integrals.append(h**k - k * integrals[-1])
     return torch.stack(integrals)
-
-
-# ---- what callers pass
-
-def _validate_steps(ts: Iterable[float], x: Tensor,
-                    eta: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
-    """The steps (t, s) of a falling grid. Raises ValueError for a bad ts, x or eta."""
-    ts = as_float64(ts)
-    if (ts > 1).any():
-        raise ValueError(f"ts must lie in [0, 1]; got {ts.max():g}: "
-                         "a grid of whole steps i must say (i + 1) / T")
-    if ts.ndim != 1 or len(ts) < 2 or not (ts[1:] < ts[:-1]).all() or not ts[-1] >= 0:
-        raise ValueError("a sampler walks from noise to data: ts must be at least two times in "
-                         "[0, 1], strictly falling (timesteps(schedule, n) makes them)")
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must lie in [0, 1]; got {eta}")
-    if not x.isfinite().all():
-        raise ValueError("the starting x has values that are not finite (nan or inf)")
-    return zip(ts[:-1], ts[1:])
-
-
-def _validate_choice(name: str, value, choices: tuple) -> None:
-    """Raises ValueError unless value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from . import validate
+
 
 def append_dims(coefficient: Tensor | float, x: Tensor) -> Tensor:
     """The one place where coefficients meet images: (), (B,) or (B, F) becomes (B, 1, ...) in x's
@@ -41,6 +43,8 @@ class Schedule:
     `Schedule(alpha, sigma)` takes any such pair; the constructors below give the well-known ones.
     Discrete schedules of T steps keep `T` and `betas` (T,), put step i = 0 ... T-1 at t = (i + 1) /
     T, and are linear in alpha^2 between steps.
+    Raises ValueError for t outside [0, 1], and where alpha and sigma are no functions of t or do
+    not start at 1 and 0.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Schedule:
         betas: Tensor | None = None,
         spec: tuple[str, dict] | None = None,
     ):
+        _validate_ends(alpha, sigma)
         self._alpha = alpha
         self._sigma = sigma
         self.betas = betas
@@ -67,11 +72,11 @@ class Schedule:
 
     def alpha(self, t: Tensor | float) -> Tensor:
         """The signal's coefficient, float64, in the shape of t."""
-        return self._alpha(as_float64(t))
+        return self._alpha(validate.time(t))
 
     def sigma(self, t: Tensor | float) -> Tensor:
         """The noise's coefficient (a standard deviation), float64, in the shape of t."""
-        return self._sigma(as_float64(t))
+        return self._sigma(validate.time(t))
 
     def d_alpha(self, t: Tensor | float) -> Tensor:
         """The derivative of alpha with respect to t, by automatic differentiation."""
@@ -108,8 +113,11 @@ class Schedule:
     def perturb(self, x0: Tensor, t: Tensor | float, eps: Tensor) -> Tensor:
         """One draw from q(x_t | x_0): alpha(t) x0 + sigma(t) eps.
 
-        x0, eps: (B, ...); t: (B,) or a number in [0, 1]
+        x0, eps: (B, ...); t: (B,) or a number in [0, 1]. Raises TypeError or ValueError for bytes,
+        and where shapes differ.
         """
+        x0 = validate.real(x0, "x0", ndim=0)
+        eps, t = validate.real(eps, "eps", like=x0, ndim=0), validate.time(t, x0)
         return append_dims(self.alpha(t), x0) * x0 + append_dims(self.sigma(t), x0) * eps
 
     def renoise(
@@ -120,7 +128,9 @@ class Schedule:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """One draw from q(x_t | x_s): from level s up to the noisier level t >= s.   x: (B, ...)"""
-        s, t = as_float64(s), as_float64(t)
+        x = validate.real(x, ndim=0)
+        s, t = validate.time(s, x), validate.time(t, x)
+        validate.generator(generator)
         if (t < s).any():
             raise ValueError(
                 f"renoise goes towards noise: t must be at least s; got s = {s.max():.4g}, "
@@ -139,6 +149,9 @@ class Schedule:
         device="cpu",
     ) -> Tensor:
         """Where sampling starts: sigma(t) times standard normal noise, float32."""
+        shape = tuple(validate.whole(n, "each side of shape", 0) for n in _as_tuple(shape))
+        validate.generator(generator)
+        device = validate.device(device)
         return (
             self.sigma(t).float().to(device)
             * randn_like(torch.empty(shape, device=device), generator)
@@ -149,7 +162,8 @@ class Schedule:
     @classmethod
     def from_betas(cls, betas: Tensor, spec: tuple[str, dict] | None = None) -> "Schedule":
         """The schedule of T given variances, as they are (Ho et al. 2020: alpha_bar_t is the
-        product of 1 - beta).
+        product of 1 - beta). Raises ValueError for betas outside (0, 1], and for alpha_bar in their
+        place.
         """
         betas = _validate_betas(betas)
         # (T + 1,) at t = i / T
@@ -162,6 +176,7 @@ class Schedule:
         """Ho et al. 2020, section 4: betas in a straight line, here times 1000 / T so that any T
         ends in noise.
         """
+        _validate_line(T, beta_start, beta_end)
         betas = _rescale_betas(torch.linspace(beta_start, beta_end, T, dtype=torch.float64))
         return cls.from_betas(
             betas, ("linear", {"T": T, "beta_start": beta_start, "beta_end": beta_end})
@@ -175,6 +190,7 @@ class Schedule:
         For another T the betas are multiplied by 1000 / T, as in `linear`. It does not end in pure
         noise: alpha(1) = 0.068.
         """
+        _validate_line(T, beta_start, beta_end)
         root = torch.linspace(beta_start**0.5, beta_end**0.5, T, dtype=torch.float64)
         betas = _rescale_betas(root**2)
         spec = ("scaled_linear", {"T": T, "beta_start": beta_start, "beta_end": beta_end})
@@ -200,6 +216,7 @@ class Schedule:
 
     @classmethod
     def _from_alpha_bar(cls, shape: Callable[[Tensor], Tensor], T: int, name: str) -> "Schedule":
+        validate.whole(T, "T", 2)
         curve = shape(torch.linspace(0, 1, T + 1, dtype=torch.float64))  # (T + 1,)
         return cls.from_betas((1 - curve[1:] / curve[:-1]).clamp(max=0.999), (name, {"T": T}))
 
@@ -226,6 +243,8 @@ class Schedule:
         """Karras et al. 2022: alpha = 1, sigma = sigma_max t^rho (equal steps in t are the paper's
         eq. 5 with sigma_min = 0).
         """
+        validate.number(sigma_max, "sigma_max", 0, above=True)
+        validate.number(rho, "rho", 0, above=True)
         return cls(
             torch.ones_like,
             lambda t: sigma_max * t**rho,
@@ -257,6 +276,33 @@ def _derivative(f: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
         )
 
 
+def _validate_ends(alpha: Callable, sigma: Callable) -> None:
+    """alpha and sigma are functions of t, 1 and 0 at t = 0; alpha falls and sigma rises."""
+    ts = torch.linspace(0, 1, 5, dtype=torch.float64)
+    values = []
+    for name, f, start in (("alpha", alpha, 1.0), ("sigma", sigma, 0.0)):
+        found = validate.function(f, name, "t -> like t")(ts)
+        if not isinstance(found, Tensor) or found.shape != ts.shape or not found.isfinite().all():
+            raise ValueError(f"{name} must return a finite tensor like t")
+        if abs(found[0].item() - start) > 1e-3:
+            raise ValueError(f"{name} must be {start:g} at t = 0, the data; got {found[0]:.4g}")
+        values.append(found.detach())
+    if (values[0].diff() > 1e-9).any() or (values[1].diff() < -1e-9).any():
+        raise ValueError("alpha must fall and sigma rise from t = 0, the data, to t = 1")
+
+
+def _as_tuple(shape) -> tuple:
+    if isinstance(shape, int) or not hasattr(shape, "__iter__"):
+        raise TypeError(f"shape must be the sides of a batch, such as (16, 1, 28, 28); got {shape}")
+    return tuple(shape)
+
+
+def _validate_line(T: int, beta_start: float, beta_end: float) -> None:
+    validate.whole(T, "T")
+    validate.number(beta_start, "beta_start", 0, 1, above=True)
+    validate.number(beta_end, "beta_end", 0, 1, above=True)
+
+
 def _rescale_betas(betas: Tensor) -> Tensor:
     """betas (T,) of a schedule of 1000 steps, times 1000 / T: about the same alpha_bar at t = 1.
 
@@ -270,10 +316,14 @@ def _rescale_betas(betas: Tensor) -> Tensor:
 
 
 def _validate_betas(betas: Tensor) -> Tensor:
-    betas = torch.as_tensor(betas).cpu().double()
+    betas = validate.tensor(betas, "betas").cpu().double()
     if betas.ndim != 1 or len(betas) == 0 or not ((betas > 0) & (betas <= 1)).all():
         raise ValueError(
             f"betas must be one row of variances in (0, 1]; got shape {tuple(betas.shape)}"
             + (f" from {betas.min():.4g} to {betas.max():.4g}" if betas.numel() else "")
+        )
+    if len(betas) > 2 and (betas.diff() < 0).all() and betas[0] > 0.5:
+        raise ValueError(
+            "these fall from near 1, as alpha_bar does: betas are 1 - alpha_bar_t / alpha_bar_(t-1)"
         )
     return betas

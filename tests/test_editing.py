@@ -115,7 +115,7 @@ def test_brush():
     ],
 )
 def test_bad_brushes(strokes, radius):
-    with pytest.raises(ValueError, match="brush needs strokes"):
+    with pytest.raises(ValueError, match="brush needs strokes|radius must be a number above 0"):
         brush(8, strokes, radius)
 
 
@@ -241,7 +241,7 @@ def test_a_known_part_of_another_size():
 
 
 def test_bad_resampling():
-    with pytest.raises(ValueError, match="1 or more; got 0"):
+    with pytest.raises(ValueError, match="at least 1 .*; got 0"):
         next(
             repaint(lambda x, t: x, Schedule.flow(), X, X, torch.ones(1, 2), [0.5, 0.0], resample=0)
         )
@@ -520,7 +520,7 @@ def test_sdedit_keeps_less_the_stronger_it_is():
 
 @pytest.mark.parametrize("strength", [0.0, -0.2, 1.5])
 def test_bad_strength(strength):
-    with pytest.raises(ValueError, match=f"above 0 and at most 1; got {strength}"):
+    with pytest.raises(ValueError, match=f"above 0, at most 1 .*; got {strength}"):
         sdedit(lambda x, t: x, Schedule.cosine(), X, strength, 5)
 
 

@@ -444,8 +444,8 @@ def test_the_model_s_own_loss_is_part_of_the_experiment(capsys):
         train.train(Net(3, 3), torch.ones(16, 3), steps=2, run_name="run")
         return "moved to" in capsys.readouterr().out
     assert not start(2) and not start(2) and start(3)
-    described = tasks.Task(MaskedTokens()).describe()
-    assert described["draw"] is not None and described == tasks.Task(MaskedTokens()).describe()
+    described = tasks.Task(MaskedTokens()).fingerprint()
+    assert described["draw"] is not None and described == tasks.Task(MaskedTokens()).fingerprint()
 
 
 # ---- shapes

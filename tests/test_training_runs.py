@@ -297,7 +297,7 @@ def test_options_on_the_command_line_come_first_and_are_written_down(
     assert "--time_sampler 2.4 1.2" in about["command"] and "max_seconds" not in about["command"]
     again = shutil.copy(file, tmp_path / "again.toml")
     main([str(again), *about["command"].split()[4:], "--data_range", "none"])
-    assert seen[1].data_range is None and seen[1].identity() == used.identity()
+    assert seen[1].data_range is None and seen[1].fingerprint() == used.fingerprint()
 
 
 def test_a_length_on_the_command_line_replaces_the_file_s(small_digits, tmp_path, monkeypatch):

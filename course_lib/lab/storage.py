@@ -2,9 +2,11 @@
 
 Nothing is ever unpickled.
 """
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from torch import Tensor
 
 ASSETS = Path(__file__).parents[1] / "assets"
 CHECKPOINTS = ASSETS / "checkpoints"
+PART = 1 << 24                                              # numbers that are hashed at once
 
 
 def load_arrays(file: Path, sha256: str) -> dict[str, np.ndarray]:
@@ -51,14 +54,52 @@ def save_tensors(file: Path, tensors: dict[str, Tensor], header: dict) -> None:
     """Write tensors and a JSON header to a safetensors file, whole or not at all.
 
     An interruption leaves the old file. A digest of both is stored beside them.
+    Raises OSError where it cannot be written, such as on a full disk.
     """
     file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(header)
-    partial = file.with_name(file.name + ".partial")
-    save_file(tensors, partial, metadata={"course": text, "digest": _digest(tensors, text)})
-    os.replace(partial, file)
+    metadata = {"course": text, "digest": digest(tensors, text)}
+    with _replacing(file) as partial:
+        save_file(tensors, partial, metadata=metadata)
+
+
+@contextlib.contextmanager
+def _replacing(file: Path) -> Iterator[Path]:
+    """A private name to write to, which takes the file's place once it is whole and on the disk.
+
+    Raises OSError, and leaves no half file, where that fails.
+    """
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with partial.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(partial, file)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"{file} could not be written: {reason}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file, whole or not at all. Raises OSError where it cannot be written."""
+    with _replacing(Path(file)) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
+
+
+def load_header(file: Path) -> dict:
+    """The header of a file that `save_tensors` wrote; its tensors are not read, nor verified.
+
+    Raises OSError where there is none.
+    """
+    try:
+        with safe_open(file, framework="pt") as stored:
+            return json.loads((stored.metadata() or {})["course"])
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise _not_whole(file, error) from error
 
 
 def load_tensors(file: Path) -> tuple[dict[str, Tensor], dict]:
@@ -90,22 +131,28 @@ def _load_mapped(file: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(file, framework="pt") as stored:
             metadata = stored.metadata() or {}
-            text, digest = metadata["course"], metadata["digest"]
+            text, expected = metadata["course"], metadata["digest"]
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         header = json.loads(text)
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise OSError(
-            f"{file} is not a whole checkpoint of this course ({error}): fetch or train it again"
-        ) from error
-    if _digest(tensors, text) != digest:
+        raise _not_whole(file, error) from error
+    if digest(tensors, text) != expected:
         raise OSError(f"{file} is damaged (its digest differs): fetch or train it again")
     return tensors, header
 
 
-def _digest(tensors: dict[str, Tensor], header: str) -> str:
+def _not_whole(file: Path, error: Exception) -> OSError:
+    return OSError(
+        f"{file} is not a whole checkpoint of this course ({error}): fetch or train it again"
+    )
+
+
+def digest(tensors: dict[str, Tensor], header: str = "") -> str:
+    """The SHA-256 of tensors with their names, types and shapes, and of a text."""
     total = hashlib.sha256(header.encode())
     for name in sorted(tensors):
-        tensor = tensors[name]
+        tensor = tensors[name].detach()
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        for part in tensor.reshape(-1).split(PART):
+            total.update(part.cpu().contiguous().view(torch.uint8).numpy())
     return total.hexdigest()

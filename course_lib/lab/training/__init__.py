@@ -10,7 +10,7 @@ from .device import about_machine, autocast, default_device, precision
 from .diffusers_models import from_diffusers
 from .loop import train
 from .muon import Muon
-from .resume import runs_folder
+from .runs import runs_folder
 from .state import TrainState
 from .tasks import Denoising, Task
 

@@ -13,13 +13,15 @@ import shlex
 import sys
 from pathlib import Path
 
+import torch
+
 from ...denoiser import Denoiser
 from .checkpoint import save
 from .config import FIELDS, SWITCHES, WHOLE, from_config, override, read_config
 from .loop import train
-from .resume import runs_folder
 
 PROGRAM = "python -m course_lib.lab.training"
+MISTAKES = (OSError, TypeError, ValueError, FloatingPointError, torch.OutOfMemoryError)
 OF_ONE_CALL = ("max_seconds", "save_every")                 # not settings of the model
 
 
@@ -31,14 +33,14 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         config = _overridden(read_config(file), given)
         D, data, options = from_config(config)
-    except (OSError, ValueError) as error:
+    except MISTAKES as error:
         parser.exit(2, f"{file} cannot be trained: {error}\n")
     try:
         trained = train(D, data, config=options, run_name=file.stem)
-    except (OSError, ValueError, FloatingPointError) as error:
+        if int(os.environ.get("RANK", 0)) == 0 and trained.done:
+            _write(trained, file, config, given)
+    except MISTAKES as error:
         parser.exit(1, f"{file}: {error}\n")
-    if int(os.environ.get("RANK", 0)) == 0 and trained.done:
-        _write(trained, file, config, given)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,7 +86,7 @@ def _range(words: list[str]) -> str | list[float]:
 def _write(D: Denoiser, file: Path, config: dict, given: dict) -> None:
     """The checkpoint and a sheet of samples, in the run's folder."""
     from ..evaluation.sampling import sheet
-    checkpoint = runs_folder() / file.stem / f"{file.stem}.safetensors"
+    checkpoint = D.run_folder / f"{file.stem}.safetensors"
     lasting = {name: value for name, value in given.items() if name not in OF_ONE_CALL}
     options = {k: v for k, v in config["train"].items() if k not in OF_ONE_CALL or k not in given}
     save(

@@ -57,12 +57,23 @@ class BatchSampler:
         rows = order[position * self.size : (position + 1) * self.size]
         rows = rows.to(self.device, non_blocking=True)
         batch = {name: value[rows] for name, value in self.data.items()}
+        batch = self._drawn(batch, torch.Generator().manual_seed(self.seed_of(k)))
+        return {name: value[self.rank_slice] for name, value in batch.items()}
+
+    def examples(self, n: int) -> Batch:
+        """The first n examples, drawn as in a batch, the same in every process."""
+        batch = {name: value[:n] for name, value in self.data.items()}
+        return self._drawn(batch, torch.Generator().manual_seed(self.seed_of(0)))
+
+    def _drawn(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch with images as floats and with what `draw` adds."""
+        size = len(next(iter(batch.values())))
         if self.image_bytes:
             batch["x0"] = batch["x0"].float().div_(127.5).sub_(1)
         if self.draw is not None:
-            batch = self.draw(batch, torch.Generator().manual_seed(self.seed_of(k)))
-            _validate_drawn(batch, self.size)
-        return {name: value[self.rank_slice] for name, value in batch.items()}
+            batch = self.draw(batch, generator)
+            _validate_drawn(batch, size)
+        return batch
 
     def seed_of(self, k: int) -> int:
         """The seed of step k, for this run's seed."""

@@ -67,7 +67,7 @@ class TrainConfig:
         _refuse_unknown(options, FIELDS, "train")
         return cls(**options)
 
-    def identity(self) -> dict:
+    def fingerprint(self) -> dict:
         """The options that must match for a saved run to be resumed."""
         functions = {"loss_weight", "time_sampler"}         # compared by their values (tasks.py)
         skipped = {"save_every", "max_seconds", "compile", "data_range"} | functions

@@ -17,9 +17,12 @@ from . import resume
 from .batches import Batch, BatchSampler, Draw
 from .config import DENOISER_ONLY, TrainConfig, override
 from .device import default_device
+from .fingerprint import earlier_start, fingerprint, remember
+from .resume import size_on_disk
+from .runs import STATE, find_folder, locked, named_folder
 from .state import TrainState
 from .tasks import Denoising, Loss, Task
-from .validation import Data, validate_data
+from .validation import Data, validate_callback, validate_data
 
 Callback = Callable[[nn.Module, float], None]
 CALLBACK_MOMENTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
@@ -38,14 +41,15 @@ def train(
     config: TrainConfig | None = None,
     **options,
 ) -> nn.Module:
-    """Train a model; returns the average of its weights, in eval mode, with `history` and `done`.
+    """Train a model; returns the average of its weights, in eval mode, with `history`, `done` and
+    `run_folder`.
 
     model:    a denoiser, or any module with a method loss(**batch) -> (B,); it is moved to the
               device and trained in place, as far as its parameters require a gradient
     data:     x0 (N, ...), or (x0, y) with labels, or a dict of tensors by the names that the loss
               takes; or `data.pictures(...)`, arrays, torchvision data sets, loaders (see
               `data.as_training_data`). Images lie in [-1, 1]; data_range=None accepts others
-    run_name: a folder under runs/ (or $COURSE_RUNS). Stop at any time: calling again resumes, and a
+    run_name: a folder under runs/ (or $COURSE_RUNS). Stop at any time: the same call resumes, and a
               finished run is loaded, not repeated. None: nothing is written
     callback: called with the average so far and the fraction done, at 1/16, 1/8, 1/4, 1/2 and 1
     device:   None: `default_device()`
@@ -56,25 +60,33 @@ def train(
     config, options: see TrainConfig: steps=... or seconds=..., batch_size, lr, muon_lr, seed, ...
 
     With steps=... the same seed, data, precision and machine give the same weights. Ctrl-C
-    (Jupyter's stop button) ends the training after its step and returns the average so far; a
-    second one stops at once. Under `accelerate launch` the processes share each batch.
+    (Jupyter's stop button) ends the training after its step and returns the average so far; a third
+    one stops within the step. The cell can be run again as it stands. A call with other data,
+    model, starting weights or options than the run in that folder gets a folder of its own, NAME.1
+    and so on, and finds it again. Under `accelerate launch` the processes share each batch.
     Raises TypeError or ValueError for data or options that cannot be right, FloatingPointError if
-    the loss stops being finite (what was saved stays), OSError for a damaged saved state.
+    the loss stops being finite (what was saved stays), OSError for a damaged saved state, and for a
+    folder that cannot be written, is full, or in which another process trains.
     """
     options = TrainConfig.of(override({} if config is None else vars(config), options))
     data = validate_data(data, model, options.data_range)
+    folder = None if run_name is None else named_folder(run_name)
+    callback = validate_callback(callback)
     task = _task(model, loss, draw, null, options)
-    state = _state(task, data, device, options)
-    folder = None if run_name is None else resume.runs_folder() / run_name
-    if not state.accelerator.is_main_process:
-        return _run(state, folder, None, _silent)
-    return _run(state, folder, callback, print)
+    with torch.inference_mode(False), torch.enable_grad(), defer_interrupt() as interrupts:
+        batches = _batches(task, data, device, options)
+        kept = None if folder is None else fingerprint(task, batches, options)
+        state = TrainState(task, batches, options)
+        run = Run(state, kept, interrupts, print if state.accelerator.is_main_process else _silent)
+        if not state.accelerator.is_main_process:
+            callback = None
+        return run.train(folder, callback)
 
 
-def _state(
+def _batches(
     task: Task, data: Batch, device: torch.device | str | None, options: TrainConfig
-) -> TrainState:
-    """The state of a run before its first step, on the device of this process."""
+) -> BatchSampler:
+    """The batches of this process; the model is moved to where they are."""
     device, rank, world = _place(device)
     model = task.model
     if not any(p.requires_grad for p in model.parameters()):
@@ -82,58 +94,127 @@ def _state(
     model.to(device)
     if isinstance(model, Denoiser):
         model.data_shape = tuple(data["x0"].shape[1:])      # samplers need it, checkpoints hold it
-    batches = BatchSampler(
-        data, options.batch_size, options.seed, device, task.draw, rank, world
-    )
-    return TrainState(task, batches, options)
+    return BatchSampler(data, options.batch_size, options.seed, device, task.draw, rank, world)
 
 
-def _run(state: TrainState, folder: Path | None, callback: Callback | None, say) -> nn.Module:
-    """The loop, from where the run is, and what is kept of it however it ends."""
-    if folder is not None and resume.restore(state, folder):
-        say(
-            f"{folder}: finished before ({state.step} steps), loaded. "
-            "Delete the folder to train again."
-        )
-        if callback:
-            callback(state.ema, 1.0)
-        return state.result()
-    say(_announcement(state))
-    try:
-        _loop(state, folder, callback)
-    except KeyboardInterrupt:
-        resumable = ": the same call goes on from here." if folder else "."
-        say(f"Stopped at step {state.step} ({state.progress():.0%})" + resumable)
-    except FloatingPointError as error:
-        kept = "Nothing was saved"
-        if folder is not None and (folder / "state.safetensors").exists():
-            kept = f"The last good state, of step {state.saved}, is in {folder}"
-        raise FloatingPointError(f"{error}. {kept}") from None
-    finally:
-        if folder is not None and state.finite():
+class Run:
+    """One call of `train`: where it goes on from, its steps, and what is kept however it ends."""
+
+    def __init__(
+        self, state: TrainState, experiment: dict | None, interrupts: "Interrupts", say: Callable
+    ):
+        self.state = state
+        self.experiment = experiment
+        self.interrupts = interrupts
+        self.say = say
+
+    def train(self, folder: Path | None, callback: Callback | None) -> nn.Module:
+        """The trained average."""
+        if folder is None:
+            return self._steps(None, callback)
+        folder = self._find(folder)
+        alone = contextlib.nullcontext()
+        if self.state.accelerator.is_main_process:
+            alone = locked(folder, size_on_disk(self.state))
+        with alone:
+            self._begin(folder)
+            try:
+                trained = self._steps(folder, callback)
+                trained.run_folder = folder
+                return trained
+            finally:
+                for model in (self.state.model, self.state.ema):
+                    remember(model, self.state.experiment["starting weights"])
+
+    def _find(self, folder: Path) -> Path:
+        """The folder of this experiment; `experiment` is the one that is saved there."""
+        state, this = self.state, self.experiment
+        start = earlier_start(state.model)                  # the same cell, run again
+        likely = [this] if start is None else [this | {"starting weights": start}, this]
+        found, saved, differs = find_folder(folder, *likely)
+        state.experiment = this if saved is None else saved
+        if differs:
+            self.say(
+                f"{folder} holds a run with other settings: other {', '.join(differs)}. This one "
+                f"is kept in {found}."
+            )
+        elif found != folder:
+            self.say(f"The run with these settings is in {found}.")
+        return found
+
+    def _begin(self, folder: Path) -> None:
+        """Go on from the saved state, or save the first: what cannot be kept is said now."""
+        state = self.state
+        if state.accelerator.is_main_process and not (folder / STATE).exists():
             resume.save(state, folder)
-    return state.result()
+        state.accelerator.wait_for_everyone()
+        resume.restore(state, folder)
 
+    def _steps(self, folder: Path | None, callback: Callback | None) -> nn.Module:
+        state = self.state
+        if state.progress() >= 1:
+            self.say(
+                f"{folder}: finished before ({state.step} steps), loaded. "
+                "Delete the folder to train again."
+            )
+            if callback:
+                callback(state.ema, 1.0)
+            return state.result()
+        self.say(_announcement(state))
+        try:
+            self._loop(folder, callback)
+        except KeyboardInterrupt:
+            self._say_stopped(folder)
+            if not state.whole:
+                raise
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}. {self._kept(folder)}") from None
+        finally:
+            if folder is not None and state.whole and state.finite():
+                self._save(folder)
+        return state.result()
 
-def _loop(state: TrainState, folder: Path | None, callback: Callback | None) -> None:
-    options = state.config
-    moments = [m for m in CALLBACK_MOMENTS if m > state.progress()] if callback else []
-    last_save, before = time.monotonic(), state.elapsed
-    with between_steps() as interrupted, ProgressBar(state) as bar:
-        while state.progress() < 1:
-            state.advance()
-            done = min(state.progress(), 1.0)
-            bar.update(done)
-            if folder is not None and time.monotonic() - last_save > options.save_every:
-                resume.save(state, folder)
-                last_save = time.monotonic()
-            if moments and done >= moments[0]:
-                moments = [m for m in moments if m > done]
-                bar.clear()
-                callback(state.ema, done)
-            spent = state.elapsed - before
-            if interrupted or options.max_seconds and spent > options.max_seconds and done < 1:
-                raise KeyboardInterrupt
+    def _loop(self, folder: Path | None, callback: Callback | None) -> None:
+        state, options = self.state, self.state.config
+        moments = [m for m in CALLBACK_MOMENTS if m > state.progress()] if callback else []
+        last_save, before = time.monotonic(), state.elapsed
+        with ProgressBar(state) as bar:
+            while state.progress() < 1:
+                state.advance()
+                done = min(state.progress(), 1.0)
+                bar.update(done)
+                if folder is not None and time.monotonic() - last_save > options.save_every:
+                    self._save(folder)
+                    last_save = time.monotonic()
+                if moments and done >= moments[0]:
+                    moments = [m for m in moments if m > done]
+                    bar.clear()
+                    callback(state.ema, done)
+                spent = state.elapsed - before
+                late = options.max_seconds and spent > options.max_seconds
+                if done < 1 and (self.interrupts.came or late):
+                    raise KeyboardInterrupt
+
+    def _save(self, folder: Path) -> None:
+        """Save; a full disk costs what was not saved, and neither the training nor its result."""
+        try:
+            with self.interrupts.held():
+                resume.save(self.state, folder)
+        except OSError as error:
+            self.say(f"The run could not be saved: {error}. {self._kept(folder)}.")
+
+    def _kept(self, folder: Path | None) -> str:
+        if folder is None or not self.state.saved:
+            return "Nothing was saved"
+        return f"The last good state, of step {self.state.saved}, is in {folder}"
+
+    def _say_stopped(self, folder: Path | None) -> None:
+        state = self.state
+        if state.whole:
+            after = ": the same call goes on from here." if folder else "."
+            self.say(f"Stopped at step {state.step} ({state.progress():.0%}){after}")
+        else:
+            self.say(f"Stopped within step {state.step + 1}. {self._kept(folder)}.")
 
 
 class ProgressBar:
@@ -176,21 +257,40 @@ class ProgressBar:
         self.bar.update(done - self.bar.n)
 
 
-@contextlib.contextmanager
-def between_steps() -> Iterator[list]:
-    """Holds the first Ctrl-C back until the loop looks at the yielded list, between two steps."""
-    came: list[int] = []
+class Interrupts:
+    """How often Ctrl-C came. The first two wait for the end of the step, the third for nothing but
+    a save.
+    """
 
-    def hold(number: int, frame) -> None:
-        if came:
+    def __init__(self):
+        self.came = 0
+        self.holding = False
+
+    def receive(self, number: int, frame) -> None:
+        self.came += 1
+        if self.came > 2 and not self.holding:
             raise KeyboardInterrupt
-        came.append(number)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Nothing is interrupted here."""
+        self.holding = True
+        try:
+            yield
+        finally:
+            self.holding = False
+
+
+@contextlib.contextmanager
+def defer_interrupt() -> Iterator[Interrupts]:
+    """Ctrl-C is counted, and does not raise KeyboardInterrupt before its third time."""
+    interrupts = Interrupts()
     if threading.current_thread() is not threading.main_thread():   # only that one receives signals
-        yield came
+        yield interrupts
         return
-    earlier = signal.signal(signal.SIGINT, hold) or signal.default_int_handler
+    earlier = signal.signal(signal.SIGINT, interrupts.receive) or signal.default_int_handler
     try:
-        yield came
+        yield interrupts
     finally:
         signal.signal(signal.SIGINT, earlier)
 

@@ -32,7 +32,8 @@ class TrainState:
         self.model = task.model
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         _validate_parts(self.trained, batches, config)
-        _train_mode(self.model)
+        self.model.zero_grad(set_to_none=True)              # what an earlier backward left
+        train_mode(self.model)
         self.frozen = frozen_tensors(self.model)
         self.ema = _averaged_copy(self.model, self.frozen)
         self.averages = [p for n, p in self.ema.named_parameters() if n in self.trained]
@@ -51,7 +52,8 @@ class TrainState:
         self.history: list[tuple[int, float]] = []
         self.clock: list[float] = []
         self.losses: list[Tensor] = []                      # since the last entry of the history
-        self.experiment: dict | None = None                 # see resume.fingerprint
+        self.whole = True                                   # False within a step
+        self.experiment: dict | None = None                 # its fingerprint, once it is kept
 
     def progress(self) -> float:
         """The fraction of the run that is done; 1 or more when it is finished."""
@@ -62,6 +64,7 @@ class TrainState:
     def advance(self) -> None:
         """One step of the optimizers, and of the average."""
         start, done = time.perf_counter(), self.progress()
+        self.whole = False
         self.losses.append(self._gradients())
         self._set_rates(done)
         self._optimize()
@@ -72,6 +75,7 @@ class TrainState:
         self.elapsed = self._agreed(self.elapsed + time.perf_counter() - start)
         if self.config.seconds and self.progress() >= 1 and self.losses:
             self.log()
+        self.whole = True
 
     def _gradients(self) -> Tensor:
         """The gradients of one batch, in `accumulation_steps` parts of equal size; -> its loss."""
@@ -161,9 +165,12 @@ class TrainState:
         self.losses.clear()
 
     def result(self) -> nn.Module:
-        """The averaged model in eval mode, with its `history`, and whether the run is `done`."""
+        """The averaged model in eval mode, with its `history`, whether the run is `done`, and no
+        `run_folder` yet.
+        """
         self.ema.history = self.history
         self.ema.done = self.progress() >= 1
+        self.ema.run_folder = None
         return self.ema
 
 
@@ -183,7 +190,7 @@ def _is_frozen(module: nn.Module) -> bool:
     return bool(parameters) and not any(p.requires_grad for p in parameters)
 
 
-def _train_mode(model: nn.Module) -> None:
+def train_mode(model: nn.Module) -> None:
     """Train mode, except for frozen modules: their running statistics stay."""
     model.train()
     for module in model.modules():
@@ -224,6 +231,17 @@ def _optimizers(
 def _validate_parts(trained: dict, batches: BatchSampler, config: TrainConfig) -> None:
     if not trained:
         raise ValueError("there is nothing to train: no parameter of the model requires a gradient")
+    dtypes = {p.dtype for p in trained.values()} - {torch.float32}
+    if dtypes:
+        raise ValueError(
+            f"the trained weights must be float32; got {', '.join(map(str, dtypes))}: call "
+            "model.float() (COURSE_PRECISION says in what precision a step computes)"
+        )
+    if any(p.is_inference() for p in trained.values()):
+        raise ValueError(
+            "the weights were made under torch.inference_mode() and cannot be trained: build the "
+            "model outside of it"
+        )
     size = batches.rank_slice.stop - batches.rank_slice.start
     if size % config.accumulation_steps:
         raise ValueError(

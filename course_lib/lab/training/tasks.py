@@ -47,10 +47,10 @@ class Task:
         """The loss of each example, (B,), or their mean, ()."""
         return self.model.loss(**batch) if self._loss is None else self._loss(self.model, batch)
 
-    def describe(self) -> dict:
+    def fingerprint(self) -> dict:
         """The settings that must match for a saved run to be resumed, as JSON can hold them."""
-        describe = getattr(self.model, "describe", None)
-        settings = {} if describe is None else describe()
+        own = getattr(self.model, "fingerprint", None)
+        settings = {} if own is None else own()
         loss = self.model.loss if self._loss is None else self._loss
         return settings | {"loss": _describe(loss), "draw": _describe(self._draw)}
 
@@ -113,12 +113,12 @@ class Denoising(Task):
         weight = self.loss_weight(self.model.schedule.log_snr(batch["t"]))
         return weight.to(loss) * loss
 
-    def describe(self) -> dict:
+    def fingerprint(self) -> dict:
         t = torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
         log_snr = self.model.schedule.log_snr(t)
         weight = 1.0 if self.loss_weight is None else self.loss_weight(log_snr)
         times = t if self.time_sampler is None else self.time_sampler(t)
-        return super().describe() | {
+        return super().fingerprint() | {
             "weight": _rounded(weight, t),
             "times": _rounded(times, t),
             "p_drop": self.p_drop,

@@ -1,5 +1,7 @@
 """Data for a training: tensors by name, in float32. What cannot be right is refused."""
+import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,6 +39,22 @@ def validate_data(
     for name, value in data.items():
         data[name] = value.float() if value.is_floating_point() else value
     return data
+
+
+def validate_callback(callback: Callable | None) -> Callable | None:
+    """The callback as it is. Raises TypeError for one that cannot be called with two arguments."""
+    if callback is None:
+        return None
+    try:
+        inspect.signature(callback).bind(None, 1.0)
+    except TypeError:
+        raise TypeError(
+            "callback must be a function (model, done), called at parts of the training; "
+            f"got {callback!r}"
+        ) from None
+    except ValueError:                                      # a built-in that does not say
+        pass
+    return callback
 
 
 def _by_name(data: Data, model: nn.Module) -> Batch:
