@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from . import validate
 from .schedules import Schedule, append_dims, randn_like
 
 
@@ -19,6 +20,12 @@ class DDPM:
     """
 
     def __init__(self, net: nn.Module, betas: Tensor, learn_variance: bool = False):
+        if net is not None:                                 # None: for what needs no network
+            validate.function(net, "net", "(x, t) -> eps, such as UNet(channels=1)")
+        if not isinstance(learn_variance, bool):
+            raise TypeError(f"learn_variance must be True or False; got {learn_variance!r}")
+        if hasattr(net, "schedule"):
+            raise TypeError("net must be the bare network; this is a denoiser: pass D.net")
         self.net = net
         self.learn_variance = learn_variance
         self.betas = Schedule.from_betas(betas).betas  # (T,) float64, checked
@@ -38,8 +45,9 @@ class DDPM:
 
         Raises ValueError for steps that do not exist.
         """
-        eps = randn_like(x0) if eps is None else eps
-        alpha_bar = self._at(self.alphas_cumprod, i)
+        x0 = validate.real(x0, "x0")
+        eps = randn_like(x0) if eps is None else validate.real(eps, "eps", like=x0)
+        alpha_bar = self._at(self.alphas_cumprod, i, x0)
         signal = append_dims(alpha_bar.sqrt(), x0) * x0
         return signal + append_dims((1 - alpha_bar).sqrt(), x0) * eps
 
@@ -48,7 +56,9 @@ class DDPM:
 
         At i = 0 the variance is 0.
         """
-        beta = self._at(self.betas, i)
+        x = validate.real(x)
+        x0 = validate.real(x0, "x0", like=x)
+        beta = self._at(self.betas, i, x)
         alpha_bar = self._at(self.alphas_cumprod, i)
         previous = self._at(self.alphas_cumprod_prev, i)
         coefficient_x0 = beta * previous.sqrt() / (1 - alpha_bar)
@@ -75,13 +85,16 @@ class DDPM:
         outputs: eps and v of the network, where they were computed before.
         Raises ValueError where alpha_bar = 0.
         """
-        alpha_bar = self._at(self.alphas_cumprod, i)
+        x = validate.real(x)
+        alpha_bar = self._at(self.alphas_cumprod, i, x)
         if (alpha_bar == 0).any():
             raise ValueError(
                 "an eps network says nothing about x0 where alpha_bar = 0 (a last beta of 1): use "
                 "Denoiser with target v"
             )
-        eps_hat, v = outputs or self._network(x, i)
+        eps_hat, v = self._network(x, i) if outputs is None else _pair(outputs, x)
+        if self.learn_variance and v is None:
+            raise ValueError("with learn_variance outputs are eps and v; got no v")
         x0_hat = x - append_dims((1 - alpha_bar).sqrt(), x) * eps_hat
         x0_hat = x0_hat / append_dims(alpha_bar.sqrt(), x)
         if clip_denoised:
@@ -97,6 +110,8 @@ class DDPM:
         clip_denoised: bool = False,
     ) -> Tensor:
         """One step of algorithm 2: a draw from p(x_{t-1} | x_t). No noise is added at i = 0."""
+        x = validate.real(x)
+        validate.generator(generator)
         mean, variance, _ = self.p_mean_variance(x, i, clip_denoised)
         noisy = append_dims(torch.as_tensor(i) > 0, x)
         return mean + noisy * append_dims(variance.sqrt(), x) * randn_like(x, generator)
@@ -113,7 +128,9 @@ class DDPM:
 
         shape: (B, ...)
         """
-        x = randn_like(torch.empty(shape, device=device), generator)
+        shape = validate.shape(shape)
+        validate.generator(generator)
+        x = randn_like(torch.empty(shape, device=validate.device(device)), generator)
         yield x
         for i in reversed(range(self.T)):
             x = self.p_sample(x, torch.full(shape[:1], i), generator, clip_denoised)
@@ -135,7 +152,7 @@ class DDPM:
 
         It does not depend on the network.
         """
-        _validate_floating(x0)
+        x0 = validate.real(x0, "x0")
         alpha_bar, zero = self.alphas_cumprod[-1], torch.zeros_like(x0)
         mean = append_dims(alpha_bar.sqrt(), x0) * x0
         log_variance = append_dims((1 - alpha_bar).log(), x0)
@@ -155,6 +172,7 @@ class DDPM:
                 "hybrid_loss trains a variance: make DDPM(net, betas, learn_variance=True), or "
                 "use p_losses"
             )
+        validate.number(weight, "weight", 0)
         x, eps = self._noised(x0, i, eps)
         eps_hat, v = self._network(x, i)
         simple = (eps_hat - eps).square().flatten(1).mean(1)
@@ -185,18 +203,22 @@ class DDPM:
         low = append_dims(self._at(self.log_beta_tilde, i), v)
         return (u * high + (1 - u) * low).exp()
 
-    def _at(self, table: Tensor, i: Tensor) -> Tensor:
-        """table[i]: (B,). Raises ValueError for steps that do not exist."""
-        i = torch.as_tensor(i)
+    def _at(self, table: Tensor, i: Tensor, x: Tensor | None = None) -> Tensor:
+        """table[i]: (B,). Raises ValueError for steps that do not exist, or not one for each of x.
+        """
+        i = validate.tensor(i, "steps")
+        if x is not None and (i.ndim > 1 or i.ndim and len(i) not in (1, len(x))):
+            raise ValueError(f"steps are one each, ({len(x)},); got {tuple(i.shape)}")
         if i.is_floating_point() or not ((i >= 0) & (i < self.T)).all():
             raise ValueError(
                 f"steps are integers from 0 to {self.T - 1}; got {i.flatten()[:4].tolist()}"
             )
+        i = i.long()
         return table[i.cpu()] if i.device.type == "mps" else table.to(i.device)[i]
 
     def _noised(self, x0: Tensor, i: Tensor, eps: Tensor | None) -> tuple[Tensor, Tensor]:
         """x_t, and the noise in it."""
-        _validate_floating(x0)
+        x0 = validate.real(x0, "x0")
         eps = randn_like(x0) if eps is None else eps
         return self.q_sample(x0, i, eps), eps
 
@@ -205,7 +227,7 @@ class DDPM:
         t = (torch.as_tensor(i) + 1).to(x.dtype) / self.T
         out = self.net(x, t.to(x.device, non_blocking=True).expand(len(x))).to(x.dtype)
         if not self.learn_variance:
-            return out, None
+            return validate.real(out, "what the network returns", like=x), None
         if out.shape[1] != 2 * x.shape[1]:
             raise ValueError(
                 f"with learn_variance the network returns eps and v, {2 * x.shape[1]} channels for "
@@ -214,19 +236,23 @@ class DDPM:
         return out.chunk(2, dim=1)
 
 
-def _validate_floating(x0: Tensor) -> None:
-    """Raises TypeError for images that are not floating point."""
-    if not x0.is_floating_point():
-        raise TypeError(
-            f"x0 must be floating point, images in [-1, 1]; got {x0.dtype}: scale with x / 127.5 - "
-            f"1"
-        )
+def _pair(outputs: tuple[Tensor, Tensor | None], x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The network's outputs eps and v, each like x; v may be None."""
+    if not isinstance(outputs, tuple) or len(outputs) != 2:
+        raise TypeError("outputs are a pair, eps and v (or None), of the network")
+    eps_hat, v = outputs
+    eps_hat = validate.real(eps_hat, "eps", like=x)
+    return eps_hat, None if v is None else validate.real(v, "v", like=x)
 
 
 def gaussian_kl(
     mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor
 ) -> Tensor:
     """KL(N(mean, variance) || N(other_mean, other_variance)) of each number, in nats."""
+    mean = validate.real(mean, "mean", ndim=0)
+    other_mean = validate.broadcast(other_mean, mean, "other_mean")
+    log_variance = validate.broadcast(log_variance, mean, "log_variance")
+    other_log_variance = validate.broadcast(other_log_variance, mean, "other_log_variance")
     log_ratio = log_variance - other_log_variance
     distance = (mean - other_mean) ** 2 * (-other_log_variance).exp()
     return (log_ratio.expm1() - log_ratio + distance) / 2               # expm1(a) is exp(a) - 1
@@ -237,8 +263,13 @@ def discretised_gaussian_log_prob(x0: Tensor, mean: Tensor, std: Tensor) -> Tens
     eq. 13.
 
     Bins are 2/255 wide. The first and the last also take the tails, so that the 256 masses add up
-    to 1.
+    to 1. Raises TypeError or ValueError for images outside [-1, 1] and a std that is not above 0.
     """
+    x0 = validate.real(x0, "x0", ndim=0)
+    mean = validate.broadcast(mean, x0, "mean")
+    std = validate.broadcast(std, x0, "std")
+    if x0.device.type == "cpu" and (x0.abs().max() > 10 or not (std > 0).all()):
+        raise ValueError("x0 must lie in [-1, 1] and std be above 0")
     below_upper_edge = torch.where(x0 > 0.999, 1.0, torch.special.ndtr((x0 + 1 / 255 - mean) / std))
     below_lower_edge = torch.where(
         x0 < -0.999, 0.0, torch.special.ndtr((x0 - 1 / 255 - mean) / std)
@@ -248,4 +279,5 @@ def discretised_gaussian_log_prob(x0: Tensor, mean: Tensor, std: Tensor) -> Tens
 
 def bits_per_dim(nats: Tensor) -> Tensor:
     """Nats to bits, averaged over each example's dimensions: (B, ...) -> (B,)"""
-    return nats.flatten(1).mean(1) / math.log(2)
+    nats = validate.real(nats, "nats")
+    return nats.reshape(len(nats), -1).mean(1) / math.log(2)

@@ -88,6 +88,7 @@ class Denoiser(nn.Module):
         self.coefficients = TARGETS[target] if isinstance(target, str) else target
         if target == "edm":
             self.coefficients = partial(edm, sigma_data=sigma_data)
+        _validate_pair(self.coefficients)
         self._conditions = _condition_names(net)
         self.about = {}
         self.data_shape = None
@@ -147,13 +148,20 @@ class Denoiser(nn.Module):
         eps: drawn where x0 is, from a generator with the same seed.
         """
         x0 = validate.real(x0, "x0")
+        validate.generator(generator)
+        if time_sampler is not None:
+            validate.function(time_sampler, "time_sampler", "uniform numbers (B,) -> times (B,)")
         B = len(x0)
         slots = torch.arange(B) + torch.rand(B, generator=generator)
         t = (1 - slots / B).clamp(min=1e-6)
         if x0.is_cuda:                                      # drawn there: a copy would make it wait
             generator = torch.Generator(x0.device).manual_seed(generator.initial_seed())
         eps = randn_like(x0, generator)
-        return t if time_sampler is None else time_sampler(t), eps
+        if time_sampler is not None:
+            t = validate.time(time_sampler(t), x0).float()
+            if t.shape != (B,):
+                raise ValueError(f"time_sampler must return ({B},) times; got {tuple(t.shape)}")
+        return t, eps
 
     def fingerprint(self) -> dict:
         """What makes this denoiser this one: its network, schedule and target, as JSON can hold it.
@@ -194,6 +202,14 @@ class Denoiser(nn.Module):
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         c_in = (sigma**2 + (self.sigma_data * alpha) ** 2).rsqrt()
         return append_dims(c_in, x) * x, (sigma.clamp(min=1e-4) / alpha.clamp(min=1e-4)).log() / 4
+
+
+def _validate_pair(coefficients: Callable) -> None:
+    """A target of one's own gives two numbers, or two tensors."""
+    alpha, sigma = torch.tensor(0.8, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64)
+    pair = coefficients(alpha, sigma)
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise ValueError("target must return a pair (a, b): the network predicts a x0 + b eps")
 
 
 def _condition_names(net: nn.Module) -> set[str] | None:

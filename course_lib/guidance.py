@@ -77,6 +77,10 @@ def _extrapolate(D_weak: Denoise, D: Denoise, scale: Scale, rescale: float = 0.0
 
     def guided(x: Tensor, t: Tensor, **condition) -> Tensor:
         weight = _validate_scale(scale(t) if callable(scale) else scale)
+        if weight.ndim > 1 or weight.ndim and len(weight) not in (1, len(x)):
+            raise ValueError(
+                f"the guidance weight is one number, or ({len(x)},); got {tuple(weight.shape)}"
+            )
         if (weight == 1).all():
             return D(x, t, **condition)
         low = validate.prediction(D_weak(x, t, **condition), x)
@@ -121,8 +125,8 @@ def guidance_interval(
     Returns a function of t, () or (B,), of t's shape. Raises ValueError for a scale that is
     negative or not finite, and unless 0 <= low < high <= 1.
     """
-    _validate_scale(scale)
-    _validate_scale(outside)
+    validate.number(scale, "scale", 0, what="the guidance weight inside")
+    validate.number(outside, "outside", 0)
     for name, value in (("low", low), ("high", high)):
         validate.number(value, name)
     if not 0 <= low < high <= 1:
@@ -216,6 +220,9 @@ def validate_classifier(D: Denoise, schedule: Schedule, log_prob: Callable) -> N
     validate.function(D, "D", "(x, t, **condition) -> x0_hat")
     validate.instance(schedule, Schedule, "schedule", "Schedule.cosine()")
     validate.function(log_prob, "log_prob", "(x, t, **condition) -> (B,)")
+    own = getattr(D, "schedule", schedule)
+    if own is not schedule and repr(own) != repr(schedule):
+        raise ValueError(f"D has the schedule {own}; got {schedule}: pass D.schedule")
 
 
 def score_to_x0(schedule: Schedule, t: Tensor | float) -> Tensor:

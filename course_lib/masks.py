@@ -92,12 +92,14 @@ def brush(
 def _segments(strokes: list[list[tuple[float, float]]], radius: float) -> Tensor:
     """The strokes' segments, (S, 2, 2). Raises ValueError for what is no list of strokes."""
     try:
+        strokes = [[tuple(map(float, point)) for point in stroke] for stroke in strokes]
         pairs = [pair for stroke in strokes for pair in zip(stroke, stroke[1:] or stroke)]
         ends = torch.tensor(pairs, dtype=torch.float64)
     except (TypeError, ValueError):
-        ends = torch.empty(0)
+        strokes, ends = [[]], torch.empty(0)
     validate.number(radius, "radius", 0, above=True)
-    if ends.shape[1:] != (2, 2) or not all(len(stroke) for stroke in strokes) or not radius > 0:
+    full = ends.isfinite().all() and all(len(stroke) for stroke in strokes)
+    if ends.shape[1:] != (2, 2) or not full:
         raise ValueError(
             "brush needs strokes, each a list of points (row, column), and a radius above 0; "
             f"got {strokes} and {radius}"
@@ -113,7 +115,8 @@ def _validate_size(size: int | tuple[int, int]) -> tuple[int, int]:
     except (TypeError, ValueError):
         H = W = 0
     if H < 1 or W < 1:
-        raise ValueError(f"size is a number of pixels, or (height, width); got {size}")
+        got = validate.show(size)
+        raise ValueError(f"size is a number of pixels, or (height, width); got {got}")
     return H, W
 
 

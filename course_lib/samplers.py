@@ -110,6 +110,7 @@ def validate_model(D: Denoise, schedule: Schedule) -> None:
 
 def validate_grid(ts: Iterable[float], rising: bool = False) -> Tensor:
     """ts as falling (or rising) times in [0, 1], float64 on the CPU, at least two."""
+    ts = list(ts) if isinstance(ts, Iterator) else ts
     ts = validate.tensor(ts, "ts", torch.float64).cpu()
     if (ts > 1).any():
         raise ValueError(f"ts must lie in [0, 1]; got {ts.max():g}: "
@@ -133,7 +134,16 @@ def step(schedule: Schedule, x: Tensor, x0_hat: Tensor, t: Tensor, s: Tensor, et
     eta = 0 is deterministic; eta = 1 draws from the DDPM posterior q(x_s | x_t, x0_hat).
     variance: "beta" keeps the mean, and the noise has the variance of q(x_t | x_s), beta_t between
     neighbouring steps (sigma-hat in the DDIM paper); there is none in the step to s = 0.
+    Raises TypeError or ValueError for levels that do not fall, and an x0_hat that is not like x.
     """
+    validate.instance(schedule, Schedule, "schedule", "Schedule.cosine()")
+    x = validate.real(x)
+    validate.prediction(x0_hat, x)
+    t, s = validate.time(t, x), validate.time(s, x)
+    if t.device.type == s.device.type == "cpu" and (s >= t).any():
+        raise ValueError(f"a step goes down, to s < t; got t = {t.min():.4g}, s = {s.max():.4g}")
+    validate.number(eta, "eta", 0, 1)
+    validate.generator(generator)
     validate.choice(variance, "variance", ("posterior", "beta"))
     alpha_t, alpha_s = schedule.alpha(t), schedule.alpha(s)
     sigma_t, sigma_s = schedule.sigma(t), schedule.sigma(s)
@@ -196,6 +206,8 @@ def heun(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *, s_ch
                          f"{ts[0]:g} of {schedule}: start below, as timesteps(schedule, n, "
                          "'karras') does")
     validate.number(s_churn, "s_churn", 0)
+    if not isinstance(s_range, (tuple, list)) or len(s_range) != 2 or not s_range[0] <= s_range[1]:
+        raise ValueError(f"s_range must be (low, high), in sigma / alpha; got {s_range}")
     validate.number(s_noise, "s_noise", 0)
     gamma = min(s_churn / len(steps), 2**0.5 - 1)
     yield x
@@ -251,7 +263,7 @@ def unipc(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *, ord
     the first correction alone.
     """
     steps = list(zip(ts[:-1], ts[1:]))
-    validate.choice(order, "order", (1, 2, 3))
+    order = validate.whole(order, "order", 1, 3)
     validate.choice(solver_type, "solver_type", (None, *B_H))
     end, history = steps[-1][1], collections.deque(maxlen=order)    # (time, x0_hat), newest first
     yield x
@@ -314,6 +326,8 @@ def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
     b = validate.real(b, "b", like=a, ndim=2)
     fraction = validate.number(fraction, "fraction", 0, 1)
     cosine = (a * b).flatten(1).sum(1) / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1))
+    if cosine.isnan().any():
+        raise ValueError("a and b have a direction each; one of them is 0")
     if (cosine < -1 + 1e-6).any():
         raise ValueError("a and b are opposite: every way between them is as long as any other")
     angle = cosine.clamp(-1, 1).acos().clamp(min=1e-6)              # (B,)

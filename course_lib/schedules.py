@@ -24,7 +24,7 @@ def randn_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Standard normal noise like x, drawn on the generator's own device (a CPU seed gives a GPU the
     same noise).
     """
-    device = x.device if generator is None else generator.device
+    device = x.device if validate.generator(generator) is None else generator.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
 
 
@@ -57,7 +57,7 @@ class Schedule:
         _validate_ends(alpha, sigma)
         self._alpha = alpha
         self._sigma = sigma
-        self.betas = betas
+        self.betas = None if betas is None else _validate_betas(betas)
         self.spec = spec
         self.T = None if betas is None else len(betas)
 
@@ -100,7 +100,9 @@ class Schedule:
 
         Values beyond the schedule give its nearest end, 0 or 1.
         """
-        wanted = as_float64(log_snr)
+        wanted = as_float64(validate.tensor(log_snr, "log_snr"))
+        if wanted.isnan().any():
+            raise ValueError("log_snr has values that are not numbers (nan)")
         low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
         for _ in range(60):
             middle = (low + high) / 2
@@ -149,7 +151,8 @@ class Schedule:
         device="cpu",
     ) -> Tensor:
         """Where sampling starts: sigma(t) times standard normal noise, float32."""
-        shape = tuple(validate.whole(n, "each side of shape", 0) for n in _as_tuple(shape))
+        shape = validate.shape(shape)
+        t = validate.number(t, "t", 0, 1)
         validate.generator(generator)
         device = validate.device(device)
         return (
@@ -268,8 +271,8 @@ def interpolate(table: Tensor, t: Tensor) -> Tensor:
 
 
 def _derivative(f: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
-    with torch.enable_grad():
-        t = as_float64(t).detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        t = validate.time(t).clone().detach().requires_grad_()
         value = f(t)
         return (
             torch.autograd.grad(value.sum(), t)[0] if value.requires_grad else torch.zeros_like(t)
@@ -289,12 +292,6 @@ def _validate_ends(alpha: Callable, sigma: Callable) -> None:
         values.append(found.detach())
     if (values[0].diff() > 1e-9).any() or (values[1].diff() < -1e-9).any():
         raise ValueError("alpha must fall and sigma rise from t = 0, the data, to t = 1")
-
-
-def _as_tuple(shape) -> tuple:
-    if isinstance(shape, int) or not hasattr(shape, "__iter__"):
-        raise TypeError(f"shape must be the sides of a batch, such as (16, 1, 28, 28); got {shape}")
-    return tuple(shape)
 
 
 def _validate_line(T: int, beta_start: float, beta_end: float) -> None:

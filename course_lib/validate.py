@@ -53,6 +53,28 @@ def real(x: Any, what: str = "x", like: Tensor | None = None, ndim: int = 1) -> 
     return x
 
 
+def broadcast(x: Any, like: Tensor, what: str) -> Tensor:
+    """x as numbers that broadcast to the shape of `like`, and no further."""
+    x = tensor(x, what).to(like.device)
+    try:
+        fits = torch.broadcast_shapes(x.shape, like.shape) == like.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{what} must fit {tuple(like.shape)}; got {tuple(x.shape)}")
+    finite(x, what)
+    return x
+
+
+def shape(sides: Any) -> tuple[int, ...]:
+    """The sides of a batch, such as (16, 1, 28, 28)."""
+    if not isinstance(sides, (tuple, list)):
+        raise TypeError(
+            f"shape must be the sides of a batch, such as (16, 1, 28, 28); got {_kind(sides)}"
+        )
+    return tuple(whole(n, "each side of shape", 0) for n in sides)
+
+
 def finite(x: Tensor, what: str = "x") -> None:
     """Nothing in x is nan or inf."""
     if x.device.type == "cpu" and not x.sum().isfinite() and not x.isfinite().all():
@@ -139,7 +161,7 @@ def number(
     if right and low <= value <= high and math.isfinite(value) and not (above and value == low):
         return value
     raise (ValueError if right else TypeError)(
-        f"{name} must be {_limits('a number', low, high, above)}{_meaning(what)}; got {value!r}"
+        f"{name} must be {_limits('a number', low, high, above)}{_meaning(what)}; got {show(value)}"
     )
 
 
@@ -152,7 +174,7 @@ def whole(value: Any, name: str, low: int = 1, high: float = math.inf, what: str
     except TypeError:
         kind = TypeError
     limits = _limits("a whole number", low, high, False)
-    raise kind(f"{name} must be {limits}{_meaning(what)}; got {value!r}")
+    raise kind(f"{name} must be {limits}{_meaning(what)}; got {show(value)}")
 
 
 def seed(value: Any) -> int:
@@ -164,7 +186,7 @@ def choice(value: Any, name: str, choices: Iterable) -> None:
     """value is one of the choices."""
     choices = tuple(choices)
     if not any(value is c or type(value) is type(c) and value == c for c in choices):
-        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {show(value)}")
 
 
 def function(f: Any, name: str, form: str) -> Callable:
@@ -205,19 +227,21 @@ def device(name: Any) -> torch.device:
 def strings(values: Any, name: str) -> list[str]:
     """values as a list of strings; a single string is none."""
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be a list of strings, such as ['a panda']; got {values!r}")
+        got = show(values)
+        raise TypeError(f"{name} must be a list of strings, such as ['a panda']; got {got}")
     values = list(values)
     wrong = [value for value in values if not isinstance(value, str)]
     if wrong or not values:
-        got = repr(wrong[0]) if wrong else "none"
+        got = show(wrong[0]) if wrong else "none"
         raise TypeError(f"{name} must be a list of strings, at least one; got {got}")
     return values
 
 
 def prediction(x0_hat: Any, x: Tensor) -> Tensor:
     """What a denoiser returned: like x, and finite."""
-    if not isinstance(x0_hat, Tensor) or x0_hat.shape != x.shape:
-        got = tuple(x0_hat.shape) if isinstance(x0_hat, Tensor) else _kind(x0_hat)
+    fits = isinstance(x0_hat, Tensor) and x0_hat.is_floating_point()
+    if not fits or x0_hat.shape != x.shape:
+        got = tuple(x0_hat.shape) if fits else getattr(x0_hat, "dtype", _kind(x0_hat))
         raise ValueError(
             f"the denoiser must return a prediction of x's shape, {tuple(x.shape)}; got {got}"
         )
@@ -227,6 +251,14 @@ def prediction(x0_hat: Any, x: Tensor) -> Tensor:
 
 def _meaning(what: str) -> str:
     return f" ({what})" if what else ""
+
+
+def show(value: Any) -> str:
+    """A value in a sentence: itself where it is short, else what it is."""
+    text = repr(value)
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
+        return f"an array of shape {tuple(value.shape)}"
+    return text if len(text) < 60 and "\n" not in text else f"a {type(value).__name__}"
 
 
 def _limits(kind: str, low: float, high: float, above: bool) -> str:

@@ -91,6 +91,17 @@ def test_summary(check, capsys):
     assert "Lesson 9: 2 of 5 points" in said and "9.2  not attempted" in said
 
 
+def test_an_answer_that_exits_is_not_yet_right(check, capsys):
+    check("9.1", lambda x: exit())
+    assert "9.1 not yet: your answer raised SystemExit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lesson", [9, 0, "1", 1.5])
+def test_a_summary_of_a_lesson_that_is_not_there(lesson):
+    with pytest.raises(ValueError, match="lesson must be one of 1, 2, 3, 4, 5; got"):
+        Checker().summary(lesson)
+
+
 def test_names_that_do_not_exist():
     for name in ("1.99", "77.1", "first", 3):
         with pytest.raises(ValueError, match="there is no question"):

@@ -150,10 +150,10 @@ def test_bad_input():
     for i in (torch.tensor([20]), torch.tensor([-1]), torch.tensor([0.5])):
         with pytest.raises(ValueError, match="steps are integers from 0 to 19"):
             ddpm.q_sample(torch.zeros(1, 1), i)
-    with pytest.raises(TypeError, match="scale with x / 127.5 - 1"):
+    with pytest.raises(TypeError, match="scale bytes with x / 127.5 - 1"):
         ddpm.p_losses(torch.zeros(1, 1, dtype=torch.uint8), torch.tensor([1]))
     for takes_images in (lambda x0: ddpm.vlb_terms(x0, torch.tensor([1])), ddpm.prior_bits):
-        with pytest.raises(TypeError, match="scale with x / 127.5 - 1"):
+        with pytest.raises(TypeError, match="scale bytes with x / 127.5 - 1"):
             takes_images(torch.zeros(1, 1, dtype=torch.uint8))
     with pytest.raises(ValueError, match="eps and v, 2 channels for these x; got 1"):
         DDPM(Net(), BETAS, learn_variance=True).p_sample(torch.zeros(1, 1), torch.tensor([1]))

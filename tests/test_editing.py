@@ -451,11 +451,11 @@ def test_bad_measurements():
     with pytest.raises(ValueError, match="one for each of 50 pictures; got 3"):
         pigdm(D, schedule, A, torch.zeros(3, 1, dtype=F64))(X, half)
     for target in (torch.zeros(3, 1), torch.tensor(0.3)):
-        with pytest.raises(ValueError, match="features are .B, d. and the target"):
+        with pytest.raises(ValueError, match="features are .B, d. and|target must be a batch"):
             match_features(D, schedule, lambda x: x @ A.T, target, 1.0)(X, half)
     with pytest.raises(ValueError, match="no gradient"):
         dps(D, schedule, lambda x: (x @ A.T).detach(), Y[None], 1.0)(X, half)
-    with pytest.raises(ValueError, match="features are .B, d. and the target"):
+    with pytest.raises(ValueError, match="features are .B, d. and the t|target must be a batch"):
         match_features(D, schedule, lambda x: x, Y, 1.0)(X, half)
     with pytest.raises(ValueError, match="A is a matrix"):
         pigdm(D, schedule, A[0], Y)
@@ -464,7 +464,7 @@ def test_bad_measurements():
     with pytest.raises(ValueError, match="takes pictures of 2 numbers; these have 3"):
         pigdm(D, schedule, A, Y)(torch.zeros(4, 3, dtype=F64), half)
     for noise, d in ((-0.1, 1.0), (math.nan, 1.0), (0.1, 0.0), (0.1, math.inf)):
-        with pytest.raises(ValueError, match="noise_std is 0 or more"):
+        with pytest.raises(ValueError, match="(noise|data)_std must be a number"):
             pigdm(D, schedule, A, Y, noise, d)
 
 

@@ -188,7 +188,7 @@ def test_floor_falls_with_n():
 @pytest.mark.parametrize(
     "x, error, sentence",
     [
-        (torch.zeros(2, 1, 28, 28, dtype=torch.uint8), TypeError, "scale with x / 127.5 - 1"),
+        (torch.zeros(2, 1, 28, 28, dtype=torch.uint8), TypeError, "scale bytes with x / 127.5 - 1"),
         (torch.zeros(2, 3, 28, 28), ValueError, r"digits must be \(N, 1, 28, 28\)"),
         (torch.full((2, 1, 28, 28), 255.0), ValueError, r"must lie in \[-1, 1\]"),
         (torch.full((2, 1, 28, 28), math.nan), ValueError, "not finite"),
@@ -272,6 +272,35 @@ def test_pixels():
     assert plots.pixels(torch.zeros(6, 3, 4, 4), columns=3).shape == (11, 16, 3)
     with pytest.raises(ValueError, match="floating point"):
         plots.pixels(torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("draw, sentence", [
+    (lambda x: plots.show({}), r"x must be a dict, name: images .*, at least one; got \[\]"),
+    (lambda x: plots.show(x, columns=x), "columns must be a whole number"),
+    (lambda x: plots.show(x * math.nan), "images has .* not finite"),
+    (lambda x: plots.captioned(x, ["one"]), "captions must be 2 strings, one each; got 1"),
+    (lambda x: plots.histogram({"a": x}), "values must be a tensor; got dict"),
+    (lambda x: plots.curves([0, 1], {"y": x[:1, 0, 0, 0]}), r"the curve 'y' .* \(2,\); got \(1,\)"),
+    (lambda x: plots.curves([0], {"y": [1]}, errors={"z": [1]}), r"some of \['y'\]; got \['z'\]"),
+    (lambda x: plots.scatter({"a": x}), r"the cloud 'a' must have the shape \(N, 2\)"),
+    (lambda x: plots.scatter({"a": x[0, 0, :, :2]}, by=[0, 1]), r"by are .*\(28,\); got \(2,\)"),
+    (lambda x: plots.densities({"a": x}), "the log density 'a' must be a function"),
+    (lambda x: plots.arrows({"a": [[[0.0, 1.0]]]}), r"'a' must be \(start, end\)"),
+    (lambda x: plots.animate([x, x[:1]]), "frames must be at least one, all of one size"),
+    (lambda x: widgets.explore(plots.show, "t", [2.0], 0.5), "each of stills must be a number"),
+    (lambda x: widgets.noise_explorer(x, x, Schedule.cosine()), r"x0 must be one image"),
+    (lambda x: widgets.noise_explorer(x, x, "cosine"), "schedule must be a Schedule"),
+    (lambda x: widgets.guidance_explorer(MIXTURE, 1, Schedule.cosine()), "mixture must be a Gau"),
+    (lambda x: widgets.prompt_box(x, ["a panda"]), "D must be a denoiser of captions"),
+])
+def test_what_cannot_be_drawn_is_refused_in_a_sentence(displayed, draw, sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        draw(torch.rand(2, 1, 28, 28) - 0.5)
+
+
+def test_a_list_of_numbers_is_one_histogram(displayed):
+    plots.histogram([0.1, 0.2, 0.3], labels=["a"])
+    assert len(displayed) == 1
 
 
 def test_explorer_live_and_still(displayed, monkeypatch):

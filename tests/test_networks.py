@@ -153,12 +153,26 @@ def test_every_parameter_learns():
             "labels are integers from 0 to 9, and 10 for none; got 0 to 11",
         ),
         ((torch.zeros(2, 1, 8, 8), torch.rand(2), torch.tensor([-1, 0])), "labels are integers"),
-        ((torch.zeros(2, 1, 8, 8), torch.rand(2), torch.tensor([0.5, 1])), "labels are integers"),
+        (
+            (torch.zeros(2, 1, 8, 8), torch.rand(2), torch.tensor([0.5, 1])),
+            "labels are whole numbers; got torch.float32",
+        ),
+        ((torch.zeros(2, 1, 8, 8).double(), torch.rand(2)), "x is torch.float64, and the network"),
+        ((torch.zeros(2, 1, 8, 8).byte(), torch.rand(2)), "floating point, not empty; got torch.u"),
+        ((torch.zeros(2, 1, 8, 8), 0.5), "one real number per image"),
     ],
 )
 def test_bad_input(arguments, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
         UNet(1, (16, 32), num_classes=10)(*arguments)
+
+
+@pytest.mark.parametrize("net", [lambda: UNet(1, (16,), num_classes=10), lambda: small_dit()])
+def test_labels_as_lists_arrays_and_small_integers(net):
+    net, y = awake(net()), torch.tensor([3, 10])
+    x, t = torch.randn(2, 1, 8, 8), torch.rand(2)
+    for same in (y.tolist(), y.numpy(), y.to(torch.uint8), y.int()):
+        assert torch.equal(net(x, t, same), net(x, t, y))
 
 
 def test_bad_construction():

@@ -216,7 +216,7 @@ def test_channels(tmp_path):
     ({"size": (8, 8, 3)}, "size must be"), ({"size": 8.5}, "size must be"),
     ({"size": 8, "channels": 4}, "channels must be 1 .* got 4"),
     ({"size": 8, "fit": "squash"}, "fit must be 'crop' or 'pad'; got 'squash'"),
-    ({"size": 8, "background": "nocolour"}, "unknown color")])
+    ({"size": 8, "background": "nocolour"}, "background must be a colour")])
 def test_wrong_options(tmp_path, options, message):
     plain().save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=message):

@@ -328,7 +328,7 @@ def test_other_bad_input():
         timesteps(schedule, 2, "cubic")
     for start in (0.0, 1.5, 999):
         with pytest.raises(
-            ValueError, match=r"a start in \(0, 1\], where step i of T is \(i \+ 1\) / T; got n = 2"
+            ValueError, match=r"start must be a number above 0, at most 1 .\(i \+ 1\) / T for"
         ):
             timesteps(schedule, 2, start=start)
 

@@ -47,3 +47,15 @@ def test_html_for_notebooks_and_text_for_everything_else(displayed):
 def test_no_rows_are_refused():
     with pytest.raises(ValueError, match="at least one row"):
         tables.table([])
+
+
+@pytest.mark.parametrize("rows, formats, sentence", [
+    ({"ddim": 3.2}, ".4g", "each a dict"),
+    (ROWS, 2, "formats must be a string such as '.2f'"),
+    (ROWS, {"eror": ".2f"}, "formats names {'eror'}, and the columns are"),
+    (ROWS, "{:.2f}", "column 'error' must hold one number or string a cell"),
+    ([{"x": torch.rand(3)}], ".2f", "column 'x' must hold one number or string a cell"),
+])
+def test_rows_and_formats_that_do_not_fit_are_refused(rows, formats, sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        tables.formatted(rows, formats)

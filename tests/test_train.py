@@ -285,9 +285,10 @@ def test_what_makes_an_experiment_another(capsys):
     def start(D=None, rows=(X, Y), **options):
         D = D or denoiser()
         train.train(D, rows, **({"steps": 2, "batch_size": 32} | options), run_name="run")
-        return "moved to" in capsys.readouterr().out
+        return "other settings" in capsys.readouterr().out
 
     def points(schedule, target="v", **options):
+        torch.manual_seed(0)
         return Denoiser(Points(), schedule, target, **options)
     assert not start() and not start()
     halved = Schedule.from_betas(torch.linspace(1e-4, 0.02, 100) / 2)
@@ -297,7 +298,7 @@ def test_what_makes_an_experiment_another(capsys):
     assert start(points(halved, "eps", time_transform=lambda t: 2 * t))
 
     def mine():
-        return points(Schedule.cosine(), lambda alpha, sigma: (-sigma, alpha))
+        return points(Schedule.cosine(), lambda alpha, sigma: (-sigma, 2 * alpha))
     assert start(mine()) and not start(mine()), "a function as target is known by what it computes"
     assert not start(mine(), max_seconds=100.0, save_every=1.0), "these change no weights"
     for option in (
@@ -325,8 +326,11 @@ def test_another_experiment_does_not_overwrite(runs, capsys):
     train.train(denoiser(), X, **SHORT, run_name="run")
     saved = (runs / "run/state.safetensors").read_bytes()
     train.train(denoiser(), X, **(SHORT | {"seed": 4}), run_name="run")
-    assert "other settings: moved to" in capsys.readouterr().out
-    assert (runs / "run.1/state.safetensors").read_bytes() == saved
+    said = capsys.readouterr().out
+    assert "holds a run with other settings: other seed (3, now 4). This one is kept in" in said
+    assert (runs / "run/state.safetensors").read_bytes() == saved
+    again = train.train(denoiser(), X, **(SHORT | {"seed": 4}), run_name="run")
+    assert again.run_folder == runs / "run.1" and "finished before" in capsys.readouterr().out
 
 
 def test_time_limited_runs_stop_and_count_only_training(runs):
@@ -437,7 +441,7 @@ def test_a_loss_that_explodes_stops_with_a_sentence():
     ({"x0": torch.zeros(5, 2), "c": torch.tensor(1.0)}, ValueError, "must have one length"),
     (torch.zeros(0, 2), ValueError, "not zero"),
     ([1, 2], TypeError, "images must be PIL's, tensors or arrays; got a int"),
-    ((torch.zeros(2, 2), [0, 1]), TypeError, "a pair \\(x0, y\\).*got tuple"),
+    ((torch.zeros(2, 2), "01"), TypeError, "the labels must be a tensor; got '01'"),
     ({"x": torch.zeros(2)}, TypeError, "with \"x0\""),
     ({}, TypeError, "with \"x0\""),
     ((torch.zeros(5, 2), torch.tensor([0, 1, 2, 0, 0])), ValueError, "integers from 0 to 1"),

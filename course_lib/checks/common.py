@@ -6,6 +6,7 @@ A question is a `Question` in `lesson01.py` and its siblings. With COURSE_STRICT
 import contextlib
 import importlib
 import os
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +15,7 @@ from types import MappingProxyType, SimpleNamespace
 import torch
 from torch import Tensor
 
+from .. import validate
 from ..lab.data.mixtures import GaussianMixture
 from ..schedules import Schedule
 
@@ -66,7 +68,12 @@ class Checker:
         return self.verdicts.get(name) == "right"
 
     def summary(self, lesson: int | None = None) -> None:
-        """Print points and progress, for one lesson or for every lesson that was begun."""
+        """Print points and progress, for one lesson or for every lesson that was begun.
+
+        Raises ValueError for a lesson that is not there.
+        """
+        if lesson is not None:
+            validate.choice(lesson, "lesson", _lessons())
         begun = sorted({int(name.split(".")[0]) for name in self.verdicts})
         if not lesson and not begun:
             print("No question has been checked yet.")
@@ -110,6 +117,11 @@ def hint(name: str) -> None:
         print(f"{name}, hint {given + 1} of {len(hints)}: {hints[given]}")
 
 
+def _lessons() -> list[int]:
+    names = [module.name for module in pkgutil.iter_modules([os.path.dirname(__file__)])]
+    return [int(name[6:]) for name in names if name.startswith("lesson")]
+
+
 def _questions(lesson: int) -> dict[str, Question]:
     module = importlib.import_module(f"{__package__}.lesson{lesson:02d}")
     return {q.name: q for q in module.QUESTIONS}
@@ -126,7 +138,7 @@ def _judge(q: Question, answer: object) -> tuple[str, str]:
     except Wrong as diagnosis:
         return "not yet", str(diagnosis)
     # the reader's own code failed: say how, lose nothing
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return "not yet", f"your answer raised {type(error).__name__}: {error}"
     return "right", q.praise
 

@@ -57,8 +57,11 @@ def save_tensors(file: Path, tensors: dict[str, Tensor], header: dict) -> None:
     Raises OSError where it cannot be written, such as on a full disk.
     """
     file = Path(file)
+    wrong = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise TypeError(f"only tensors can be saved; {wrong[0]} is none")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(header)
+    text = json.dumps(header, default=_as_json)
     metadata = {"course": text, "digest": digest(tensors, text)}
     with _replacing(file) as partial:
         save_file(tensors, partial, metadata=metadata)
@@ -82,6 +85,17 @@ def _replacing(file: Path) -> Iterator[Path]:
         raise OSError(f"{file} could not be written: {reason}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _as_json(value):
+    """Numbers of torch and numpy, and paths, as JSON has them."""
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(
+        f"the header is JSON, of numbers, texts and lists; it cannot hold a {type(value).__name__}"
+    )
 
 
 def write_text(file: Path, text: str) -> None:

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from .layers import (
     TimeEmbedding,
+    _require,
     _validate_conditions,
     _validate_heads,
+    _validate_sizes,
     attention,
     hidden_matrices,
     zero_init,
@@ -28,6 +30,8 @@ class DiTBlock(nn.Module):
     def __init__(self, dim: int, num_heads: int, mlp_ratio: int = 4):
         super().__init__()
         _validate_heads(dim, num_heads)
+        _validate_sizes(mlp_ratio=mlp_ratio)
+        self.dim = dim
         self.num_heads = num_heads
         self.norm1 = nn.LayerNorm(dim, elementwise_affine=False)
         self.norm2 = nn.LayerNorm(dim, elementwise_affine=False)
@@ -41,6 +45,8 @@ class DiTBlock(nn.Module):
         self.emb = zero_init(nn.Linear(dim, 6 * dim))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        _require("x must be", x, "B", "N", self.dim)
+        _require("emb must be", emb, "B", self.dim)
         modulation = self.emb(emb)[:, None].chunk(6, dim=-1)            # 6 of (B, 1, dim)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
         x = x + gate1 * self._attend(torch.addcmul(shift1, self.norm1(x), 1 + scale1))
@@ -61,7 +67,8 @@ class DiT(nn.Module):
     dim, depth, num_heads: of the transformer
     num_classes:           as in UNet
 
-    Raises ValueError where patch_size does not divide size, or 4 does not divide dim.
+    Raises TypeError or ValueError for sizes that are no whole numbers from 1 on, and where
+    patch_size does not divide size, or 4 does not divide dim.
     """
 
     def __init__(
@@ -75,6 +82,8 @@ class DiT(nn.Module):
         num_classes: int | None = None,
     ):
         super().__init__()
+        _validate_sizes(channels=channels, size=size, patch_size=patch_size, dim=dim, depth=depth)
+        _validate_sizes(num_classes=1 if num_classes is None else num_classes)
         if size % patch_size or dim % 4:
             raise ValueError(
                 f"patches of {patch_size} must divide the size {size}, "
@@ -111,15 +120,11 @@ class DiT(nn.Module):
         """x: (B, channels, size, size), t: (B,) real, y: (B,) integers, one integer, or None
         -> like x
 
-        Raises ValueError for inputs of another shape or range.
+        Raises TypeError or ValueError for inputs of another shape, dtype or range.
         """
-        if x.shape[1:] != (self.channels, self.size, self.size):
-            raise ValueError(
-                f"this network takes images (B, {self.channels}, {self.size}, {self.size}); "
-                f"got {tuple(x.shape)}"
-            )
-        _validate_conditions(self, x, t, y)
-        emb = self._embed(x, t, y)                                      # (B, dim)
+        _require("this network takes images", x, "B", self.channels, self.size, self.size)
+        y = _validate_conditions(self, x, t, y)
+        emb = self._embed(t, y)                                      # (B, dim)
         tokens = F.pixel_unshuffle(x, self.patch_size).flatten(2)       # (B, channels * patch^2, N)
         h = self.stem(tokens.transpose(1, 2)) + self.positions.to(x.dtype)
         for block in self.blocks:
@@ -134,17 +139,19 @@ class DiT(nn.Module):
         """The weights that Muon should move: those of all layers but the first and the last."""
         return hidden_matrices(self, (self.stem, self.out))
 
-    def _embed(self, x: Tensor, t: Tensor, y: Tensor | int | None) -> Tensor:
+    def _embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         """The embedding that modulates every block: (B, dim), of the time and the label."""
         emb = self.time(t)
         if self.label is not None:
-            y = torch.as_tensor(self.num_classes if y is None else y, device=x.device)
-            emb = emb + self.label(y.expand(len(x)))
+            emb = emb + self.label(y)
         return F.silu(emb)
 
 
 def sincos_position_embedding_2d(side: int, dim: int) -> Tensor:
     """Fixed sines and cosines of the row and of the column of each token: (side * side, dim)."""
+    _validate_sizes(side=side, dim=dim)
+    if dim % 4:
+        raise ValueError(f"dim must be a multiple of 4; got {dim}")
     frequency = torch.exp(-math.log(10_000) * torch.arange(dim // 4) / (dim // 4))
     angle = torch.arange(side)[:, None] * frequency                     # (side, dim / 4)
     wave = torch.cat([angle.sin(), angle.cos()], dim=1)                 # (side, dim / 2)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import validate
+
 
 class TimeEmbedding(nn.Module):
     """Sinusoidal embedding of a real number t in [0, 1]: (B,) -> (B, dim), sines then cosines.
@@ -27,6 +29,7 @@ class TimeEmbedding(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
+        _require("t must be", t, "B")
         angles = 1000 * t.float()[:, None] * self.frequencies           # (B, dim / 2)
         return torch.cat([angles.sin(), angles.cos()], dim=1)           # (B, dim)
 
@@ -41,6 +44,9 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, emb_dim: int, dropout: float = 0.0):
         super().__init__()
+        validate.number(dropout, "dropout", 0, 0.999)
+        self.in_channels = in_channels
+        self.emb_dim = emb_dim
         self.norm1 = group_norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.emb = nn.Linear(emb_dim, 2 * out_channels)
@@ -51,6 +57,9 @@ class ResnetBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        _require("x must be", x, "B", self.in_channels, "H", "W")
+        _require("emb must be", emb, "B", self.emb_dim)
+        _validate_dtype(x, emb.dtype, "its embedding")
         h = self.conv1(F.silu(self.norm1(x)))                           # (B, out, H, W)
         scale, shift = self.emb(emb)[:, :, None, None].chunk(2, dim=1)  # (B, out, 1, 1) each
         h = torch.addcmul(shift, self.norm2(h), 1 + scale)
@@ -66,12 +75,14 @@ class AttentionBlock(nn.Module):
     def __init__(self, channels: int, num_heads: int = 2):
         super().__init__()
         _validate_heads(channels, num_heads)
+        self.channels = channels
         self.num_heads = num_heads
         self.norm = group_norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = zero_init(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        _require("x must be", x, "B", self.channels, "H", "W")
         B, C, H, W = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)                # (B, HW, C)
         qkv = self.qkv(tokens).view(B, H * W, 3, self.num_heads, -1)    # (B, HW, 3, heads, d)
@@ -91,6 +102,8 @@ class CrossAttentionBlock(nn.Module):
     def __init__(self, channels: int, context_dim: int, num_heads: int = 2):
         super().__init__()
         _validate_heads(channels, num_heads)
+        self.channels = channels
+        self.context_dim = context_dim
         self.num_heads = num_heads
         self.norm = group_norm(channels)
         self.q = nn.Linear(channels, channels)
@@ -98,6 +111,9 @@ class CrossAttentionBlock(nn.Module):
         self.proj = zero_init(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, context: Tensor, context_mask: Tensor | None = None) -> Tensor:
+        _require("x must be", x, "B", self.channels, "H", "W")
+        _require("context must be", context, len(x), "L", self.context_dim)
+        _validate_mask(context, context_mask)
         B, C, H, W = x.shape
         q = self._split(self.q(self.norm(x).flatten(2).transpose(1, 2)))       # (B, heads, HW, d)
         k, v = (self._split(part) for part in self.kv(context).chunk(2, dim=-1))  # (B, heads, L, d)
@@ -116,7 +132,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
     mask: bool, False where a query must not attend. torch's fused kernel, but for training on a
     CPU: there its backward pass in bf16 is ten times slower than two matrix products (torch 2.15).
+    Raises ValueError for q, k, v and mask that do not fit.
     """
+    _validate_attention(q, k, v, mask)
     if q.device.type != "cpu" or not (torch.is_grad_enabled() and q.requires_grad):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
@@ -133,9 +151,11 @@ class Upsample(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
+        self.in_channels = in_channels
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        _require("x must be", x, "B", self.in_channels, "H", "W")
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
@@ -145,7 +165,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
     With fewer channels a group, the CPU's bf16 kernel for channels-last images is many times
     slower.
     """
-    size = math.gcd(channels, 16)
+    size = math.gcd(validate.whole(channels, "channels"), 16)
     return nn.GroupNorm(channels // size if size >= 4 else 1, channels)
 
 
@@ -153,6 +173,7 @@ def zero_init(layer: nn.Module) -> nn.Module:
     """The layer with all its parameters set to 0, so that its residual block begins as the
     identity.
     """
+    validate.instance(layer, nn.Module, "layer", "nn.Linear(2, 2)")
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
@@ -160,48 +181,119 @@ def zero_init(layer: nn.Module) -> nn.Module:
 
 def hidden_matrices(net: nn.Module, outer: Iterable[nn.Module]) -> list[nn.Parameter]:
     """The weights of all linear and convolution layers of `net` but the `outer` ones: Muon's part.
+
+    Raises ValueError where an outer one is no layer of the network.
     """
+    outer = outer.modules() if isinstance(outer, nn.Module) else outer
     skipped = {id(layer) for layer in outer}
+    if skipped - {id(layer) for layer in net.modules()}:
+        raise ValueError("outer must be layers of the network, such as (net.stem, net.out)")
     layers = [m for m in net.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     return [layer.weight for layer in layers if id(layer) not in skipped]
 
 
-def _validate_conditions(net: nn.Module, x: Tensor, t: Tensor, y: Tensor | int | None) -> None:
-    """Raises ValueError for a time or a label that cannot be right."""
-    if t.shape != x.shape[:1] or not t.is_floating_point():
-        raise ValueError(
-            f"t must be one real number per image, shape ({len(x)},); got {t.dtype} "
-            f"{tuple(t.shape)}"
-        )
-    if y is None:
+def _require(what: str, x: Tensor, *shape: int | str) -> None:
+    """Raises TypeError or ValueError unless x is floating point and of this shape; a name in it
+    stands for any size.
+    """
+    real = isinstance(x, Tensor) and x.is_floating_point()
+    if real and x.ndim == len(shape) and x.numel():
+        if all(isinstance(m, str) or n == m for n, m in zip(x.shape, shape)):
+            return
+    got = tuple(x.shape) if real else getattr(x, "dtype", type(x).__name__)
+    more = "" if real and x.numel() else ", floating point, not empty"
+    wanted = str(shape).replace("'", "")
+    raise (ValueError if real else TypeError)(f"{what} {wanted}{more}; got {got}")
+
+
+def _validate_pictures(name: str, x: Tensor, *shape: int | str) -> None:
+    """Raises TypeError or ValueError for images that are not (B, *shape), or in [0, 255]."""
+    _require(f"{name} must be images", x, "B", *shape)
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
         return
-    if net.num_classes is None:
+    low, high = (end.item() for end in x.detach().aminmax())
+    if low >= 0 and high > 2:  # samples and noisy images exceed [-1, 1] on both sides
+        raise ValueError(
+            f"{name} must lie in [-1, 1]; got [{low:.4g}, {high:.4g}]: {validate.SCALE}"
+        )
+
+
+def _validate_dtype(x: Tensor, dtype: torch.dtype, owner: str) -> None:
+    """Raises TypeError where nothing will cast x to the dtype of its partner."""
+    if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"x is {x.dtype}, and {owner} {dtype}: pass x.to({dtype})")
+
+
+def _validate_sizes(low: int = 1, **sizes: int) -> None:
+    """Raises TypeError or ValueError for a size that is no whole number from low on."""
+    for name, size in sizes.items():
+        validate.whole(size, name, low)
+
+
+def _validate_even(emb_dim: int) -> None:
+    if validate.whole(emb_dim, "emb_dim") % 2:
+        raise ValueError(f"emb_dim must be even; got {emb_dim}")
+
+
+def _validate_conditions(
+    net: nn.Module, x: Tensor, t: Tensor, y: Tensor | int | None
+) -> Tensor | None:
+    """The labels (B,) int64 where x is, None for a network without.
+
+    Raises TypeError or ValueError for a dtype, a time or a label that cannot be right.
+    """
+    _validate_dtype(x, next(net.parameters()).dtype, "the network")
+    if not isinstance(t, Tensor) or t.shape != x.shape[:1] or not t.is_floating_point():
+        got = f"{t.dtype} {tuple(t.shape)}" if isinstance(t, Tensor) else repr(t)
+        raise ValueError(f"t must be one real number per image, shape ({len(x)},); got {got}")
+    none = net.num_classes
+    if none is None:
+        if y is None:
+            return None
         raise ValueError(
             "this network was built without labels: "
             f"pass num_classes to {type(net).__name__}, or no y"
         )
+    if y is None or isinstance(y, int) and 0 <= y <= none:
+        return torch.full((len(x),), none if y is None else y, device=x.device)
+    y = validate.tensor(y, "labels")
+    y = validate.labels(y, len(x), none if y.ndim > 1 else None)
     # looking at a GPU's labels would make it wait
-    if torch.compiler.is_compiling() or isinstance(y, Tensor) and y.is_cuda:
-        return
-    _validate_labels(torch.as_tensor(y), len(x), net.num_classes)
-
-
-def _validate_labels(y: Tensor, B: int, num_classes: int) -> None:
-    """Raises ValueError unless y is () or (B,) whole numbers from 0 to num_classes."""
-    if y.ndim > 1 or y.ndim == 1 and len(y) not in (1, B):
-        hint = ": pass y.argmax(1)" if y.ndim == 2 and y.shape[1] == num_classes else ""
+    visible = y.device.type == "cpu" and not torch.compiler.is_compiling() and y.numel()
+    if visible and (y.min() < 0 or y.max() > none):
         raise ValueError(
-            f"labels are one whole number per image, ({B},); got {tuple(y.shape)}{hint}"
-        )
-    if y.is_floating_point() or y.numel() and (y.min() < 0 or y.max() > num_classes):
-        raise ValueError(
-            f"labels are integers from 0 to {num_classes - 1}, and {num_classes} for none; "
+            f"labels are integers from 0 to {none - 1}, and {none} for none; "
             f"got {y.min()} to {y.max()}"
+        )
+    return y.to(x.device, non_blocking=True).expand(len(x))
+
+
+def _validate_mask(context: Tensor | None, mask: Tensor | None) -> None:
+    """Raises ValueError for a mask that is not the context's."""
+    right = isinstance(mask, Tensor) and mask.dtype == torch.bool and context is not None
+    if mask is not None and not (right and mask.shape == context.shape[:2]):
+        got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)
+        raise ValueError(f"context_mask must be bool (B, L) like the context; got {got}")
+
+
+def _validate_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
+    """Raises ValueError for tokens and a mask that do not fit."""
+    N, L = q.shape[-2], k.shape[-2]
+    fits = q.is_floating_point() and q.shape[-1] == k.shape[-1] and L == v.shape[-2]
+    if mask is not None:
+        rows, columns = (1, *mask.shape)[-2:]
+        fits = fits and mask.dtype == torch.bool and rows in (1, N) and columns in (1, L)
+    if not fits:
+        parts = (q, k, v) if mask is None else (q, k, v, mask)
+        raise ValueError(
+            "attention takes floating-point q (..., N, d), k and v (..., L, d), and a bool mask "
+            f"(..., N, L); got {', '.join(f'{p.dtype} {tuple(p.shape)}' for p in parts)}"
         )
 
 
 def _validate_heads(channels: int, num_heads: int) -> None:
-    if num_heads < 1 or channels % num_heads:
+    _validate_sizes(channels=channels, num_heads=num_heads)
+    if channels % num_heads:
         raise ValueError(
             "attention splits its channels among its heads: "
             f"{channels} channels cannot be split among {num_heads}"

@@ -2,6 +2,8 @@
 import torch
 from torch import Tensor, nn
 
+from .layers import _require, _validate_pictures
+
 
 class LPIPS(nn.Module):
     """Learned perceptual image patch similarity on AlexNet's five layers.
@@ -28,7 +30,17 @@ class LPIPS(nn.Module):
         self.register_buffer("scale", scale, persistent=False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x, y: (B, 3 or 1, H, W) in [-1, 1], H and W at least 31 -> (B,), 0 for equal images"""
+        """x, y: (B, 3 or 1, H, W) in [-1, 1], H and W at least 31 -> (B,), 0 for equal images
+
+        Raises TypeError or ValueError for images of another shape, dtype or range.
+        """
+        _validate_pictures("x", x, "3 or 1", "H", "W")
+        _validate_pictures("y", y, *x.shape[1:])
+        if len(x) != len(y) or x.shape[1] not in (1, 3) or min(x.shape[2:]) < 31:
+            raise ValueError(
+                "x and y must be pairs of images (B, 3 or 1, H, W), H and W at least 31; "
+                f"got {tuple(x.shape)} and {tuple(y.shape)}"
+            )
         a = (x - self.shift) / self.scale
         b = (y - self.shift) / self.scale
         total = 0.0
@@ -43,4 +55,5 @@ class LPIPS(nn.Module):
 
 def l2_normalize(h: Tensor) -> Tensor:
     """Unit length across the channels, at every position.   (B, C, H, W) -> the same"""
+    _require("h must be", h, "B", "C", "H", "W")
     return h / (h.square().sum(1, keepdim=True).sqrt() + 1e-10)

@@ -6,10 +6,12 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from .layers import _validate_heads, attention
+from .. import validate
+from .layers import _validate_heads, _validate_sizes, attention
 from .unet import UNet
 
 PAD, UNKNOWN = 0, 1
+IDS = (torch.int64, torch.int32)
 
 
 class Tokenizer:
@@ -17,15 +19,23 @@ class Tokenizer:
 
     words:  the vocabulary; its ids begin at 2. 0 is padding, 1 a word that is not in the vocabulary
     length: L, the tokens of every caption
+    Raises TypeError or ValueError for words that are no list of different strings, and a length
+    that is no whole number.
     """
 
     def __init__(self, words: list[str], length: int = 32):
+        words = [] if isinstance(words, list) and not words else validate.strings(words, "words")
         self.words = ["<none>", "<unknown>", *words]
-        self.length = length
+        self.length = validate.whole(length, "length")
         self.token_to_id = {word: k for k, word in enumerate(self.words)}
+        if len(self.token_to_id) < len(self.words):
+            twice = next(w for k, w in enumerate(self.words) if self.token_to_id[w] != k)
+            raise ValueError(f"words must differ from each other; got {twice!r} twice")
 
     def split(self, caption: str) -> list[str]:
         """The caption's words in lower case, without hyphens and commas."""
+        if not isinstance(caption, str):
+            raise TypeError(f"a caption is a string; got {validate.show(caption)}")
         return re.findall(r"[^\W_]+", caption.lower())
 
     def unknown(self, caption: str) -> list[str]:
@@ -35,10 +45,11 @@ class Tokenizer:
     def __call__(self, captions: str | list[str]) -> Tensor:
         """Token ids (B, L) int64 of one caption or of B, padded with 0.
 
-        Warns of words that are not in the vocabulary. Raises ValueError for a caption that is too
-        long.
+        Warns of words that are not in the vocabulary. Raises TypeError for captions that are no
+        strings, ValueError for one that is too long.
         """
         captions = [captions] if isinstance(captions, str) else captions
+        captions = validate.strings(captions, "captions")
         tokens = torch.full((len(captions), self.length), PAD)
         unknown = {}
         for row, caption in zip(tokens, captions):
@@ -62,7 +73,8 @@ class Tokenizer:
         return [self.token_to_id.get(word, UNKNOWN) for word in words]
 
     def decode(self, tokens: Tensor) -> list[str]:
-        """Token ids (B, L) -> B captions."""
+        """Token ids (B, L) -> B captions. Raises ValueError for ids outside the vocabulary."""
+        _validate_ids(tokens, len(self.words), self.length)
         return [" ".join(self.words[k] for k in row if k != PAD) for row in tokens.tolist()]
 
 
@@ -70,8 +82,14 @@ def word_dropout(tokens: Tensor, p: float = 0.01, seed: int = 0) -> Tensor:
     """Tokens (N, L) in which each word is replaced by "unknown" with probability p.
 
     A network that is trained on them learns an embedding for words that it does not know.
+    Raises TypeError or ValueError for tokens that are no whole numbers, p outside [0, 1], and a
+    seed that is no whole number.
     """
-    g = torch.Generator().manual_seed(seed)
+    validate.number(p, "p", 0, 1, what="a probability")
+    if not isinstance(tokens, Tensor) or tokens.dtype not in IDS:
+        got = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise TypeError(f"tokens are whole numbers, as a Tokenizer makes them; got {got}")
+    g = torch.Generator().manual_seed(validate.seed(seed))
     dropped = torch.rand(tokens.shape, generator=g) < p
     return torch.where(dropped & (tokens != PAD), UNKNOWN, tokens)
 
@@ -106,18 +124,22 @@ class TextEncoder(nn.Module):
     padding.
 
     vocabulary: the number of token ids
+    Raises TypeError or ValueError for sizes that are no whole numbers, and tokens that are not of
+    this vocabulary.
     """
 
     def __init__(
         self, vocabulary: int, length: int = 32, dim: int = 128, depth: int = 2, num_heads: int = 4
     ):
         super().__init__()
+        _validate_sizes(vocabulary=vocabulary, length=length, dim=dim, depth=depth)
         self.token_embedding = nn.Embedding(vocabulary, dim)
         self.position_embedding = nn.Parameter(0.02 * torch.randn(length, dim))
         self.blocks = nn.ModuleList([TextBlock(dim, num_heads) for _ in range(depth)])
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        _validate_ids(tokens, self.token_embedding.num_embeddings, len(self.position_embedding))
         mask = tokens != PAD
         # a caption without words attends to its padding: softmax needs at least one key
         keys = mask | ~mask.any(1, keepdim=True)
@@ -172,19 +194,28 @@ class ConditionalUNet(UNet):
         """x: (B, channels, H, W), t: (B,) real, tokens: (B, L), (1, L), or one id for all -> like x
 
         y, extra: as in UNet; context, context_mask: the text encoder's output, in place of tokens.
-        Raises ValueError for inputs of another shape or range.
+        Raises TypeError or ValueError for inputs of another shape, dtype or range.
         """
         if tokens is not None:
             if context is not None:
                 raise ValueError("pass tokens, or the context of net.text(tokens), not both")
-            context, context_mask = self.text(_validate_tokens(tokens, self.text, len(x)))
+            context, context_mask = self.text(self._batch(tokens, len(x)))
         return super().forward(x, t, y, context, context_mask, extra)
+
+    def _batch(self, tokens: Tensor | int, B: int) -> Tensor:
+        """One caption, or one id, for all of the batch."""
+        length = len(self.text.position_embedding)
+        if isinstance(tokens, int):  # such as 0, no caption for all
+            return torch.full((B, length), tokens, device=self.text.position_embedding.device)
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or len(tokens) not in (1, B):
+            raise _not_tokens(tokens, B, length)
+        return tokens.expand(B, -1)
 
     def _embed(
         self,
         x: Tensor,
         t: Tensor,
-        y: Tensor | int | None,
+        y: Tensor | None,
         context: Tensor | None,
         mask: Tensor | None,
     ) -> Tensor:
@@ -196,33 +227,25 @@ class ConditionalUNet(UNet):
         return emb + self.pool_proj(pooled)
 
 
-def _validate_tokens(tokens: Tensor | int, text: TextEncoder, B: int) -> Tensor:
-    """Tokens (B, L).
-
-    Raises ValueError for another shape or dtype, or ids outside the vocabulary.
-    """
-    length, vocabulary = len(text.position_embedding), text.token_embedding.num_embeddings
-    if isinstance(tokens, int):  # such as 0, no caption for all
-        tokens = torch.full((1, length), tokens, device=text.position_embedding.device)
-    if not _token_shaped(tokens, length, B):
-        got = type(tokens).__name__
-        if isinstance(tokens, Tensor):
-            got = f"{tokens.dtype} {tuple(tokens.shape)}"
-        raise ValueError(
-            f"tokens are whole numbers ({B}, {length}), as net.tokenizer(captions) makes them; got "
-            f"{got}"
-        )
+def _validate_ids(tokens: Tensor, vocabulary: int, length: int) -> None:
+    """Raises ValueError unless they are (B, L) ids of the vocabulary, L at most length."""
+    right = isinstance(tokens, Tensor) and tokens.dtype in IDS and tokens.ndim == 2
+    if not right or not 1 <= tokens.shape[1] <= length:
+        raise _not_tokens(tokens, "B", length)
     if tokens.is_cuda or torch.compiler.is_compiling():                 # a GPU would have to wait
-        return tokens.expand(B, -1)
-    if tokens.min() < 0 or tokens.max() >= vocabulary:
+        return
+    if tokens.numel() and (tokens.min() < 0 or tokens.max() >= vocabulary):
         raise ValueError(
             f"tokens lie between 0 and {vocabulary - 1}, this network's vocabulary; "
             f"got {tokens.min()} to {tokens.max()}: take this network's own tokenizer"
         )
-    return tokens.expand(B, -1)
 
 
-def _token_shaped(tokens: Tensor, length: int, B: int) -> bool:
-    if not isinstance(tokens, Tensor) or tokens.dtype not in (torch.int64, torch.int32):
-        return False
-    return tokens.ndim == 2 and len(tokens) in (1, B) and 1 <= tokens.shape[1] <= length
+def _not_tokens(tokens: Tensor, B: int | str, length: int) -> ValueError:
+    got = type(tokens).__name__
+    if isinstance(tokens, Tensor):
+        got = f"{tokens.dtype} {tuple(tokens.shape)}"
+    return ValueError(
+        f"tokens are whole numbers ({B}, {length}), as net.tokenizer(captions) makes them; got "
+        f"{got}"
+    )

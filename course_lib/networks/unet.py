@@ -3,13 +3,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import validate
 from .layers import (
     AttentionBlock,
     CrossAttentionBlock,
     ResnetBlock,
     TimeEmbedding,
     Upsample,
+    _require,
     _validate_conditions,
+    _validate_even,
+    _validate_mask,
+    _validate_sizes,
     group_norm,
     hidden_matrices,
     zero_init,
@@ -60,7 +65,8 @@ class UNet(nn.Module):
                       about a quarter of the work
 
     Height and width must be divisible by patch_size * 2^(levels - 1).
-    Raises ValueError where attention_levels has not one entry per level.
+    Raises TypeError or ValueError for sizes that are no whole numbers from 1 on (extra_channels:
+    from 0), an odd emb_dim, and where attention_levels has not one entry per level.
     """
 
     Block = ResnetBlock
@@ -80,21 +86,20 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        levels = attention_levels
-        levels = (False,) * len(widths) if levels is None else tuple(levels)
-        if len(levels) != len(widths):
-            raise ValueError(
-                f"attention_levels needs one True or False per level, {len(widths)} of them; "
-                f"got {len(levels)}"
-            )
+        widths, levels = _validate_levels(widths, attention_levels)
+        _validate_sizes(channels=channels, depth=depth, patch_size=patch_size)
+        _validate_even(emb_dim)
+        _validate_sizes(0, extra_channels=extra_channels)
+        classes = 1 if num_classes is None else num_classes
+        _validate_sizes(num_classes=classes, context_dim=context_dim or 1)
         self.config = dict(
             channels=channels,
-            widths=list(widths),
+            widths=widths,
             depth=depth,
             num_classes=num_classes,
             context_dim=context_dim,
             extra_channels=extra_channels,
-            attention_levels=list(levels),
+            attention_levels=levels,
             patch_size=patch_size,
             num_heads=num_heads,
             emb_dim=emb_dim,
@@ -125,7 +130,7 @@ class UNet(nn.Module):
         self.memory_format = torch.channels_last
         self.to(memory_format=self.memory_format)
 
-    def _build_levels(self, widths: tuple[int, ...], depth: int, levels: tuple[bool, ...]) -> None:
+    def _build_levels(self, widths: list[int], depth: int, levels: list[bool]) -> None:
         """Encoder `down`, bottleneck `middle` and decoder `up`."""
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
@@ -170,13 +175,14 @@ class UNet(nn.Module):
         """x: (B, channels, H, W), t: (B,) real, y: (B,) integers, one integer, or None -> like x
 
         context: (B, L, context_dim) or None for none, context_mask: (B, L) bool;
-        extra: (B, extra_channels, H, W). Raises ValueError for inputs of another shape or range.
+        extra: (B, extra_channels, H, W).
+        Raises TypeError or ValueError for inputs of another shape, dtype or range.
         """
-        self._validate(x, t, y, context, context_mask, extra)
+        y = self._validate(x, t, y, context, context_mask, extra)
         emb = F.silu(self._embed(x, t, y, context, context_mask))       # (B, emb_dim)
         if self.context_dim:
             context, context_mask = self._with_null(context, context_mask, len(x))
-        x = x if extra is None else torch.cat([x, extra], dim=1)
+        x = x if extra is None else torch.cat([x, validate.tensor(extra).to(x)], dim=1)
         folded = F.pixel_unshuffle(x, self.patch_size)
         h = self.stem(folded.contiguous(memory_format=self.memory_format))
         skips = []
@@ -200,6 +206,7 @@ class UNet(nn.Module):
         """A skip connection: the encoder's features, concatenated to the decoder's along the
         channels.
         """
+        _require("skip must be", skip, len(h), "C", *h.shape[2:])
         return torch.cat([h, skip], dim=1)
 
     def muon_parameters(self) -> list[nn.Parameter]:
@@ -210,18 +217,13 @@ class UNet(nn.Module):
         self,
         x: Tensor,
         t: Tensor,
-        y: Tensor | int | None,
+        y: Tensor | None,
         context: Tensor | None,
         mask: Tensor | None,
     ) -> Tensor:
         """The embedding that conditions every block: (B, emb_dim), of the time and the label."""
         emb = self.time(t)
-        if self.label is None:
-            return emb
-        y = self.num_classes if y is None else y
-        if not isinstance(y, Tensor):
-            y = torch.full((len(x),), y, device=x.device)
-        return emb + self.label(y.expand(len(x)))
+        return emb if self.label is None else emb + self.label(y)
 
     def _with_null(
         self, context: Tensor | None, mask: Tensor | None, B: int
@@ -233,44 +235,45 @@ class UNet(nn.Module):
         context = torch.cat([null.to(context.dtype), context], dim=1)
         return context, None if mask is None else F.pad(mask, (1, 0), value=True)
 
-    def _validate(self, x, t, y, context, mask, extra) -> None:
-        if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ValueError(
-                f"this network takes images (B, {self.channels}, H, W); got {tuple(x.shape)}"
-            )
+    def _validate(self, x, t, y, context, mask, extra) -> Tensor | None:
+        """The labels, checked like everything else."""
+        _require("this network takes images", x, "B", self.channels, "H", "W")
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
             raise ValueError(
                 f"height and width must be multiples of {self.multiple} to be halved this often; "
                 f"got {x.shape[2]} x {x.shape[3]}: pad the images"
             )
         self._validate_extra(x, extra)
-        _validate_conditions(self, x, t, y)
-        self._validate_context(x, context, mask)
+        if context is not None:
+            if self.context_dim is None:
+                raise ValueError("this network takes no context: pass context_dim to UNet")
+            _require("this network takes a context", context, len(x), "L", self.context_dim)
+        _validate_mask(context, mask)
+        return _validate_conditions(self, x, t, y)
 
     def _validate_extra(self, x: Tensor, extra: Tensor | None) -> None:
-        channels = 0 if extra is None else extra.shape[1]
-        if (
-            channels != self.extra_channels
-            or extra is not None
-            and extra.shape[::2] != x.shape[::2]
-        ):
+        wanted = (len(x), self.extra_channels, *x.shape[2:])
+        shape = None if extra is None else tuple(getattr(extra, "shape", ()))
+        if shape != (wanted if self.extra_channels else None):
             raise ValueError(
                 f"this network takes {self.extra_channels} extra channels of x's size; "
-                f"got {None if extra is None else tuple(extra.shape)}"
+                f"got {shape}"
             )
 
-    def _validate_context(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> None:
-        if context is not None:
-            wanted = (len(x), self.context_dim)
-            if self.context_dim is None or context.ndim != 3 or context.shape[::2] != wanted:
-                takes = f"a context ({len(x)}, L, {self.context_dim})"
-                if self.context_dim is None:
-                    takes = "no context: pass context_dim to UNet"
-                raise ValueError(f"this network takes {takes}; got {tuple(context.shape)}")
-        if mask is None:
-            return
-        if context is None or mask.dtype != torch.bool or mask.shape != context.shape[:2]:
-            raise ValueError(
-                "context_mask must be bool (B, L) like the context; "
-                f"got {mask.dtype} {tuple(mask.shape)}"
-            )
+
+def _validate_levels(
+    widths: tuple[int, ...], levels: tuple[bool, ...] | None
+) -> tuple[list[int], list[bool]]:
+    """Both as lists. Raises TypeError or ValueError unless they are whole numbers and bools, one
+    per level.
+    """
+    if not isinstance(widths, (tuple, list)) or not widths:
+        raise TypeError(f"widths must be whole numbers, one per level, at least one; got {widths}")
+    widths = [validate.whole(width, "each of widths") for width in widths]
+    levels = [False] * len(widths) if levels is None else levels
+    if not isinstance(levels, (tuple, list)) or len(levels) != len(widths):
+        raise ValueError(
+            f"attention_levels needs one True or False per level, {len(widths)} of them; "
+            f"got {len(levels) if isinstance(levels, (tuple, list)) else repr(levels)}"
+        )
+    return widths, list(levels)

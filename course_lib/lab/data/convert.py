@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from ... import validate
 from .pictures_folder import Pictures, to_opaque
 
 GREY_MODES = ("1", "L", "LA", "I", "I;16")
@@ -37,7 +38,7 @@ def as_training_data(data) -> dict[str, Tensor]:
         data = list(zip(*data, strict=True))
     if isinstance(data, dict) and "x0" in data:
         others = {name: _condition(name, data[name]) for name in data if name != "x0"}
-        return {"x0": _images(data["x0"])} | others
+        return _of_one_length({"x0": _images(data["x0"])} | others)
     return _from_items(_validate_items(data))
 
 
@@ -52,7 +53,15 @@ def _validate_items(data) -> Sequence:
         raise ValueError("there are no images in the data")
     if isinstance(data, dict) or isinstance(data[0], dict):
         raise TypeError("it is not known which entries are the images and the labels: "
-                        'data = [(row["image"], row["label"]) for row in data]')
+                        'data = [(row["image"], row["label"]) for row in data], or of tensors '
+                        '{"x0": images, "y": labels}')
+    return data
+
+
+def _of_one_length(data: dict[str, Tensor]) -> dict[str, Tensor]:
+    lengths = {name: len(value) if value.ndim else 0 for name, value in data.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"each image needs one of each condition, such as y; got {lengths}")
     return data
 
 
@@ -70,7 +79,8 @@ def _from_items(data: Sequence) -> dict[str, Tensor]:
                              f"{image.shape}; make them alike: {_line_that_fits(bool(label))}")
         images[row] = image
         labels += map(_label, label)
-    return {"x0": _images(images)} | ({"y": torch.tensor(labels)} if labels else {})
+    given = {"x0": _images(images)} | ({"y": torch.tensor(labels)} if labels else {})
+    return _of_one_length(given)
 
 
 def _line_that_fits(labelled: bool) -> str:
@@ -112,6 +122,10 @@ def _condition(name: str, value) -> Tensor:
 def _images(x: Tensor | np.ndarray) -> Tensor:
     """Images as (N, C, H, W), uint8 or float32 in [-1, 1]; other floating-point data unchanged."""
     if isinstance(x, Tensor) and x.is_floating_point():
+        validate.finite(x, "x0")
+        if _is_image(x) and x.numel() and x.min() >= 0 and x.max() > 2:
+            raise ValueError(f"images must lie in [-1, 1]; got up to {x.max():.4g}: "
+                             f"{validate.SCALE}")
         return x
     given, x = x.shape, _channels_first(_bytes_or_floats(x))
     if x.dtype == torch.uint8 or not _is_image(x) or x.min() < 0:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ... import validate
 from ..storage import ASSETS, load_arrays
 
 SHA256 = "38724607556896f562c0ea4d6822324af1d2b71899ace47de96e041072e09006"
@@ -56,8 +57,8 @@ def nouns(n: int, seed: int = 0, split: str = "train", omit: float = 0.1) -> Nou
     split: "train"; "test": combinations of parts that "train" never has; "pairs": a head with
            glasses, and a body with an accessory, that never occur together in "train" or "test"
     omit:  the probability that a caption leaves a part out
-    Raises ValueError for another split and for a negative seed, OSError when the shipped file is
-    missing or damaged.
+    Raises TypeError or ValueError for another split, n below 1, a negative seed and an omit outside
+    [0, 1], OSError when the shipped file is missing or damaged.
     """
     parts = draw_parts(n, seed, split)
     return Nouns(render(parts), captions(parts, seed, omit), parts)
@@ -66,14 +67,11 @@ def nouns(n: int, seed: int = 0, split: str = "train", omit: float = 0.1) -> Nou
 def draw_parts(n: int, seed: int = 0, split: str = "train") -> Tensor:
     """n combinations of parts (n, 5) of one split, every part equally likely.
 
-    Raises ValueError for another split, n below 1, and a negative seed.
+    Raises TypeError or ValueError for another split, n below 1, and a negative seed.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
-    if n < 1:
-        raise ValueError(f"n counts pictures, 1 or more; got {n}")
-    _validate_seed(seed)
-    g = torch.Generator().manual_seed(seed)
+    n, g = validate.whole(n, "n"), torch.Generator().manual_seed(validate.seed(seed))
     found = 0
     rows = []
     while found < n:
@@ -84,12 +82,6 @@ def draw_parts(n: int, seed: int = 0, split: str = "train") -> Tensor:
         rows.append(drawn[_split_of(drawn) == SPLITS.index(split)])
         found += len(rows[-1])
     return torch.cat(rows)[:n]
-
-
-def _validate_seed(seed: int) -> None:
-    """Raises ValueError for a negative seed."""
-    if seed < 0:
-        raise ValueError(f"a seed is a whole number, 0 or more; got {seed}")
 
 
 def _split_of(parts: Tensor) -> Tensor:
@@ -143,9 +135,9 @@ def indices(parts: Tensor) -> Tensor:
 def _validate_parts(parts: Tensor) -> Tensor:
     """The indices of parts on the CPU.
 
-    Raises ValueError for another shape or indices that no part has.
+    Raises TypeError or ValueError for another shape or indices that no part has.
     """
-    parts = torch.as_tensor(parts).cpu()
+    parts = validate.tensor(parts, "parts").cpu()
     counts = torch.tensor([len(load_art().layers[part]) for part in PARTS])
     if parts.ndim != 2 or parts.shape[1] != len(PARTS) or parts.is_floating_point():
         raise ValueError(
@@ -170,6 +162,7 @@ def index_of(part: str, name: str) -> int:
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}")
+    validate.instance(name, str, "name", "'shark'")
     names = load_art().names[part]
     if name not in names:
         close = [other for other in names if set(other.split()) & set(name.split())] or names
@@ -220,9 +213,10 @@ NO_ARTICLE = {"rain", "grease", "wet money", "flash", "uroko", "tatewaku"}
 
 def article(name: str) -> str:
     """"a ", "an ", or nothing before plurals and what cannot be counted."""
+    validate.instance(name, str, "name", "'shark'")
     if name in NO_ARTICLE or name.endswith("s") and not name.endswith("ss"):
         return ""
-    return "an " if name[0] in "aeio" or name.startswith(("rgb", "umb")) else "a "
+    return "an " if name.startswith(("a", "e", "i", "o", "rgb", "umb")) else "a "
 
 
 def plain_captions(parts: Tensor) -> list[str]:
@@ -242,12 +236,13 @@ def plain_captions(parts: Tensor) -> list[str]:
 def captions(parts: Tensor, seed: int = 0, omit: float = 0.0) -> list[str]:
     """Captions of parts (n, 5) in varied words: synonyms, phrases in any order after the head.
 
-    omit: the probability that a part is left out. Raises ValueError for a negative seed.
+    omit: the probability that a part is left out. Raises TypeError or ValueError for a negative
+    seed, and for an omit outside [0, 1].
     """
-    _validate_seed(seed)
-    g = np.random.default_rng((seed, 5))
-    choices = g.random((len(parts), 16)).tolist()
-    return [_caption(w, row, omit) for w, row in zip(part_names(parts), choices)]
+    validate.number(omit, "omit", 0, 1, what="the probability that a part is left out")
+    g, names = np.random.default_rng((validate.seed(seed), 5)), part_names(parts)
+    choices = g.random((len(names), 16)).tolist()
+    return [_caption(w, row, omit) for w, row in zip(names, choices)]
 
 
 def _caption(named: dict[str, str], u: list[float], omit: float) -> str:

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from ... import validate
 from .picture_captions import read_captions, some, visible
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
@@ -45,8 +46,16 @@ class Pictures:
         return f"<Pictures: {len(self)} of {shape}{classes}{', captions' if self.captions else ''}>"
 
     def floats(self, rows: slice | Tensor | list[int] | None = None) -> Tensor:
-        """Those rows of the images, or all: (B, C, H, W) float32 in [-1, 1]."""
-        images = self.images if rows is None else self.images[rows]     # (B, C, H, W)
+        """Those rows of the images, or all: (B, C, H, W) float32 in [-1, 1].
+
+        Raises ValueError for rows that are not there.
+        """
+        try:
+            images = self.images if rows is None else self.images[rows]     # (B, C, H, W)
+        except (IndexError, TypeError):
+            raise ValueError(
+                f"rows must be a slice, or whole numbers below {len(self)}: there are no others"
+            ) from None
         return images.float().div_(127.5).sub_(1)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -73,14 +82,16 @@ def pictures(folder: str | Path, size: int | tuple[int, int], *, channels: int =
     imagefolder) or else from a text file beside each picture (cat.png, cat.txt). EXIF orientation
     is applied, colour profiles are not. Hidden files and files of other kinds are ignored. Files
     that cannot be read are skipped, with one warning.
-    Raises ValueError for a folder without readable pictures, for pictures both in the folder and
-    in its sub-folders, and for captions that do not match the pictures one to one;
-    FileNotFoundError or NotADirectoryError for a folder that is none.
+    Raises TypeError or ValueError for other options, for a folder without readable pictures, for
+    pictures both in the folder and in its sub-folders, and for captions that do not match the
+    pictures one to one; FileNotFoundError or NotADirectoryError for a folder that is none.
     """
     height, width = _validate(size, channels, fit)
     mode = "L" if channels == 1 else "RGB"
-    color = (background,) * 3 if isinstance(background, int) else background
-    fill = Image.new("RGB", (1, 1), color).convert(mode).getpixel((0, 0))
+    fill = _pixel(background, mode)
+    threads = None if threads is None else validate.whole(threads, "threads")
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"folder must be the path of one folder; got a {type(folder).__name__}")
     folder = Path(folder).expanduser()
     files, class_names = _find_pictures(folder)
     captions = read_captions(folder, files)
@@ -110,6 +121,21 @@ def _validate(size: int | tuple[int, int], channels: int, fit: str) -> tuple[int
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ValueError(f"size must be a positive integer or (height, width); got {size!r}")
     return sides
+
+
+def _pixel(background: str | int | tuple[int, int, int], mode: str) -> int | tuple[int, ...]:
+    """The background as a pixel of this mode."""
+    color = background
+    try:
+        if not isinstance(color, str):
+            levels = color if isinstance(color, (tuple, list)) else [color] * 3
+            color = tuple(validate.whole(level, "background", 0, 255) for level in levels)
+        return Image.new("RGB", (1, 1), color).convert(mode).getpixel((0, 0))
+    except (TypeError, ValueError):
+        raise ValueError(
+            "background must be a colour's name, '#rrggbb', a grey level or (r, g, b), 0 to 255; "
+            f"got {background!r}"
+        ) from None
 
 
 # ---- the files of a folder
@@ -196,7 +222,12 @@ def _read(file: Path, size: tuple[int, int], mode: str, fit: str,
 
 
 def to_opaque(image: Image.Image, mode: str, fill: int | tuple[int, ...]) -> Image.Image:
-    """An image in mode "L" or "RGB"; where it is transparent, `fill` shows through."""
+    """An image in mode "L" or "RGB"; where it is transparent, `fill` shows through.
+
+    Raises TypeError or ValueError for no image and for another mode.
+    """
+    validate.instance(image, Image.Image, "image", "Image.open(file)")
+    validate.choice(mode, "mode", ("L", "RGB"))
     if image.mode.startswith("I"):                  # 16 bits: convert() would clip them to white
         levels = np.asarray(image, dtype=np.float32) / 257
         image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))

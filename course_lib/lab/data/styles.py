@@ -3,6 +3,7 @@
 STYLES names functions from MNIST's digits to digits in another style. A style classifier compares
 statistics of a network's early feature maps, as Gatys et al. 2016 and Huang & Belongie 2017 do.
 """
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
@@ -11,16 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ... import validate
 from ..evaluation.features import _validate_digits, digit_classifier, predict_digits
 from ..storage import CHECKPOINTS, load_tensors
 from .digits import mnist
 
 # Each takes x (N, 1, 28, 28) in [-1, 1] and gives the same digits, (N, 1, 28, 28) in [-1, 1],
-# without any chance.
+# without any chance. Raises TypeError or ValueError for other images.
 
 def plain(x: Tensor) -> Tensor:
     """MNIST's own style."""
-    return x
+    return _validate_digits(x)
 
 
 def _widest(x: Tensor, size: int) -> Tensor:
@@ -30,26 +32,28 @@ def _widest(x: Tensor, size: int) -> Tensor:
 
 def thick(x: Tensor) -> Tensor:
     """Broad strokes: 3 x 3 max pooling."""
-    return _widest(x, 3)
+    return _widest(_validate_digits(x), 3)
 
 
 def faint(x: Tensor) -> Tensor:
     """Half as bright."""
-    return (x + 1) * 0.5 - 1
+    return (_validate_digits(x) + 1) * 0.5 - 1
 
 
 def outline(x: Tensor) -> Tensor:
     """The rim around the ink, without the ink."""
+    x = _validate_digits(x)
     return (_widest(x, 3) - x - 1).clamp(-1, 1)
 
 
 def inverse(x: Tensor) -> Tensor:
     """Black on white."""
-    return -x
+    return -_validate_digits(x)
 
 
 def shadow(x: Tensor) -> Tensor:
     """With a dark grey shadow, two pixels down and to the right."""
+    x = _validate_digits(x)
     fallen = F.pad(x, (2, -2, 2, -2), value=-1.0)
     return torch.maximum(x, (fallen + 1) * 0.3 - 1)
 
@@ -63,11 +67,13 @@ def _every_fourth(x: Tensor, there: float, elsewhere: float) -> Tensor:
 
 def stripes(x: Tensor) -> Tensor:
     """Striped ink: every fourth row is faint."""
+    x = _validate_digits(x)
     return (x + 1) * _every_fourth(x, 0.3, 1.0) - 1
 
 
 def lined_paper(x: Tensor) -> Tensor:
     """On lined paper: a dim line behind the ink in every fourth row."""
+    x = _validate_digits(x)
     return torch.maximum(x, _every_fourth(x, 0.3, 0.0) - 1)
 
 
@@ -87,11 +93,14 @@ def in_style(x: Tensor, style: Tensor) -> Tensor:
     """Each digit in its own style: x (N, 1, 28, 28), style (N,) indices into STYLES
     -> (N, 1, 28, 28).
 
-    Raises ValueError for another number of styles than of digits, and for an index that no style
-    has.
+    Raises TypeError or ValueError for other images, another number of styles than of digits, and
+    for an index that no style has.
     """
-    if len(style) != len(x):
-        raise ValueError(f"each digit needs one style; got {len(x)} digits and {len(style)} styles")
+    x, style = _validate_digits(x), validate.tensor(style, "style")
+    if style.shape != (len(x),):
+        raise ValueError(
+            f"each digit needs one style; got {len(x)} digits and {style.numel()} styles"
+        )
     strange = ~torch.isin(style, torch.arange(len(STYLES), device=style.device))
     if strange.any():
         raise ValueError(
@@ -99,7 +108,8 @@ def in_style(x: Tensor, style: Tensor) -> Tensor:
         )
     out = torch.empty_like(x)
     for k, draw in enumerate(STYLES.values()):
-        out[style == k] = draw(x[style == k])
+        if (chosen := style == k).any():
+            out[chosen] = draw(x[chosen])
     return out
 
 
@@ -107,13 +117,12 @@ def styled(n: int, seed: int = 0, split: str = "train") -> tuple[Tensor, Tensor,
     """n digits of MNIST, each in one style: x (n, 1, 28, 28) in [-1, 1], y (n,), style (n,).
 
     Each style comes as nearly equally often as n allows, in random order; "train" and "test" are
-    MNIST's own splits; no digit comes twice. Raises ValueError for another split, or for more than
-    there are.
+    MNIST's own splits; no digit comes twice. Raises TypeError or ValueError for another split, or
+    for more than there are.
     """
     x, y = mnist(split)
-    if not 1 <= n <= len(x):
-        raise ValueError(f"{split} has {len(x):,} digits; got n = {n}")
-    g = torch.Generator().manual_seed(seed)
+    n = validate.whole(n, "n", 1, len(x), f"of the digits in {split}")
+    g = torch.Generator().manual_seed(validate.seed(seed))
     rows = torch.randperm(len(x), generator=g)[:n]
     style = torch.randperm(n, generator=g) % len(STYLES)
     return in_style(x[rows], style), y[rows], style
@@ -128,9 +137,11 @@ def feature_statistics(x: Tensor) -> Tensor:
     """Mean and standard deviation of the digit classifier's first 64 feature maps: (N, 128).
 
     x: (N, 1, 28, 28); the statistics are over positions, so they do not depend on where the ink is.
-    Differentiable. (Gatys et al. 2016; Huang & Belongie 2017, AdaIN)
+    Differentiable. Raises TypeError or ValueError for images of another shape or dtype.
+    (Gatys et al. 2016; Huang & Belongie 2017, AdaIN)
     """
-    h, found = x, []
+    x = h = _validate_digits(x, math.inf)
+    found = []
     for layer, module in enumerate(digit_classifier(x.device).body[:LAYERS[-1] + 1]):
         h = module(h)
         if layer in LAYERS:
@@ -153,8 +164,13 @@ def fit_discriminants(s: Tensor, style: Tensor) -> StyleClassifier:
     -> StyleClassifier.
 
     All styles share one covariance around their own means; whitened by it, eight means span at most
-    seven directions. (Fisher 1936; Rao 1948)
+    seven directions. Raises TypeError or ValueError where a row has no style, or a style no row.
+    (Fisher 1936; Rao 1948)
     """
+    s = validate.real(s, "s", ndim=2)
+    style = validate.labels(style, len(s), len(STYLES), "style")
+    if style.shape != (len(s),) or len(style.unique()) < len(STYLES):
+        raise ValueError(f"style must be ({len(s)},), each of the {len(STYLES)} styles among them")
     mean, std = s.mean(0), s.std(0).clamp(min=1e-3)
     z = ((s - mean) / std).double()                                                     # (N, 128)
     means = torch.stack([z[style == k].mean(0) for k in range(len(STYLES))])            # (8, 128)
@@ -229,11 +245,10 @@ class Transfers(NamedTuple):
 def transfers(n: int = 100, seed: int = 0) -> Transfers:
     """n tasks from MNIST's test digits, the same for the same seed.
 
-    Raises ValueError for n outside 1 to 5,000.
+    Raises TypeError or ValueError for n outside 1 to 5,000.
     """
-    if not 1 <= n <= 5000:
-        raise ValueError(f"each task takes two of the 10,000 test digits; got n = {n}")
-    (x, y), g = mnist("test"), torch.Generator().manual_seed(seed)
+    n = validate.whole(n, "n", 1, 5000, "each task takes two of the 10,000 test digits")
+    (x, y), g = mnist("test"), torch.Generator().manual_seed(validate.seed(seed))
     digit, other = torch.randperm(len(x), generator=g)[:2 * n].chunk(2)
     before = torch.randint(len(STYLES), (n,), generator=g)
     after = (before + torch.randint(1, len(STYLES), (n,), generator=g)) % len(STYLES)
@@ -253,14 +268,22 @@ READABLE = ("plain", "faint", "thick", "shadow", "stripes", "paper")
 
 
 def between(tasks: Transfers, names: tuple[str, ...] = READABLE) -> Tensor:
-    """Which tasks lead from one of these styles to another of them: (n,) bool."""
+    """Which tasks lead from one of these styles to another of them: (n,) bool.
+
+    Raises TypeError or ValueError for other names.
+    """
+    for name in validate.strings(names, "names"):
+        validate.choice(name, "each of names", STYLES)
     numbers = torch.tensor([list(STYLES).index(name) for name in names])
     return torch.isin(tasks.before, numbers) & torch.isin(tasks.after, numbers)
 
 
 def subset(tasks: Transfers, kept: Tensor | slice) -> Transfers:
-    """Some of the tasks: kept (n,) bool, or a slice."""
-    return Transfers(*(value[kept] for value in tasks))
+    """Some of the tasks: kept (n,) bool, or a slice. Raises ValueError for another kept."""
+    try:
+        return Transfers(*(value[kept] for value in tasks))
+    except (IndexError, TypeError):
+        raise ValueError(f"kept must be ({len(tasks.y)},) bool, or a slice") from None
 
 
 @torch.no_grad()
@@ -274,12 +297,12 @@ def score(x: Tensor, tasks: Transfers) -> dict[str, float]:
     read:  the fraction that the digit classifier assigns to the content's label, over the tasks
            that lead to a READABLE style; nan if none does
 
-    Raises ValueError for another number of results than of tasks.
+    Raises TypeError or ValueError for other images, and another number of results than of tasks.
     """
-    n = len(tasks.digit)
+    validate.instance(tasks, Transfers, "tasks", "transfers(100)")
+    x, n = _validate_digits(x, math.inf).clamp(-1, 1), len(tasks.digit)
     if len(x) != n:
         raise ValueError(f"one result is wanted for each of the {n} tasks; got {len(x)}")
-    x = x.clamp(-1, 1)
     nearest = torch.empty(n, dtype=torch.long)  # the row of the nearest digit
     for k in tasks.after.unique():
         # (n, 784): every digit in this style

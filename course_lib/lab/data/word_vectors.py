@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ... import validate
 from ..storage import ASSETS, load_arrays
 from . import noun_parts
 
@@ -46,16 +47,17 @@ def load_vectors(file: Path = ASSETS / "minilm.npz") -> WordVectors:
 
 def has_vector(word: str) -> bool:
     """Whether the word is among the shipped ones."""
+    validate.instance(word, str, "word", "'kitten'")
     return word.lower() in load_vectors().index
 
 
 def vector(word: str) -> Tensor:
     """The encoder's vector of one word: (128,), of length 1.
 
-    Raises ValueError for a word without one.
+    Raises TypeError or ValueError for a word without one.
     """
     number = load_vectors().index
-    if word.lower() not in number:
+    if not has_vector(word):
         raise ValueError(
             f"{word!r} is not among the {len(number):,} words that the course ships vectors for "
             "(common English words, animals, food, things, colours): try a more common word, or "
@@ -73,8 +75,7 @@ def nearest(word: str, part: str, k: int = 3) -> list[tuple[str, float]]:
     if part not in noun_parts.PARTS:
         raise ValueError(f"part must be one of {', '.join(noun_parts.PARTS)}; got {part!r}")
     names = noun_parts.load_art().names[part]
-    if not 1 <= k <= len(names):
-        raise ValueError(f"{part} has {len(names)} names; got k = {k}")
+    k = validate.whole(k, "k", 1, len(names), f"of the names of {part}")
     cosine, which = (load_vectors().names[part] @ vector(word)).topk(k)
     return [(names[i], c) for i, c in zip(which.tolist(), cosine.tolist())]
 

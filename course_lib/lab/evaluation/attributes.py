@@ -2,6 +2,7 @@
 import torch
 from torch import Tensor
 
+from ... import validate
 from ..data import noun_parts
 from ..storage import ASSETS, load_tensors
 
@@ -13,9 +14,10 @@ def attributes_correct(x: Tensor, parts: Tensor) -> Tensor:
     the other parts as asked for; the candidate nearest to x must look like what was asked for
     (where an accessory hides the body, all bodies do). Real images score 1, chance is
     `chance_accuracy(parts)`.
-    Raises ValueError for images or parts of another shape or range.
+    Raises TypeError or ValueError for images or parts of another shape or range.
     """
-    x, parts = _validate_nouns(x, parts), noun_parts._validate_parts(parts)
+    parts = noun_parts._validate_parts(parts)
+    x = _validate_nouns(x, len(parts))
     palette = noun_parts.load_art().palette
     matches = torch.empty(len(x), len(noun_parts.PARTS), dtype=torch.bool)
     start = torch.arange(1024) * palette.shape[1]  # where each pixel's row of the table begins
@@ -53,21 +55,15 @@ def _candidates(row: Tensor, column: int) -> Tensor:
     return noun_parts.indices(rows).flatten(1)
 
 
-def _validate_nouns(x: Tensor, parts: Tensor) -> Tensor:
-    """Images on the CPU, clipped to [-1, 1]. Raises ValueError for another shape or dtype."""
-    if (
-        x.ndim != 4
-        or x.shape[1:] != (3, 32, 32)
-        or len(x) != len(parts)
-        or not x.is_floating_point()
-    ):
+def _validate_nouns(x: Tensor, n: int) -> Tensor:
+    """n images on the CPU, clipped to [-1, 1]. Raises TypeError or ValueError for others."""
+    x = validate.tensor(x, "x")
+    if x.shape != (n, 3, 32, 32):
         raise ValueError(
             f"nouns are pictures (N, 3, 32, 32) in [-1, 1], with as many rows of parts; got "
-            f"{x.dtype} {tuple(x.shape)} and {len(parts)} rows"
+            f"{tuple(x.shape)} and {n} rows"
         )
-    if not x.isfinite().all():
-        raise ValueError("the pictures have values that are not finite (nan or inf)")
-    return x.detach().cpu().float().clamp(-1, 1)
+    return validate.images(x.detach().cpu(), "x", limit=2).float().clamp(-1, 1)
 
 
 def nouns_training_results() -> dict:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ... import validate
 from ...networks.classifiers import DigitClassifier, NoisyClassifier
 from ...networks.lpips import LPIPS
 from ..data.digits import mnist
@@ -64,22 +65,23 @@ def features_of_test_split() -> Tensor:
     return digit_features(mnist("test")[0])
 
 
-def _validate_digits(x: Tensor) -> Tensor:
-    """x as it is. Raises TypeError or ValueError for another dtype, shape or range."""
-    if not x.is_floating_point():
-        raise TypeError(
-            f"images must be floating point in [-1, 1]; got {x.dtype}: scale with x / 127.5 - 1"
-        )
+def _validate_digits(x: Tensor, limit: float = 2.0) -> Tensor:
+    """Digits in float32. Raises TypeError or ValueError for another dtype, shape or range."""
+    x = validate.tensor(x, "images")
     if x.ndim != 4 or x.shape[1:] != (1, 28, 28):
         raise ValueError(f"digits must be (N, 1, 28, 28); got {tuple(x.shape)}")
-    if not x.isfinite().all():
-        raise ValueError("the images have values that are not finite (nan or inf)")
-    if x.abs().max() > 2:
+    return validate.images(x, limit=limit).float()
+
+
+def _validate_colours(x: Tensor) -> Tensor:
+    """Colour pictures in float32. Raises TypeError or ValueError for others."""
+    x = validate.tensor(x, "images")
+    if x.ndim != 4 or x.shape[1] != 3:
         raise ValueError(
-            f"images must lie in [-1, 1]; got [{x.min():.4g}, {x.max():.4g}]: scale with x / 127.5 "
-            f"- 1"
+            f"these networks look at colour pictures (N, 3, H, W) in [-1, 1]; got "
+            f"{tuple(x.shape)}: repeat a single channel three times"
         )
-    return x
+    return validate.images(x, limit=2).float()
 
 
 @lru_cache
@@ -104,13 +106,9 @@ def alexnet_features(x: Tensor) -> Tensor:
 
     float64 on the CPU. LPIPS's shipped backbone, for a Fréchet distance of photographs without a
     network connection. Not the published FID, which uses Inception. Images below 64 pixels are
-    resized to 64 first. Raises ValueError for x of another dtype or shape.
+    resized to 64 first. Raises TypeError or ValueError for x of another dtype, shape or range.
     """
-    if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
-        raise ValueError(
-            f"AlexNet looks at colour pictures (N, 3, H, W) in [-1, 1]; got {tuple(x.shape)} "
-            f"{x.dtype}: repeat a single channel three times"
-        )
+    x = _validate_colours(x)
     net = lpips_network(x.device)
     parts = []
     for part in x.split(100):
@@ -155,12 +153,8 @@ def inception(
 
     @torch.no_grad()
     def extract(x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
-            raise ValueError(
-                f"Inception looks at colour pictures (N, 3, H, W) in [-1, 1]; got {tuple(x.shape)} "
-                f"{x.dtype}: repeat a single channel three times"
-            )
-        return torch.cat([net(to_bytes(part).to(device))[0].cpu().double() for part in x.split(64)])
+        parts = (to_bytes(part).to(device) for part in _validate_colours(x).split(64))
+        return torch.cat([net(part)[0].cpu().double() for part in parts])
     return extract
 
 
@@ -188,7 +182,8 @@ def dinov2(
 
     @torch.no_grad()
     def extract(x: Tensor) -> Tensor:
-        x = F.interpolate((x.cpu() + 1) / 2, size=(224, 224), mode="bicubic", antialias=True)
+        x = _validate_colours(x).cpu()
+        x = F.interpolate((x + 1) / 2, size=(224, 224), mode="bicubic", antialias=True)
         x = (x.clamp(0, 1) - mean) / std
         outputs = (net(part.to(device)).last_hidden_state for part in x.split(32))
         return torch.cat([h[:, 0].cpu().double() for h in outputs])

@@ -5,10 +5,12 @@ against real data (`real_baseline`). Feature extractors are in features.py.
 """
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ... import validate
 from ..data import mnist
 from .features import digit_features, features_of_test_split, lpips_network, predict_digits
 
@@ -17,19 +19,22 @@ class RunningMoments:
     """Mean and covariance of a stream of features, accumulated in float64.
 
     RunningMoments(features), or update(features) with any number of parts (n, d); then `n`, `mean`
-    (d,), `covariance` (d, d).
+    (d,), `covariance` (d, d). Raises TypeError or ValueError for features that are not finite or of
+    another d, and for the covariance of fewer than two points.
     """
 
     def __init__(self, features: Tensor | Iterable[Tensor] = ()):
         self.n = 0
         self.mean = None
         self._scatter = None
-        for part in [features] if isinstance(features, Tensor) else features:
+        for part in [features] if isinstance(features, (Tensor, np.ndarray)) else features:
             self.update(part)
 
     def update(self, features: Tensor) -> "RunningMoments":
         """Add a part (n, d). (Chan et al. 1983)"""
         z = _validate_features(features)
+        if self.n and z.shape[1] != len(self.mean):
+            raise ValueError(f"features must be (n, {len(self.mean)}); got {tuple(z.shape)}")
         n, mean = len(z), z.mean(0)
         scatter = (z - mean).T @ (z - mean)                                             # (d, d)
         if self.n == 0:
@@ -45,6 +50,8 @@ class RunningMoments:
 
     @property
     def covariance(self) -> Tensor:
+        if self.n < 2:
+            raise ValueError(f"a covariance needs at least two points; got {self.n}")
         return self._scatter / (self.n - 1)
 
 
@@ -55,20 +62,16 @@ def frechet_distance(a: Tensor | RunningMoments, b: Tensor | RunningMoments) -> 
     a: (N, d), b: (M, d), or their RunningMoments; computed in float64. |mu_a - mu_b|^2 + tr(A + B -
     2 (A B)^(1/2)), the last trace from the eigenvalues of the symmetric S^T B S with A = S S^T, or,
     with fewer points than dimensions, from singular values, which is the same number. Biased
-    upwards, the more the smaller N is. Raises ValueError for features that are not finite or do not
-    match. (Dowson & Landau 1982; Heusel et al. 2017)
+    upwards, the more the smaller N is. Raises TypeError or ValueError for features that are not
+    finite or do not match. (Dowson & Landau 1982; Heusel et al. 2017)
     """
     clouds = [z if isinstance(z, RunningMoments) else _validate_features(z) for z in (a, b)]
-    d = [len(z.mean) if isinstance(z, RunningMoments) else z.shape[1] for z in clouds]
-    n = [z.n if isinstance(z, RunningMoments) else len(z) for z in clouds]
-    if d[0] != d[1] or min(n) < 2:
-        raise ValueError(
-            f"two clouds of features (N, d) and (M, d) are needed, at least two points each; got "
-            f"({n[0]}, {d[0]}) and ({n[1]}, {d[1]})"
-        )
-    if max(n) <= d[0] and not any(isinstance(z, RunningMoments) for z in clouds):
+    moments = [isinstance(z, RunningMoments) for z in clouds]
+    sizes = [(z.n, len(z.mean) if z.n else 0) if m else z.shape for z, m in zip(clouds, moments)]
+    _validate_match(*sizes)
+    if max(sizes[0][0], sizes[1][0]) <= sizes[0][1] and not any(moments):
         return _frechet_of_few(*clouds)
-    a, b = (z if isinstance(z, RunningMoments) else RunningMoments(z) for z in clouds)
+    a, b = (z if m else RunningMoments(z) for z, m in zip(clouds, moments))
     A, B = a.covariance, b.covariance
     S = _root(A)                                                          # (d, d), A = S S^T
     cross = torch.linalg.eigvalsh(S.T @ B @ S).clamp(min=0).sqrt().sum()  # tr (A B)^(1/2)
@@ -104,11 +107,13 @@ def kid(
     error.
 
     a: (N, d), b: (M, d). Unbiased: 0 on average for two sets from one distribution, whatever N.
-    size: of each subset. Raises ValueError for features that are not finite.
-    (Binkowski et al. 2018)
+    size: of each subset, 2 or more. Raises TypeError or ValueError for features that are not finite
+    or do not match. (Binkowski et al. 2018)
     """
-    a, b = _validate_features(a), _validate_features(b)
-    size, g = min(size, len(a), len(b)), torch.Generator().manual_seed(seed)
+    a, b = _validate_pair(a, b)
+    size = min(validate.whole(size, "size", 2), len(a), len(b))
+    validate.whole(subsets, "subsets")
+    g = torch.Generator().manual_seed(validate.seed(seed))
     pick = lambda z: z[torch.randperm(len(z), generator=g)[:size]]
     kernel = lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3
     values = torch.tensor([mmd(pick(a), pick(b), kernel) for _ in range(subsets)])
@@ -121,24 +126,28 @@ def gaussian_kernel_distance(a: Tensor, b: Tensor, width: float = 10.0) -> float
     """Squared MMD with the kernel exp(-|x - y|^2 / (2 width^2)): CMMD's, with any features.
 
     Unbiased; unlike a Fréchet distance it is 0 on average only for equal distributions.
-    (Jayasumana et al. 2024)
+    Raises TypeError or ValueError for features that are not finite or do not match, and a width
+    that is not above 0. (Jayasumana et al. 2024)
     """
-    return mmd(
-        _validate_features(a),
-        _validate_features(b),
-        lambda x, y: (-torch.cdist(x, y).square() / (2 * width**2)).exp(),
-    )
+    width = validate.number(width, "width", 0, above=True)
+    a, b = _validate_pair(a, b)
+    return mmd(a, b, lambda x, y: (-torch.cdist(x, y).square() / (2 * width**2)).exp())
 
 
 def mmd(a: Tensor, b: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> float:
     """The unbiased estimate of the squared maximum mean discrepancy.
 
-    a: (N, d), b: (M, d); Gretton et al. 2012, eq. 3
+    a: (N, d), b: (M, d), two points or more; kernel: of them, (N, M); Gretton et al. 2012, eq. 3
+    Raises TypeError or ValueError for other shapes.
     """
+    validate.function(kernel, "kernel", "(a (N, d), b (M, d)) -> (N, M)")
+    a, b = validate.tensor(a, "a"), validate.tensor(b, "b")
+    _validate_match(a.shape, b.shape)
     N, M = len(a), len(b)
-    K_aa = kernel(a, a)
-    K_bb = kernel(b, b)
-    K_ab = kernel(a, b)
+    K_aa, K_bb, K_ab = kernel(a, a), kernel(b, b), kernel(a, b)
+    for K, shape in ((K_aa, (N, N)), (K_bb, (M, M)), (K_ab, (N, M))):
+        if not isinstance(K, Tensor) or K.shape != shape:
+            raise ValueError(f"kernel must return a tensor {shape}; got {getattr(K, 'shape', K)}")
     within = (
         (K_aa.sum() - K_aa.trace()) / (N * (N - 1))
         + (K_bb.sum() - K_bb.trace()) / (M * (M - 1))
@@ -150,10 +159,11 @@ def inception_score(p: Tensor, splits: int = 10) -> tuple[float, float]:
     """exp of the mean KL from each image's class probabilities to their mean: (mean, std) over
     splits.
 
-    p: (N, K), rows adding up to 1. Between 1 and K. It uses no real data. Raises ValueError for
-    rows that are no probabilities, and for fewer rows than splits. (Salimans et al. 2016)
+    p: (N, K), rows adding up to 1. Between 1 and K. It uses no real data. Raises TypeError or
+    ValueError for rows that are no probabilities, and for fewer rows than splits.
+    (Salimans et al. 2016)
     """
-    p = _validate_features(p)
+    p, splits = _validate_features(p), validate.whole(splits, "splits")
     if len(p) < splits or (p < 0).any() or ((p.sum(1) - 1).abs() > 1e-3).any():
         raise ValueError(
             f"probabilities (N, K) with N >= {splits} are needed, rows adding up to 1; got "
@@ -171,13 +181,10 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[float
     generated one.
 
     real: (N, d), generated: (M, d). Near: within the distance of that point to its k-th neighbour
-    in its own set. Raises ValueError for k or fewer points. (Kynkäänniemi et al. 2019)
+    in its own set. Raises TypeError or ValueError for features that do not match, and for k or
+    fewer points. (Kynkäänniemi et al. 2019)
     """
-    real, generated = _validate_features(real), _validate_features(generated)
-    if min(len(real), len(generated)) <= k:
-        raise ValueError(
-            f"each cloud needs more than k = {k} points; got {len(real)} and {len(generated)}"
-        )
+    real, generated = _validate_pair(real, generated, validate.whole(k, "k"))
     return _covered(generated, real, k), _covered(real, generated, k)
 
 
@@ -196,14 +203,18 @@ def real_baseline(
     """What n real points score against other real ones: (mean, std) over `draws` random splits.
 
     real: (N, d), split into n and the rest; metric: of two sets of features.
-    Raises ValueError for an n that leaves fewer than two points on a side.
+    Raises TypeError or ValueError for an n that leaves fewer than two points on a side, and for a
+    metric that returns no number.
     """
-    if not 2 <= n <= len(real) - 2:
+    validate.function(metric, "metric", "of two sets of features, such as frechet_distance")
+    real, n = validate.tensor(real, "real"), validate.whole(n, "n", 2)
+    if n > len(real) - 2:
         raise ValueError(f"n must leave at least two of the {len(real)} real points; got {n}")
-    g, values = torch.Generator().manual_seed(seed), []
-    for _ in range(draws):
+    g, values = torch.Generator().manual_seed(validate.seed(seed)), []
+    for _ in range(validate.whole(draws, "draws")):
         order = torch.randperm(len(real), generator=g)
-        values.append(metric(real[order[:n]], real[order[n:]]))
+        found = metric(real[order[:n]], real[order[n:]])
+        values.append(validate.number(found, "what metric returns"))
     return torch.tensor(values).mean().item(), torch.tensor(values).std().item()
 
 
@@ -212,9 +223,13 @@ def frechet_real_baseline(n: int, seed: int = 0, balanced: bool = False) -> floa
     scores.
 
     balanced: n / 10 of each label, for models that were given equally many of each; else at random.
+    Raises TypeError or ValueError for more digits than there are.
     """
     x, y = mnist("train")
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    most = 10 * y.bincount().min().item() if balanced else len(x)
+    n = validate.whole(n, "n", 10 if balanced else 2, most, "of the training digits")
+    g = torch.Generator().manual_seed(validate.seed(seed))
+    order = torch.randperm(len(x), generator=g)
     rows = order[:n]
     if balanced:
         rows = torch.cat([order[y[order] == label][: n // 10] for label in range(10)])
@@ -224,29 +239,29 @@ def frechet_real_baseline(n: int, seed: int = 0, balanced: bool = False) -> floa
 def class_agreement(x: Tensor, y: Tensor) -> float:
     """The fraction of images in which the digit classifier's prediction is the label asked for.
 
-    x: (N, 1, 28, 28) in [-1, 1], y: (N,) int64. Raises ValueError where the sizes differ.
+    x: (N, 1, 28, 28) in [-1, 1], y: (N,) int64. Raises TypeError or ValueError for other images and
+    labels.
     """
-    return (predict_digits(x) == y.to(x.device)).double().mean().item()
+    read = predict_digits(x)
+    y = validate.labels(y, len(read), 10, "labels y")
+    return (read == y.to(read.device)).double().mean().item()
 
 
 def lpips(x: Tensor, y: Tensor, enlarge_to: int | None = None) -> Tensor:
     """LPIPS: the perceptual distance of image pairs, x, y (N, 3 or 1, H, W) in [-1, 1] -> (N,).
 
     AlexNet needs 32 pixels or more; enlarge_to=64 enlarges smaller images first (bilinear).
-    Raises ValueError for images of another shape or range, or too small. (Zhang et al. 2018)
+    Raises TypeError or ValueError for images of another shape or range, or too small.
+    (Zhang et al. 2018)
     """
-    if x.shape != y.shape or x.ndim != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point():
+    x, y = validate.images(x, "x").float(), validate.images(y, "y").float()
+    if x.shape != y.shape:
         raise ValueError(
             f"two batches of pictures (N, 3 or 1, H, W) in [-1, 1] are compared pair by pair; got "
             f"{tuple(x.shape)} and {tuple(y.shape)}"
         )
-    if max(x.abs().max(), y.abs().max()) > 1.001:
-        raise ValueError(
-            f"pictures must lie in [-1, 1]; got up to {max(x.abs().max(), y.abs().max()):.4g}: "
-            f"scale with x / 127.5 - 1, or clamp samples"
-        )
     if enlarge_to is not None:
-        size = (enlarge_to, enlarge_to)
+        size = (validate.whole(enlarge_to, "enlarge_to", 32),) * 2
         x, y = (F.interpolate(z, size=size, mode="bilinear") for z in (x, y))
     if min(x.shape[2:]) < 32:
         raise ValueError(
@@ -261,10 +276,11 @@ def lpips(x: Tensor, y: Tensor, enlarge_to: int | None = None) -> Tensor:
 def _validate_features(z: Tensor) -> Tensor:
     """Features in float64 on the CPU.
 
-    Raises ValueError for another shape or values that are not finite.
+    Raises TypeError or ValueError for another shape or values that are not finite.
     """
-    z = torch.as_tensor(z).detach().cpu().double()
-    if z.ndim != 2 or len(z) == 0:
+    given = z.dtype == np.float64 if isinstance(z, np.ndarray) else False
+    z = (torch.from_numpy(z) if given else validate.tensor(z, "features")).detach().cpu().double()
+    if z.ndim != 2 or z.numel() == 0:
         raise ValueError(
             f"a cloud of features is (N, d), one row for each picture; got {tuple(z.shape)}"
         )
@@ -273,3 +289,21 @@ def _validate_features(z: Tensor) -> Tensor:
             "features that are not finite (nan or inf) have no distance: look at the samples first"
         )
     return z
+
+
+def _validate_pair(a: Tensor, b: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+    """Two clouds of features of one d, with more than k points each."""
+    a, b = _validate_features(a), _validate_features(b)
+    if min(len(a), len(b)) <= k > 1:
+        raise ValueError(f"each cloud needs more than k = {k} points; got {len(a)} and {len(b)}")
+    _validate_match(a.shape, b.shape)
+    return a, b
+
+
+def _validate_match(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    """Raises ValueError for sizes that are not (N, d) and (M, d), N and M at least 2."""
+    if len(a) != 2 or len(b) != 2 or a[1] != b[1] or min(a[0], b[0]) < 2:
+        raise ValueError(
+            f"two clouds of features (N, d) and (M, d) are needed, at least two points each; got "
+            f"{tuple(a)} and {tuple(b)}"
+        )

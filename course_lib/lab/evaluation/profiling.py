@@ -4,13 +4,16 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from ... import validate
 
 
 def count_parameters(net: nn.Module) -> int:
     """The number of parameters that require a gradient."""
+    validate.instance(net, nn.Module, "net", "UNet(channels=1)")
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
 
@@ -18,7 +21,12 @@ def count_parameters(net: nn.Module) -> int:
 def multiply_adds(net: Callable, *inputs, **conditions) -> int:
     """Multiply-adds of one forward pass, in convolutions and matrix products
     (half of torch's FLOPs).
+
+    Raises TypeError for a net that is no function, and inputs without a tensor.
     """
+    validate.function(net, "net", "of the inputs, such as UNet(channels=1)")
+    if inputs and not any(isinstance(value, Tensor) for value in inputs):
+        raise TypeError(f"inputs must be net's, such as torch.zeros(1, 1, 28, 28); got {inputs}")
     # the fused attention of a CPU is not counted: take the plain one
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         net(*inputs, **conditions)
@@ -29,8 +37,11 @@ def median_seconds(*runs: Callable[[], object], rounds: int = 5) -> list[float]:
     """The median time of each function, in seconds, called in turns, so that all share the
     machine's noise.
 
-    The first round only warms up.
+    The first round only warms up. Raises TypeError or ValueError for no functions.
     """
+    for run in runs:
+        validate.function(run, "each of runs", "() -> anything, such as lambda: net(x, t)")
+    validate.whole(rounds, "rounds")
     times = []
     for _ in range(rounds + 1):
         row = []

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from ... import validate
 from ...denoiser import Denoiser
 from ..notebook import plots
 from . import features, metrics
-from .sampling import SAMPLERS, SamplerConfig, sample_labels
+from .sampling import SAMPLERS, SamplerConfig, classes_of, sample_labels
 
 MARKERS = "osv^<>DxP*"
 LINES = ("-", "--", ":")
@@ -32,17 +33,23 @@ def analyze_sampling_quality(
     digits, and class agreement. For other images pass feature_fn, images -> features (m, d), and
     `real`, those of real images; then there is no agreement. Compare at one n, beside what real
     images score, as many of each label (`metrics.frechet_real_baseline(n, balanced=True)`). Raises
-    ValueError for feature_fn without real, or real without feature_fn.
+    TypeError or ValueError for feature_fn without real, or real without feature_fn, for a D without
+    labels, and as `sample_labels` does.
     """
     if (feature_fn is None) != (real is None):
         raise ValueError(
             "feature_fn and real go together: real is feature_fn of real images; "
             "leave out both to judge digits"
         )
+    validate.instance(samplers, dict, "samplers", "SAMPLERS")
+    if not isinstance(evaluations, Iterable) or isinstance(evaluations, str):
+        raise TypeError(f"evaluations must be a list, such as [5, 10]; got {evaluations!r}")
+    evaluations = [validate.whole(count, "each of evaluations") for count in evaluations]
     digits = feature_fn is None
     feature_fn = features.digit_features if digits else feature_fn
     real = features.features_of_test_split() if digits else real
-    y = torch.arange(n) % D.net.num_classes
+    validate.function(feature_fn, "feature_fn", "images -> features (m, d)")
+    y = torch.arange(validate.whole(n, "n", 2)) % classes_of(D)
     rows = []
     for asked in evaluations:
         for name, config in samplers.items():
@@ -66,7 +73,11 @@ def plot_sampling_analysis(
     """Quality (a column of the rows) against evaluations, a curve for each sampler.
 
     floor: what real images score, as a horizontal line.
+    Raises ValueError for no rows, and for a column that they do not have.
     """
+    if not rows:
+        raise ValueError("there are no rows to draw: see analyze_sampling_quality")
+    validate.choice(column, "column", rows[0])
     figure = plots.new_figure(8.5, 3.8)
     axes = figure.subplots()
     for k, name in enumerate(dict.fromkeys(r["sampler"] for r in rows)):

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ... import validate
 from ...denoiser import Denoiser
 from ...guidance import cfg, clip
 from ...samplers import ancestral, ddim, dpmpp, heun, last, timesteps, unipc
@@ -15,14 +16,22 @@ from ..training.device import autocast
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """A sampler with its options and the spacing of its timesteps."""
+    """A sampler with its options and the spacing of its timesteps.
+
+    Raises TypeError for a sampler that is no function, and options that are no dict.
+    """
 
     sampler: Callable
     spacing: str | Callable = "time"
     options: dict = field(default_factory=dict)
 
+    def __post_init__(self):
+        validate.function(self.sampler, "sampler", "such as ddim or heun")
+        validate.instance(self.options, dict, "options", '{"eta": 0.5}')
+
     def steps(self, evaluations: int) -> int:
         """The steps that cost about `evaluations`: heun takes two a step, and one in the last."""
+        validate.whole(evaluations, "evaluations")
         return (evaluations + 1) // 2 if self.sampler is heun else evaluations
 
 
@@ -66,19 +75,17 @@ def sample_batches(
     seed:        of a CPU generator, from which the noise is drawn batch by batch
     clip_range:  of each prediction; None: no clipping
 
-    Raises ValueError where D does not know the shape of its data or n is missing, and as `cfg` and
-    the sampler do.
+    Raises TypeError or ValueError where D does not know the shape of its data, for n or conditions
+    that are missing or do not match, and as `cfg` and the sampler do.
     """
-    if D.data_shape is None:
-        raise ValueError(
-            "this denoiser does not know the shape of its data: train it, load it, "
-            "or set D.data_shape = (channels, height, width)"
-        )
-    condition = condition or {}
-    n = len(next(iter(condition.values()))) if condition else n
-    if n is None:
-        raise ValueError("say how many: n=..., or a condition with one row for each example")
-    device, g = next(D.parameters()).device, torch.Generator().manual_seed(seed)
+    _validate_denoiser(D)
+    validate.instance(config, SamplerConfig, "config", 'SAMPLERS["ddim"]')
+    condition, n = _validate_condition(condition, n)
+    if null is not None:
+        validate.instance(null, dict, "null", '{"tokens": D.net.tokenizer("...")}')
+    validate.whole(batch_size, "batch_size")
+    g = torch.Generator().manual_seed(validate.seed(seed))
+    device = next(D.parameters()).device
     guided = D if scale == 1 else cfg(D, scale, _on(D.net.null if null is None else null, device))
     guided = guided if clip_range is None else clip(guided, *clip_range)
     ts = timesteps(D.schedule, steps, config.spacing)
@@ -91,6 +98,44 @@ def sample_batches(
             parts.append(last(path).float().cpu())
     x = torch.cat(parts)
     return x if clip_range is None else x.clamp(*clip_range)
+
+
+def _validate_denoiser(D: Denoiser) -> None:
+    if not hasattr(D, "data_shape"):
+        raise TypeError(
+            f"D must be a Denoiser, such as train.load('mnist'); got a {type(D).__name__}"
+        )
+    if D.data_shape is None:
+        raise ValueError(
+            "this denoiser does not know the shape of its data: train it, load it, "
+            "or set D.data_shape = (channels, height, width)"
+        )
+
+
+def _validate_condition(condition: dict | None, n: int | None) -> tuple[dict, int]:
+    """The conditions as tensors of one length, and that length."""
+    if condition is not None:
+        validate.instance(condition, dict, "condition", '{"y": labels}')
+    condition = {name: validate.tensor(value, name) for name, value in (condition or {}).items()}
+    if n is None and not condition:
+        raise ValueError("say how many: n=..., or a condition with one row for each example")
+    lengths = {name: len(value) if value.ndim else 0 for name, value in condition.items()}
+    n = validate.whole(max(lengths.values()) if n is None else n, "n")
+    if set(lengths.values()) - {n}:
+        raise ValueError(f"each condition needs one row for each of n = {n}; got {lengths}")
+    return condition, n
+
+
+def classes_of(D: Denoiser) -> int:
+    """The number of labels of a denoiser. Raises TypeError or ValueError where it has none."""
+    _validate_denoiser(D)
+    classes = getattr(D.net, "num_classes", None)
+    if classes is None:
+        raise ValueError(
+            f"D must have labels, such as train.load('mnist'); its network, a "
+            f"{type(D.net).__name__}, has none: sample_batches(D, config, steps, n=...)"
+        )
+    return classes
 
 
 def _on(null: dict, device: torch.device) -> dict:
@@ -110,8 +155,11 @@ def sample_labels(
     seconds.
 
     evaluations: asked for; heun takes as many steps as cost about so many.
+    Raises TypeError or ValueError for a D without labels and labels that it does not have, and as
+    `sample_batches` does.
     """
-    counter = _Counter(D)
+    y, counter = validate.labels(y, None, classes_of(D)).reshape(-1), _Counter(D)
+    validate.instance(config, SamplerConfig, "config", 'SAMPLERS["ddim"]')
     start = time.perf_counter()
     x = sample_batches(
         counter,
@@ -155,8 +203,13 @@ def text_to_image(
 
     D: its network reads captions (ConditionalUNet). null: what guidance leads away from; None: the
     empty caption; a negative prompt is {"tokens": D.net.tokenizer("...")}.
-    Raises ValueError as `cfg` and the tokenizer do.
+    Raises TypeError or ValueError for a D that reads no captions, and as `cfg` and its tokenizer
+    do.
     """
+    _validate_denoiser(D)
+    if not hasattr(D.net, "tokenizer"):
+        raise ValueError("D must read captions, such as train.load('nouns'); its network does not")
+    captions = validate.strings(captions, "captions")
     return sample_batches(
         D,
         SAMPLERS["dpmpp"],
@@ -173,8 +226,10 @@ def samples(D: Denoiser, n: int = 64, steps: int = 20, seed: int = 0) -> Tensor:
     """n examples by DPM-Solver++(2M), labels in turn where D has labels: (n, *D.data_shape).
 
     Without guidance, and without captions where D takes captions.
+    Raises TypeError or ValueError as `sample_batches` does.
     """
-    classes = getattr(D.net, "num_classes", None)
+    _validate_denoiser(D)
+    n, classes = validate.whole(n, "n"), getattr(D.net, "num_classes", None)
     condition = {"y": torch.arange(n) % classes} if classes else None
     return sample_batches(D, SAMPLERS["dpmpp"], steps, condition, n=n, seed=seed)
 
@@ -182,5 +237,5 @@ def samples(D: Denoiser, n: int = 64, steps: int = 20, seed: int = 0) -> Tensor:
 def sheet(D: Denoiser, file: Path, rows: int = 8, seed: int = 0, steps: int = 20) -> None:
     """Write rows x 8 samples (see `samples`) as one picture."""
     from torchvision.utils import save_image
-    x = samples(D, 8 * rows, steps, seed)
+    x = samples(D, 8 * validate.whole(rows, "rows"), steps, seed)
     save_image(x, file, nrow=8, normalize=True, value_range=(-1, 1))

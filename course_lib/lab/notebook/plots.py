@@ -1,12 +1,13 @@
 """Figures in one style: white ground, colours for colour-blind readers, no global state.
 
 Each function draws one figure and displays it as a PNG with a palette, or as JPEG where that is
-smaller.
+smaller. All raise TypeError or ValueError for what they cannot draw.
 """
+import functools
 import io
 import itertools
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -15,6 +16,8 @@ from IPython import display as ipython
 from matplotlib.figure import Figure
 from PIL import Image as Pillow
 from torch import Tensor
+
+from ... import validate
 
 # Okabe & Ito
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = COLOURS = (
@@ -46,8 +49,9 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 
 def new_figure(width: float = 7.0, height: float = 3.0) -> Figure:
     """An empty figure in the course's style; sizes in inches."""
+    size = [validate.number(v, n, 0, above=True) for v, n in ((width, "width"), (height, "height"))]
     with matplotlib.rc_context(STYLE):
-        return Figure(figsize=(width, height), layout="constrained")
+        return Figure(figsize=size, layout="constrained")
 
 
 def display(figure: Figure, kind: str = "png", alt: str | None = None) -> None:
@@ -55,6 +59,8 @@ def display(figure: Figure, kind: str = "png", alt: str | None = None) -> None:
     smaller of JPEG and a PNG of 128 colours is taken. alt: what the figure shows, for those who
     cannot see it.
     """
+    validate.instance(figure, Figure, "figure", "plots.new_figure()")
+    validate.choice(kind, "kind", ("png", "jpeg"))
     drawn = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(drawn, format="png", dpi=100)
@@ -76,34 +82,66 @@ def _encoded(picture: Pillow.Image, **how) -> bytes:
 
 def styled(draw: Callable) -> Callable:
     """A decorator: draws in the course's style (axes take their style when they are made)."""
+    @functools.wraps(validate.function(draw, "draw", "that draws, such as draw(figure, value)"))
     def wrapper(*args, **kwargs):
         with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
-    wrapper.__doc__ = draw.__doc__
-    wrapper.__name__ = draw.__name__
-    wrapper.__wrapped__ = draw
     return wrapper
 
 
-def to_numpy(values: Tensor | Sequence[float]) -> np.ndarray:
+def to_numpy(values: Tensor | Sequence[float], what: str = "values") -> np.ndarray:
     """Numbers that matplotlib can draw: a float32 array."""
-    return torch.as_tensor(values).detach().float().cpu().numpy()
+    return validate.tensor(values, what).detach().float().cpu().numpy()
+
+
+def _named(values: dict, what: str, form: str, some_of: dict | None = None) -> dict:
+    """values is a dict, not empty, or with some of another one's names."""
+    if not isinstance(values, Mapping) or not (set(values) <= set(some_of) if some_of else values):
+        names = f"some of {list(some_of)}" if some_of else "at least one"
+        got = list(values) if isinstance(values, Mapping) else type(values).__name__
+        raise TypeError(f"{what} must be a dict, name: {form}, {names}; got {got}")
+    return values
+
+
+def _one_each(values: Sequence[str], what: str, n: int) -> list[str]:
+    """n strings."""
+    values = validate.strings(values, what)
+    if len(values) != n:
+        raise ValueError(f"{what} must be {n} strings, one each; got {len(values)}")
+    return values
+
+
+def _shaped(values: Tensor, what: str, *shape: int) -> np.ndarray:
+    """Numbers of this shape; 0 stands for any length."""
+    found = to_numpy(values, what)
+    if found.ndim < len(shape) or any(k and k != n for k, n in zip(shape, found.shape)):
+        wanted = str(tuple(k or "N" for k in shape)).replace("'", "")
+        raise ValueError(f"{what} must have the shape {wanted}; got {found.shape}")
+    return found
+
+
+def _points(values: Tensor, what: str) -> np.ndarray:
+    """Points (N, 2), finite, as two rows."""
+    points = _shaped(values, what, 0, 2)
+    validate.finite(torch.from_numpy(points), what)
+    return points.T
 
 
 def pixels(x: Tensor, columns: int | None = None, scale: int = 1) -> np.ndarray:
     """A grid of images as bytes: x (N, C, H, W) in [-1, 1] -> (height, width, 3) uint8, clipped.
-
-    Raises ValueError for another dtype or shape.
     """
     from torchvision.utils import make_grid
-    if not x.is_floating_point() or x.ndim != 4 or x.shape[1] not in (1, 3):
+    x, scale = validate.tensor(x, "images"), validate.whole(scale, "scale")
+    if not x.is_floating_point() or x.ndim != 4 or x.shape[1] not in (1, 3) or x.numel() == 0:
         raise ValueError(
             f"images must be floating point (N, 1 or 3, H, W) in [-1, 1]; got {x.dtype} "
             f"{tuple(x.shape)}"
         )
+    x = x.detach().float().cpu()
+    validate.finite(x, "images")
     grid = make_grid(
-        x.detach().float().cpu(),
-        nrow=columns or len(x),
+        x,
+        nrow=validate.whole(len(x) if columns is None else columns, "columns"),
         padding=1,
         normalize=True,
         value_range=(-1, 1),
@@ -122,7 +160,7 @@ def show(
 ) -> None:
     """A grid of images, x (N, C, H, W) in [-1, 1], or a dict of such rows, each named on the left.
     """
-    rows = x if isinstance(x, dict) else {"": x}
+    rows = _named(x, "x", "images (N, C, H, W)") if isinstance(x, dict) else {"": x}
     tiles = [pixels(row, columns) for row in rows.values()]
     height = sum(width * t.shape[0] / t.shape[1] + 0.05 for t in tiles)
     height += 0.3 if title else 0.0
@@ -157,7 +195,9 @@ def gallery(
     width: float = 8.0,
 ) -> Figure:
     """The figure that `captioned` shows."""
-    columns = min(columns, len(x))
+    x = validate.tensor(x, "images")
+    captions = _one_each(captions, "captions", len(x))
+    columns = min(validate.whole(columns, "columns"), len(x))
     rows, letters = -(-len(x) // columns), int(105 / columns)
     lines = ["\n".join(textwrap.wrap(caption, letters)) for caption in captions]
     tallest = max(text.count("\n") + 1 for text in lines)
@@ -185,7 +225,11 @@ def histogram(
     """Histograms of one or several sets of numbers, as densities; density: an exact one to compare
     with.
     """
-    values = [to_numpy(v) for v in ([values] if isinstance(values, Tensor) else values)]
+    several = isinstance(values, (list, tuple)) and values and to_numpy(values[0]).ndim
+    values = [to_numpy(v) for v in (values if several else [values])]
+    if any(not v.size or not np.isfinite(v).all() for v in values):
+        raise ValueError("values must be sets of finite numbers, none empty, without nan or inf")
+    labels = _one_each(labels, "labels", len(values)) if labels is not None else None
     figure = new_figure(6, 3)
     axes = figure.subplots()
     low, high = min(v.min().item() for v in values), max(v.max().item() for v in values)
@@ -200,7 +244,8 @@ def histogram(
         )
     if density is not None:
         x = torch.linspace(low, high, 300)
-        axes.plot(x, density(x), color="black", lw=1.2, label="exact")
+        y = validate.function(density, "density", "x -> density, both (N,)")(x)
+        axes.plot(x, _shaped(y, "density(x)", 300), color="black", lw=1.2, label="exact")
     axes.set(title=title, xlabel=xlabel, ylabel="density")
     if labels or density is not None:
         axes.legend()
@@ -223,7 +268,7 @@ def curves(
     """
     figure = new_figure(6, 3)
     axes = figure.subplots()
-    _draw_curves(axes, x, ys, errors or {}, title=title, xlabel=xlabel, ylabel=ylabel, **axis)
+    _draw_curves(axes, x, ys, errors, title=title, xlabel=xlabel, ylabel=ylabel, **axis)
     axes.legend()
     display(figure, alt=title)
 
@@ -239,11 +284,12 @@ def panels(
     **axis,
 ) -> None:
     """Like `curves`, in panels side by side: name of the panel -> its curves (and its errors)."""
+    _named(ys, "ys", "a dict of curves")
+    errors = _named({} if errors is None else errors, "errors", "a dict of errors", ys)
     figure = new_figure(2.6 * len(ys), 2.8)
     row = np.atleast_1d(figure.subplots(1, len(ys)))
     for axes, (name, group) in zip(row, ys.items()):
-        bars = (errors or {}).get(name, {})
-        _draw_curves(axes, x, group, bars, title=name, xlabel=xlabel, **axis)
+        _draw_curves(axes, x, group, errors.get(name), title=name, xlabel=xlabel, **axis)
     row[0].set_ylabel(ylabel)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(group))
     if title:
@@ -251,14 +297,18 @@ def panels(
     display(figure, alt=title)
 
 
-def _draw_curves(axes, x: Tensor, ys: dict[str, Tensor], errors: dict[str, Tensor], **axis) -> None:
-    x = to_numpy(x)
+def _draw_curves(axes, x: Tensor, ys: dict, errors: dict | None, **axis) -> None:
+    x, ys = to_numpy(x, "x"), _named(ys, "the curves", "numbers (N,)")
+    errors = _named({} if errors is None else errors, "errors", "numbers (N,)", ys)
     for (name, y), style in zip(ys.items(), itertools.cycle(LINES)):
-        y = to_numpy(y)
+        y = _shaped(y, f"the curve {name!r}", *x.shape)
         line = axes.plot(x, y, label=name, linestyle=style)[0]
         if name in errors:
             look = {"fmt": "none", "ecolor": line.get_color(), "elinewidth": 1, "capsize": 2}
-            axes.errorbar(x, y, to_numpy(errors[name]), **look)
+            bars = _shaped(errors[name], f"errors of {name!r}", *x.shape)
+            if (bars < 0).any():
+                raise ValueError(f"errors of {name!r} must be at least 0; got {bars.min():g}")
+            axes.errorbar(x, y, bars, **look)
     axes.set(**axis)
 
 
@@ -274,14 +324,18 @@ def scatter(
 
     by: integers (N,) that choose each point's colour.
     """
-    colours = BLUE if by is None else [COLOURS[k] for k in by.tolist()]
-    columns = columns or len(clouds)
+    _named(clouds, "clouds", "points (N, 2)")
+    columns = validate.whole(len(clouds) if columns is None else columns, "columns")
     rows = -(-len(clouds) // columns)
     figure = new_figure(2.2 * columns, 2.2 * rows + 0.4)
     panels = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
-    for axes, (name, points) in zip(panels, clouds.items()):
-        axes.scatter(*to_numpy(points).T, s=1.5, alpha=0.4, color=colours, linewidths=0, zorder=3)
-        axes.set(title=name, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    for axes, (name, cloud) in zip(panels, clouds.items()):
+        points, colours = _points(cloud, f"the cloud {name!r}"), BLUE
+        if by is not None:
+            kinds = validate.labels(by, points.shape[1], len(COLOURS), "by")
+            colours = [COLOURS[k] for k in kinds.flatten().tolist()]
+        axes.scatter(*points, s=1.5, alpha=0.4, color=colours, linewidths=0, zorder=3)
+        _square(axes, limit, name)
     _name_coordinates(figure, title)
     display(figure, alt=title)
 
@@ -299,19 +353,24 @@ def densities(
     Each panel has its own scale, from 0 (white) to its maximum. points: (N, 2), drawn on the first
     panel.
     """
-    side = torch.linspace(-limit, limit, 121)
+    _named(panels, "panels", "function of points")
+    side = torch.linspace(-validate.number(limit, "limit", 0, above=True), limit, 121)
     grid = torch.meshgrid(side, side, indexing="xy")
     places = torch.stack(grid, dim=-1).reshape(-1, 2)                   # (121 * 121, 2)
     figure = new_figure(2.2 * len(panels), 2.6)
     row = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
     extent = (-limit, limit) * 2
     for axes, (name, log_prob) in zip(row, panels.items()):
-        density = to_numpy(log_prob(places).exp()).reshape(121, 121)
-        axes.imshow(density, extent=extent, origin="lower", cmap="Blues")
+        what = f"the log density {name!r}"
+        log_prob = validate.function(log_prob, what, "points (N, 2) -> (N,)")
+        density = validate.tensor(log_prob(places), what).exp()
+        validate.finite(density, what)
+        picture = _shaped(density, what, len(places)).reshape(121, 121)
+        axes.imshow(picture, extent=extent, origin="lower", cmap="Blues")
         axes.set(title=name)
         axes.grid(False)
     if points is not None:
-        row[0].scatter(*to_numpy(points).T, s=1, color=RED, linewidths=0)
+        row[0].scatter(*_points(points, "points"), s=1, color=RED, linewidths=0)
     _name_coordinates(figure, title)
     display(figure, "jpeg", title)
 
@@ -330,9 +389,13 @@ def heatmaps(
     """Tables of numbers (H, W) as brightness, side by side on one scale from low to high, named
     `label`.
     """
-    values = [to_numpy(v) for v in panels.values()]
+    _named(panels, "panels", "numbers (H, W)")
+    values = [_shaped(v, f"panel {name!r}", 0, 0) for name, v in panels.items()]
     low = min(v.min().item() for v in values) if low is None else low
     high = max(v.max().item() for v in values) if high is None else high
+    validate.number(high, "high", low)
+    if extent is not None and len(extent) != 4:
+        raise ValueError(f"extent must be four numbers, left, right, bottom, top; got {extent}")
     figure = new_figure(2.3 * len(panels) + 0.8, 2.6)
     row = np.atleast_1d(figure.subplots(1, len(panels)))
     for k, (axes, name, v) in enumerate(zip(row, panels, values)):
@@ -364,16 +427,26 @@ def arrows(
     panels: title -> (start, end), both points (N, 2), not directions; background: (M, 2) points in
     grey; limit: half the width of a panel.
     """
+    _named(panels, "panels", "(start, end)")
     figure = new_figure(3.0 * len(panels), 3.3)
     row = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
     look = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.004, "color": BLUE}
-    for axes, (name, (tails, heads)) in zip(row, panels.items()):
+    for axes, (name, pair) in zip(row, panels.items()):
         if background is not None:
-            axes.scatter(*to_numpy(background).T, s=1.5, color="#BBBBBB", linewidths=0)
-        axes.quiver(*to_numpy(tails).T, *to_numpy(heads - tails).T, **look)
-        axes.set(title=name, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+            axes.scatter(*_points(background, "background"), s=1.5, color="#BBBBBB", linewidths=0)
+        ends = [_points(p, f"start and end of {name!r}") for p in pair]
+        if len(ends) != 2 or ends[0].shape != ends[1].shape:
+            raise ValueError(f"{name!r} must be (start, end), as many points in both")
+        axes.quiver(*ends[0], *(ends[1] - ends[0]), **look)
+        _square(axes, limit, name)
     _name_coordinates(figure, title)
     display(figure, alt=title)
+
+
+def _square(axes, limit: float, title: str) -> None:
+    """Square axes from -limit to limit."""
+    limits = (-validate.number(limit, "limit", 0, above=True), limit)
+    axes.set(title=title, xlim=limits, ylim=limits, aspect="equal")
 
 
 def _name_coordinates(figure: Figure, title: str) -> None:
@@ -391,21 +464,17 @@ def animate_points(
     alt: str = "animation",
 ) -> None:
     """An animation of point clouds, each state (N, 2), with its name above."""
+    names = _one_each(names, "names", len(states))
     figure = new_figure(3.4, 3.6)
     with matplotlib.rc_context(STYLE):
         axes = figure.subplots()
-        axes.set(
-            xlim=(-limit, limit),
-            ylim=(-limit, limit),
-            aspect="equal",
-            xlabel="first coordinate",
-            ylabel="second coordinate",
-        )
+        _square(axes, limit, "")
+        axes.set(xlabel="first coordinate", ylabel="second coordinate")
         axes.grid(False)
         cloud = axes.scatter([], [], s=3, color=BLUE, linewidths=0)
         films = []
         for points, name in zip(states, names):
-            cloud.set_offsets(to_numpy(points))
+            cloud.set_offsets(_points(points, f"the state {name!r}").T)
             axes.set_title(name)
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=64)
@@ -430,6 +499,9 @@ def animate(
 
 def _film(films: Sequence[Pillow.Image], seconds: float, alt: str) -> None:
     """Display images one after the other, the last for 2.5 seconds, in a loop."""
+    if len({film.size for film in films}) != 1:
+        raise ValueError("frames must be at least one, all of one size")
+    validate.number(seconds, "seconds", 0, above=True)
     pause = [int(1000 * seconds / len(films))] * (len(films) - 1) + [2500]
     buffer = io.BytesIO()
     films[0].save(

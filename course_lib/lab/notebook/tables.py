@@ -22,7 +22,7 @@ def table(
              (".4g" for the others); strings, and whole numbers without a format of their own, are
              shown as they are
     caption: above the table: what it holds, with n and units; index: the heading of the rows' names
-    Raises ValueError for no rows.
+    Raises TypeError or ValueError for no rows, and for formats that do not fit.
     """
     frame = formatted(rows, formats, index)
     text = frame.to_string(index=False)
@@ -40,16 +40,28 @@ def formatted(
     index: str = "",
 ) -> pandas.DataFrame:
     """The table's cells as strings, in a pandas DataFrame. Arguments as in `table`."""
-    if isinstance(rows, Mapping):
-        rows = [{index: name, **row} for name, row in rows.items()]
-    if not rows:
-        raise ValueError("a table needs at least one row")
-    frame = pandas.DataFrame(list(rows)).astype(object)
+    named = isinstance(rows, Mapping)
+    cells = list(rows.values() if named else rows)
+    if not cells or not all(isinstance(row, Mapping) for row in cells):
+        raise ValueError("a table needs at least one row, each a dict, column: value")
+    if named:
+        cells = [{index: name, **row} for name, row in zip(rows, cells)]
+    frame = pandas.DataFrame(cells).astype(object)
+    if not isinstance(formats, (str, Mapping)):
+        raise TypeError(f"formats must be a string such as '.2f', or a dict of them; got {formats}")
     by_column = {} if isinstance(formats, str) else dict(formats)
+    if strange := set(by_column) - set(frame.columns):
+        raise ValueError(f"formats names {strange}, and the columns are {list(frame.columns)}")
     default = formats if isinstance(formats, str) else ".4g"
     for column in frame.columns:
         given = by_column.get(column)
-        frame[column] = [_text(value, given, default) for value in frame[column]]
+        try:
+            frame[column] = [_text(value, given, default) for value in frame[column]]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"column {column!r} must hold one number or string a cell, for a format such as "
+                f"'.2f'; got {given or default!r}: {error}"
+            ) from None
     return frame
 
 

@@ -1,17 +1,18 @@
 """Explorers: sliders above a figure, from what ipywidgets 7.7.1 (Colab) has.
 
-A built notebook (COURSE_STATIC=1) shows still figures instead.
+A built notebook (COURSE_STATIC=1) shows still figures instead. All raise TypeError or ValueError
+for what they cannot draw.
 """
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import ipywidgets
 import torch
 from IPython.display import display
 from torch import Tensor
 
-from ... import guidance, samplers
+from ... import guidance, samplers, validate
 from ...schedules import Schedule
 from ..data.mixtures import GaussianMixture
 from ..evaluation import sampling
@@ -35,6 +36,14 @@ def explore(
     stills: the values that are drawn side by side in a built notebook; size: of one figure, in
     inches.
     """
+    validate.function(draw, "draw", "(figure, value)")
+    validate.number(high, "high", low, above=True)
+    validate.number(step, "step", 0, above=True)
+    for name, values, n in (("stills", stills, None), ("size", size, 2)):
+        if not isinstance(values, Iterable) or len(values) != (n or len(values) or 1):
+            raise ValueError(f"{name} must be {n or 'one or more'} numbers; got {values!r}")
+    for value in (start, *stills):
+        validate.number(value, "start and each of stills", low, high)
     if os.environ.get("COURSE_STATIC") == "1":
         figure = plots.new_figure(10.0, 10.0 / len(stills) * size[1] / size[0] * 1.15)
         for part, value in zip(figure.subfigures(1, len(stills)), stills):
@@ -60,11 +69,22 @@ def _draw_one(draw: Callable, value: float, size: tuple[float, float], title: st
     plots.display(figure, "png", title)
 
 
+def _one_image(x0: Tensor, eps: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """x0 and its noise, both (1, C, H, W)."""
+    validate.instance(schedule, Schedule, "schedule", "Schedule.cosine()")
+    x0 = validate.images(x0, "x0")
+    if len(x0) != 1:
+        raise ValueError(f"x0 must be one image, (1, C, H, W); got {tuple(x0.shape)}")
+    return x0, validate.real(eps, "eps", like=x0)
+
+
 def noise_explorer(x0: Tensor, eps: Tensor, schedule: Schedule) -> None:
     """Drag t: one image x_t between data and noise, and the histogram of its pixels.
 
     x0, eps: (1, C, H, W), x0 in [-1, 1]; x_t is clipped to be shown.
     """
+    x0, eps = _one_image(x0, eps, schedule)
+
     def draw(figure, t: float) -> None:
         x = schedule.perturb(x0, t, eps)
         above, below = figure.subplots(2, 1, height_ratios=(1.4, 1))
@@ -102,6 +122,7 @@ def schedule_explorer(x0: Tensor, eps: Tensor, T: int = 1000) -> None:
     1e-4.
     """
     ts, cosine = torch.linspace(0.01, 1, 100), Schedule.cosine(T)
+    x0, eps = _one_image(x0, eps, cosine)
 
     def draw(figure, beta_end: float) -> None:
         schedule = Schedule.linear(T, beta_end=beta_end)
@@ -154,6 +175,16 @@ def _sampler_controls() -> dict[str, ipywidgets.Widget]:
     }
 
 
+def _check_plane(schedule: Schedule, n: int, *mixtures: GaussianMixture) -> None:
+    """A schedule, at least one point, mixtures in the plane."""
+    validate.instance(schedule, Schedule, "schedule", "Schedule.cosine()")
+    validate.whole(n, "n")
+    for mixture in mixtures:
+        validate.instance(mixture, GaussianMixture, "mixture", "GaussianMixture([[0.0, 0.0]], 0.5)")
+        if mixture.means.shape[1] != 2:
+            raise ValueError(f"mixture must be in the plane; got {mixture.means.shape[1]} numbers")
+
+
 def _bare(axes, limit: float, title: str) -> None:
     """Square axes from -limit to limit, without ticks."""
     limits = (-limit, limit)
@@ -165,6 +196,7 @@ def sampler_explorer(mixture: GaussianMixture, schedule: Schedule, n: int = 30) 
 
     mixture: in the plane. eta is ddim's alone; heun takes two evaluations a step.
     """
+    _check_plane(schedule, n, mixture)
     D = mixture.denoiser(schedule)
     noise = schedule.sample_prior((n, 2), generator=torch.Generator().manual_seed(0)).double()
     real = mixture.sample(1000)
@@ -205,6 +237,7 @@ def guidance_explorer(
     everything: all the data; one: the class asked for; both in the plane. The denoisers are exact,
     so any difference is due to guidance.
     """
+    _check_plane(schedule, n, everything, one)
     noise = schedule.sample_prior((n, 2), generator=torch.Generator().manual_seed(0)).double()
     ts, side = samplers.timesteps(schedule, 40, start=0.999), torch.linspace(-1.8, 1.8, 91)
     places = torch.stack(torch.meshgrid(side, side, indexing="xy"), dim=-1).reshape(-1, 2)
@@ -240,6 +273,9 @@ def prompt_box(D, prompts: Sequence[str], n: int = 4) -> None:
     D: a denoiser whose network takes captions, such as train.load("nouns"); prompts: those of a
     built notebook.
     """
+    if not hasattr(getattr(D, "net", None), "tokenizer"):
+        raise TypeError("D must be a denoiser of captions, such as train.load('nouns')")
+    prompts, n = validate.strings(prompts, "prompts"), validate.whole(n, "n")
     if os.environ.get("COURSE_STATIC") == "1":
         pictures = torch.cat([sampling.text_to_image(D, [prompt] * n) for prompt in prompts])
         return plots.captioned(
@@ -257,9 +293,7 @@ def prompt_box(D, prompts: Sequence[str], n: int = 4) -> None:
     weight = ipywidgets.FloatSlider(
         value=2.0, min=0.0, max=8.0, step=0.5, description="w", continuous_update=False
     )
-    seed = ipywidgets.IntSlider(
-        value=0, min=0, max=99, description="noise", continuous_update=False
-    )
+    seed = ipywidgets.IntSlider(max=99, description="noise", continuous_update=False)
 
     def draw(prompt: str, w: float, seed: int) -> None:
         try:
@@ -273,9 +307,5 @@ def prompt_box(D, prompts: Sequence[str], n: int = 4) -> None:
                 )
         except ValueError as error:
             print(error)
-    display(
-        prompt,
-        weight,
-        seed,
-        ipywidgets.interactive_output(draw, {"prompt": prompt, "w": weight, "seed": seed}),
-    )
+    controls = {"prompt": prompt, "w": weight, "seed": seed}
+    display(*controls.values(), ipywidgets.interactive_output(draw, controls))

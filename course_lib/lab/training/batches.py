@@ -5,6 +5,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ... import validate
 from ...schedules import Schedule, append_dims, interpolate
 
 Batch = dict[str, Tensor]
@@ -39,6 +40,9 @@ class BatchSampler:
         self.data = {name: value.to(device) for name, value in data.items()}
         self.image_bytes = isinstance(data, ImageBytes) and data["x0"].dtype == torch.uint8
         self.n = len(next(iter(self.data.values())))
+        lengths = {name: len(value) for name, value in data.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"the tensors of the data must have one length; got {lengths}")
         self.size = min(batch_size, self.n)
         self.seed = seed
         self.device = torch.device(device)
@@ -98,6 +102,8 @@ def drop_conditions(condition: Batch, null: dict, p: float, generator: torch.Gen
 
     condition: tensors (B, ...); null: the value that stands for "no condition", by name.
     """
+    validate.number(p, "p_drop", 0, 1)
+    validate.generator(generator)
     if not condition or not null or p == 0:
         return condition
     B = len(next(iter(condition.values())))
@@ -117,6 +123,9 @@ def normal_log_snr(schedule: Schedule, mean: float, std: float) -> Callable[[Ten
     Larger numbers give noisier times. EDM's ln sigma ~ N(-1.2, 1.2^2) at alpha = 1 is mean = 2.4,
     std = 2.4. (Karras et al. 2022, table 1)
     """
+    validate.instance(schedule, Schedule, "schedule", "Schedule.cosine()")
+    validate.number(mean, "mean")
+    validate.number(std, "std", 0, above=True)
     quantile = torch.linspace(1e-5, 1 - 1e-5, 10_001, dtype=torch.float64)
     log_snr = mean - std * torch.special.ndtri(quantile)
     table = schedule.t_from_log_snr(log_snr)                            # (10001,), rising

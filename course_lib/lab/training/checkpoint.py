@@ -4,6 +4,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ... import validate
 from ...denoiser import Denoiser, identity
 from ...networks.classifiers import DigitClassifier, NoisyClassifier
 from ...networks.dit import DiT
@@ -26,9 +27,15 @@ def save(model: nn.Module, file: str | Path, **about) -> None:
     """A denoiser or a network of the course as fp16 safetensors.
 
     The header holds what `load` needs, the shape of the data, and what you say `about` it.
-    Raises ValueError for a model that the header could not rebuild.
+    Raises ValueError for a model that the header could not rebuild, and for weights that are not
+    finite in fp16; OSError where the file cannot be written.
     """
     net = model.net if isinstance(model, Denoiser) else model
+    if not all(_to_half(value).isfinite().all() for value in net.state_dict().values()):
+        raise ValueError(
+            "the weights are nan, infinite, or above 65504, the largest number of fp16: this model "
+            "cannot be saved"
+        )
     if type(net).__name__ not in NETWORKS or isinstance(model, Denoiser) and not _named(model):
         raise ValueError(
             "only a course network with a named schedule, a named target and t itself as its time "
@@ -42,7 +49,7 @@ def save(model: nn.Module, file: str | Path, **about) -> None:
             "sigma_data": model.sigma_data,
             "data_shape": model.data_shape,
         }
-    save_tensors(Path(file), {n: _to_half(v) for n, v in net.state_dict().items()}, header)
+    save_tensors(_named_file(file), {n: _to_half(v) for n, v in net.state_dict().items()}, header)
 
 
 def load(name: str | Path, device: torch.device | str | None = None) -> nn.Module:
@@ -61,7 +68,8 @@ def load(name: str | Path, device: torch.device | str | None = None) -> nn.Modul
     if "denoiser" in header:
         model = _denoiser(net, header["denoiser"])
     model.about = header["about"]
-    return model.to(default_device() if device is None else device).eval().requires_grad_(False)
+    device = default_device() if device is None else validate.device(device)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def _denoiser(net: nn.Module, spec: dict) -> Denoiser:
@@ -77,9 +85,20 @@ def _named(D: Denoiser) -> bool:
     return known and D.time_transform is identity
 
 
+def _named_file(file: str | Path) -> Path:
+    """The path to save to, with its ending: `load` takes a name without one for a shipped model's.
+    """
+    if not isinstance(file, (str, Path)) or not Path(file).name:
+        raise ValueError(f"file must be a path, such as 'mine.safetensors'; got {file!r}")
+    path = Path(file).expanduser()
+    if path.suffix != ".safetensors":
+        raise ValueError(f"name the file with its ending: {path.name}.safetensors")
+    return path
+
+
 def _find(name: str | Path) -> Path:
     """The file of that name. Raises FileNotFoundError with the names that there are."""
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.suffix:
         return path
     file = CHECKPOINTS / f"{name}.safetensors"

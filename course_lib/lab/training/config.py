@@ -47,6 +47,8 @@ class TrainConfig:
     max_seconds: float | None = None            # then save and return; the same call resumes
 
     def __post_init__(self):
+        if isinstance(self.data_range, list):
+            object.__setattr__(self, "data_range", tuple(self.data_range))
         for name in FIELDS:
             _validate_type(name, getattr(self, name))
         length = self.steps if self.seconds is None else self.seconds
@@ -91,6 +93,7 @@ LIMITS = {
     "p_drop": (0, 1),
     "save_every": (0, INFINITE),
     "max_seconds": (0, INFINITE),
+    "seed": (0, 2**40),
 }
 DENOISER_ONLY = ("p_drop", "horizontal_flip", "loss_weight", "time_sampler")
 NETWORKS = {"UNet": UNet, "DiT": DiT, "ConditionalUNet": ConditionalUNet}

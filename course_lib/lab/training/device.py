@@ -5,11 +5,13 @@ import platform
 
 import torch
 
+from ... import validate
+
 
 def default_device() -> torch.device:
     """CUDA, else Apple's mps, else the CPU. `COURSE_DEVICE=cpu` overrides."""
     if "COURSE_DEVICE" in os.environ:
-        return torch.device(os.environ["COURSE_DEVICE"])
+        return validate.device(os.environ["COURSE_DEVICE"])
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -22,7 +24,7 @@ def precision(device: torch.device | str | None = None) -> torch.dtype:
     from capability 8.0 on (a T4 only emulates bf16), and CPUs with AVX512-BF16 or AMX.
     `COURSE_PRECISION=float32`, `bfloat16` or `float16` overrides; ValueError for another name.
     """
-    device = default_device() if device is None else torch.device(device)
+    device = default_device() if device is None else validate.device(device)
     if "COURSE_PRECISION" in os.environ:
         name = os.environ["COURSE_PRECISION"]
         if name not in ("float32", "bfloat16", "float16"):
@@ -49,7 +51,7 @@ def autocast(
 
     Sums and samplers stay in fp32.
     """
-    device = default_device() if device is None else torch.device(device)
+    device = default_device() if device is None else validate.device(device)
     dtype = precision(device) if dtype is None else dtype
     if dtype == torch.float32:
         return contextlib.nullcontext()

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ... import validate
 from ...denoiser import Denoiser
 from . import resume
 from .batches import Batch, BatchSampler, Draw
@@ -22,7 +23,7 @@ from .resume import size_on_disk
 from .runs import STATE, find_folder, locked, named_folder
 from .state import TrainState
 from .tasks import Denoising, Loss, Task
-from .validation import Data, validate_callback, validate_data
+from .validation import Data, validate_call, validate_data
 
 Callback = Callable[[nn.Module, float], None]
 CALLBACK_MOMENTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
@@ -68,11 +69,18 @@ def train(
     the loss stops being finite (what was saved stays), OSError for a damaged saved state, and for a
     folder that cannot be written, is full, or in which another process trains.
     """
-    options = TrainConfig.of(override({} if config is None else vars(config), options))
+    given = {} if config is None else config if isinstance(config, dict) else vars(config)
+    options = TrainConfig.of(override(given, options))
+    validate.instance(model, nn.Module, "model", "Denoiser(UNet(channels=1), schedule)")
+    validate_call(loss, "loss", "(model, batch) -> (B,)")
+    validate_call(draw, "draw", "(batch, generator) -> batch")
+    validate_call(callback, "callback", "(model, done)")
     data = validate_data(data, model, options.data_range)
     folder = None if run_name is None else named_folder(run_name)
-    callback = validate_callback(callback)
     task = _task(model, loss, draw, null, options)
+    if null is not None and not (isinstance(null, dict) and null.keys() <= data.keys()):
+        names = sorted(data.keys() - {"x0"})
+        raise ValueError(f"null must be a dict of the data's conditions, {names}; got {null!r}")
     with torch.inference_mode(False), torch.enable_grad(), defer_interrupt() as interrupts:
         batches = _batches(task, data, device, options)
         kept = None if folder is None else fingerprint(task, batches, options)
@@ -339,7 +347,7 @@ def _task(
 def _place(device: torch.device | str | None) -> tuple[torch.device, int, int]:
     """Where this process computes, its rank, and the number of processes."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return default_device() if device is None else torch.device(device), 0, 1
+        return default_device() if device is None else validate.device(device), 0, 1
     from accelerate import PartialState
     state = PartialState(cpu=default_device().type == "cpu")
     return state.device, state.process_index, state.num_processes

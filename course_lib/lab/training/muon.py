@@ -20,13 +20,15 @@ then the same with `--optimizer adamw --batch 64` (AdamW is better with smaller 
 import torch
 from torch import Tensor
 
+from ... import validate
+
 
 class Muon(torch.optim.Optimizer):
     """SGD with Nesterov momentum and orthogonalised steps, for weights (out, in, ...).
 
     parameters: parameters or groups; not biases, norms, embeddings and the first and last layer
     lr:         the singular values of a step, nearly all alike
-    Raises ValueError for a parameter that is no matrix.
+    Raises TypeError or ValueError for a parameter that is no matrix, and rates outside [0, 1].
     """
 
     def __init__(
@@ -36,6 +38,10 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.01,
     ):
+        if isinstance(parameters, torch.nn.Module):
+            raise TypeError("Muon takes parameters, not a model: net.muon_parameters()")
+        for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
+            validate.number(value, name, 0, 1)
         super().__init__(parameters, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
         for group in self.param_groups:
             for p in group["params"]:

@@ -111,6 +111,10 @@ class Denoising(Task):
                 f"loss_weight needs the loss of each example, (B,); got {tuple(loss.shape)}"
             )
         weight = self.loss_weight(self.model.schedule.log_snr(batch["t"]))
+        if not isinstance(weight, Tensor) or weight.shape != loss.shape:
+            raise ValueError(
+                f"loss_weight must return one weight for each example, {tuple(loss.shape)}"
+            )
         return weight.to(loss) * loss
 
     def fingerprint(self) -> dict:
@@ -146,6 +150,8 @@ class WeightedLoss(nn.Module):
         loss = self.task.loss(batch)
         if not isinstance(loss, Tensor):
             raise TypeError(f"the loss must be a tensor, (B,) or (); got {type(loss).__name__}")
+        if loss.ndim > 1:
+            raise ValueError(f"the loss must be (B,) or (); got {tuple(loss.shape)}: take its mean")
         if not loss.requires_grad:
             raise ValueError(
                 "the loss does not depend on any trained parameter: was it detached, or computed "

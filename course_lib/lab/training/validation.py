@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ... import validate
 from ...denoiser import Denoiser
 from ..data.convert import as_training_data
 from .batches import Batch, ImageBytes
@@ -41,20 +42,21 @@ def validate_data(
     return data
 
 
-def validate_callback(callback: Callable | None) -> Callable | None:
-    """The callback as it is. Raises TypeError for one that cannot be called with two arguments."""
-    if callback is None:
-        return None
+def validate_call(f: Callable | None, name: str, form: str) -> None:
+    """f, if it is not None, is a function of two arguments. form: which, as (model, done).
+
+    Raises TypeError.
+    """
+    if f is None:
+        return
+    validate.function(f, name, form)
     try:
-        inspect.signature(callback).bind(None, 1.0)
+        inspect.signature(f).bind(None, None)
     except TypeError:
-        raise TypeError(
-            "callback must be a function (model, done), called at parts of the training; "
-            f"got {callback!r}"
-        ) from None
+        raise TypeError(f"{name} must be a function {form}; this one takes other arguments"
+                        ) from None
     except ValueError:                                      # a built-in that does not say
-        pass
-    return callback
+        return
 
 
 def _by_name(data: Data, model: nn.Module) -> Batch:
@@ -62,8 +64,8 @@ def _by_name(data: Data, model: nn.Module) -> Batch:
     named = data
     if isinstance(data, Tensor):
         named = {"x0": data}
-    elif isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor):
-        named = {"x0": data[0], "y": data[1]}
+    elif isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], Tensor):
+        named = {"x0": data[0], "y": validate.tensor(data[1], "the labels")}
     elif not isinstance(data, dict):
         named = ImageBytes(as_training_data(data))
     usable = isinstance(named, dict) and all(isinstance(v, Tensor) for v in named.values())
