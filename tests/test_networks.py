@@ -158,7 +158,7 @@ def test_every_parameter_learns():
             "labels are whole numbers; got torch.float32",
         ),
         ((torch.zeros(2, 1, 8, 8).double(), torch.rand(2)), "x is torch.float64, and the network"),
-        ((torch.zeros(2, 1, 8, 8).byte(), torch.rand(2)), "floating point, not empty; got torch.u"),
+        ((torch.zeros(2, 1, 8, 8).byte(), torch.rand(2)), "tensor, not empty; got torch.uint8"),
         ((torch.zeros(2, 1, 8, 8), 0.5), "one real number per image"),
     ],
 )

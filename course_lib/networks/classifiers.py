@@ -4,14 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import validate
-from .layers import (
-    ResnetBlock,
-    TimeEmbedding,
-    _validate_even,
-    _validate_pictures,
-    _validate_sizes,
-    group_norm,
-)
+from .layers import ResnetBlock, TimeEmbedding, _validate_even, _validate_pictures, group_norm
 
 
 def _conv(in_channels: int, out_channels: int) -> list[nn.Module]:
@@ -38,7 +31,7 @@ class DigitClassifier(nn.Module):
 
     def __init__(self, width: int = 32):
         super().__init__()
-        _validate_sizes(width=width)
+        validate.whole(width, "width")
         self.config = {"width": width}
         self.body = nn.Sequential(
             *_conv(1, width),
@@ -75,7 +68,7 @@ class NoisyClassifier(nn.Module):
 
     def __init__(self, width: int = 32, emb_dim: int = 64):
         super().__init__()
-        _validate_sizes(width=width)
+        validate.whole(width, "width")
         _validate_even(emb_dim)
         self.config = {"width": width, "emb_dim": emb_dim}
         self.time = nn.Sequential(TimeEmbedding(64), nn.Linear(64, emb_dim), nn.SiLU())

@@ -194,14 +194,14 @@ def hidden_matrices(net: nn.Module, outer: Iterable[nn.Module]) -> list[nn.Param
 
 def _require(what: str, x: Tensor, *shape: int | str) -> None:
     """Raises TypeError or ValueError unless x is floating point and of this shape; a name in it
-    stands for any size.
+    stands for any size but 0. (Called by every block: it has to be fast.)
     """
     real = isinstance(x, Tensor) and x.is_floating_point()
-    if real and x.ndim == len(shape) and x.numel():
-        if all(isinstance(m, str) or n == m for n, m in zip(x.shape, shape)):
+    if real and x.ndim == len(shape):
+        if all([n if isinstance(m, str) else n == m for n, m in zip(x.shape, shape)]):
             return
-    got = tuple(x.shape) if real else getattr(x, "dtype", type(x).__name__)
-    more = "" if real and x.numel() else ", floating point, not empty"
+    got = tuple(x.shape) if real else x.dtype if isinstance(x, Tensor) else type(x).__name__
+    more = "" if real and x.numel() else ", a floating-point tensor, not empty"
     wanted = str(shape).replace("'", "")
     raise (ValueError if real else TypeError)(f"{what} {wanted}{more}; got {got}")
 
@@ -242,7 +242,8 @@ def _validate_conditions(
 
     Raises TypeError or ValueError for a dtype, a time or a label that cannot be right.
     """
-    _validate_dtype(x, next(net.parameters()).dtype, "the network")
+    if x.dtype != torch.float32:                                        # which most are
+        _validate_dtype(x, next(net.parameters()).dtype, "the network")
     if not isinstance(t, Tensor) or t.shape != x.shape[:1] or not t.is_floating_point():
         got = f"{t.dtype} {tuple(t.shape)}" if isinstance(t, Tensor) else repr(t)
         raise ValueError(f"t must be one real number per image, shape ({len(x)},); got {got}")
@@ -259,12 +260,13 @@ def _validate_conditions(
     y = validate.tensor(y, "labels")
     y = validate.labels(y, len(x), none if y.ndim > 1 else None)
     # looking at a GPU's labels would make it wait
-    visible = y.device.type == "cpu" and not torch.compiler.is_compiling() and y.numel()
-    if visible and (y.min() < 0 or y.max() > none):
-        raise ValueError(
-            f"labels are integers from 0 to {none - 1}, and {none} for none; "
-            f"got {y.min()} to {y.max()}"
-        )
+    if y.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = (end.item() for end in y.aminmax())
+        if low < 0 or high > none:
+            raise ValueError(
+                f"labels are integers from 0 to {none - 1}, and {none} for none; "
+                f"got {low} to {high}"
+            )
     return y.to(x.device, non_blocking=True).expand(len(x))
 
 

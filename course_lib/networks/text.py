@@ -175,8 +175,8 @@ class ConditionalUNet(UNet):
         super().__init__(channels, context_dim=text_dim, **options)
         emb_dim = self.config["emb_dim"]
         text = {"length": length, "text_dim": text_dim, "text_depth": text_depth}
-        self.config = {"channels": channels, "words": list(words)} | text | options
         self.tokenizer = Tokenizer(words, length)
+        self.config = {"channels": channels, "words": self.tokenizer.words[2:]} | text | options
         self.text = TextEncoder(len(self.tokenizer.words), length, text_dim, text_depth)
         self.pool_proj = nn.Linear(text_dim, emb_dim)
         self.null = self.null | {"tokens": PAD}

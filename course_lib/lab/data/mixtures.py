@@ -46,24 +46,24 @@ class GaussianMixture:
         return (self.means[k] + self.stds[k, None] * z).float()
 
     def _validated(self, x: Tensor, alpha, sigma) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, D), floating point; alpha and sigma (B or 1, 1) in float64."""
+        """x (B, D), floating point; alpha and sigma () or (B,) in float64. nan stays nan."""
         x, D = validate.tensor(x), self.means.shape[1]
         x = x if x.is_floating_point() else x.float()
         if x.ndim != 2 or x.shape[1] != D:
             raise ValueError(f"x must be points (B, {D}); got shape {tuple(x.shape)}")
-        validate.finite(x)
         alpha, sigma = _float64(alpha, "alpha"), _float64(sigma, "sigma")
         if {alpha.numel(), sigma.numel()} - {1, len(x)} or (sigma < 0).any():
             raise ValueError(
                 f"alpha and sigma must be one number or ({len(x)},), sigma not negative; got "
                 f"{tuple(alpha.shape)} and {tuple(sigma.shape)}, sigma from {sigma.min():.4g}"
             )
-        return x, alpha.reshape(-1, 1), sigma.reshape(-1, 1)
+        return x, alpha, sigma
 
     def _components(self, x: Tensor, alpha, sigma) -> tuple[Tensor, Tensor, Tensor]:
         """x - alpha m_k (B, K, D), the variances (B, K) of x_t's components, and log(w_k N_k(x))
         (B, K).
         """
+        alpha, sigma = alpha.reshape(-1, 1), sigma.reshape(-1, 1)               # (B or 1, 1)
         difference = x.cpu().double()[:, None] - alpha[..., None] * self.means  # (B, K, D)
         variance = (alpha * self.stds) ** 2 + sigma**2  # (B or 1, K)
         D = x.shape[1]
@@ -89,8 +89,9 @@ class GaussianMixture:
 
     def posterior_mean(self, x: Tensor, alpha, sigma) -> Tensor:
         """E[x0 | x_t = x]: (B, D), the best possible guess of the clean point."""
-        x, alpha, sigma = self._validated(x, alpha, sigma)                      # (B or 1, 1)
+        x, alpha, sigma = self._validated(x, alpha, sigma)
         difference, variance, log_joint = self._components(x, alpha, sigma)
+        alpha = alpha.reshape(-1, 1)                                      # (B or 1, 1)
         share = log_joint.softmax(dim=1)                                  # (B, K)
         pull = (alpha * self.stds**2 / variance)[..., None] * difference  # (B, K, D)
         return (share[..., None] * (self.means + pull)).sum(1).to(x)

@@ -24,7 +24,7 @@ def precision(device: torch.device | str | None = None) -> torch.dtype:
     from capability 8.0 on (a T4 only emulates bf16), and CPUs with AVX512-BF16 or AMX.
     `COURSE_PRECISION=float32`, `bfloat16` or `float16` overrides; ValueError for another name.
     """
-    device = default_device() if device is None else validate.device(device)
+    device = default_device() if device is None else torch.device(device)
     if "COURSE_PRECISION" in os.environ:
         name = os.environ["COURSE_PRECISION"]
         if name not in ("float32", "bfloat16", "float16"):
