@@ -145,6 +145,12 @@ def step(schedule: Schedule, x: Tensor, x0_hat: Tensor, t: Tensor, s: Tensor, et
     validate.number(eta, "eta", 0, 1)
     validate.generator(generator)
     validate.choice(variance, "variance", ("posterior", "beta"))
+    return _step(schedule, x, x0_hat, t, s, eta, generator, variance)
+
+
+def _step(schedule: Schedule, x: Tensor, x0_hat: Tensor, t: Tensor, s: Tensor, eta: float = 0.0,
+          generator: torch.Generator | None = None, variance: str = "posterior") -> Tensor:
+    """The step of samplers, whose arguments were checked before."""
     alpha_t, alpha_s = schedule.alpha(t), schedule.alpha(s)
     sigma_t, sigma_s = schedule.sigma(t), schedule.sigma(s)
     ratio = alpha_t / alpha_s
@@ -167,7 +173,7 @@ def ddim(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *, eta:
     validate.number(eta, "eta", 0, 1)
     yield x
     for t, s in zip(ts[:-1], ts[1:]):
-        x = step(schedule, x, D(x, t, **condition), t, s, eta, generator)
+        x = _step(schedule, x, D(x, t, **condition), t, s, eta, generator)
         yield x
 
 
@@ -183,7 +189,7 @@ def ancestral(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], *,
     validate.choice(variance, "variance", ("posterior", "beta"))
     yield x
     for t, s in zip(ts[:-1], ts[1:]):
-        x = step(schedule, x, D(x, t, **condition), t, s, 1.0, generator, variance=variance)
+        x = _step(schedule, x, D(x, t, **condition), t, s, 1.0, generator, variance)
         yield x
 
 
@@ -399,7 +405,7 @@ def _exponential_step(schedule: Schedule, x: Tensor, t: Tensor, s: Tensor,
     u = torch.stack([_lambda(schedule, r) for r, _ in points])
     h, u = _lambda(schedule, s) - u[0], u - u[0]
     if not h.isfinite():
-        return step(schedule, x, points[0][1], t, s)
+        return _step(schedule, x, points[0][1], t, s)
     integrals = _exponential_integrals(h, len(points))
     if solver_type and len(points) == 2:
         integrals[1] = h * B_H[solver_type](h) / 2

@@ -77,7 +77,7 @@ def shape(sides: Any) -> tuple[int, ...]:
 
 def finite(x: Tensor, what: str = "x") -> None:
     """Nothing in x is nan or inf."""
-    if x.device.type == "cpu" and not x.sum().isfinite() and not x.isfinite().all():
+    if x.is_cpu and not math.isfinite(x.sum().item()) and not x.isfinite().all():
         raise ValueError(
             f"{what} has {(~x.isfinite()).sum()} values that are not finite (nan or inf)"
         )
@@ -111,12 +111,15 @@ def time(t: Any, x: Tensor | None = None) -> Tensor:
     """t in float64 on its own device (from Apple's mps on the CPU), in [0, 1]: one number, (B,) or
     (B, F); x: its batch.
     """
+    if isinstance(t, Tensor) and t.ndim == 0 and t.dtype == torch.float64:      # most calls: fast
+        if not t.is_cpu or 0 <= t.item() <= 1:
+            return t
     if not isinstance(t, Tensor):
         if isinstance(t, bool) or not isinstance(t, (int, float, np.number, np.ndarray, list)):
             raise TypeError(f"t must be a number in [0, 1], or a tensor of them; got {_kind(t)}")
         t = torch.as_tensor(t, dtype=torch.float64)
     t = t.cpu().double() if t.device.type == "mps" else t.double()
-    if t.device.type == "cpu" and t.numel():
+    if t.is_cpu and t.numel():
         low, high = (t.item(), t.item()) if t.ndim == 0 else map(Tensor.item, t.aminmax())
         if not (low >= 0 and high <= 1):
             raise ValueError(

@@ -31,7 +31,6 @@ class DiTBlock(nn.Module):
         super().__init__()
         _validate_heads(dim, num_heads)
         _validate_sizes(mlp_ratio=mlp_ratio)
-        self.dim = dim
         self.num_heads = num_heads
         self.norm1 = nn.LayerNorm(dim, elementwise_affine=False)
         self.norm2 = nn.LayerNorm(dim, elementwise_affine=False)
@@ -45,8 +44,6 @@ class DiTBlock(nn.Module):
         self.emb = zero_init(nn.Linear(dim, 6 * dim))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        _require("x must be", x, "B", "N", self.dim)
-        _require("emb must be", emb, "B", self.dim)
         modulation = self.emb(emb)[:, None].chunk(6, dim=-1)            # 6 of (B, 1, dim)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
         x = x + gate1 * self._attend(torch.addcmul(shift1, self.norm1(x), 1 + scale1))

@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor, nn
 
-from .layers import _require, _validate_pictures
+from .layers import _validate_pictures
 
 
 class LPIPS(nn.Module):
@@ -55,5 +55,4 @@ class LPIPS(nn.Module):
 
 def l2_normalize(h: Tensor) -> Tensor:
     """Unit length across the channels, at every position.   (B, C, H, W) -> the same"""
-    _require("h must be", h, "B", "C", "H", "W")
     return h / (h.square().sum(1, keepdim=True).sqrt() + 1e-10)

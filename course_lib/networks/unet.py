@@ -206,7 +206,6 @@ class UNet(nn.Module):
         """A skip connection: the encoder's features, concatenated to the decoder's along the
         channels.
         """
-        _require("skip must be", skip, len(h), "C", *h.shape[2:])
         return torch.cat([h, skip], dim=1)
 
     def muon_parameters(self) -> list[nn.Parameter]:

@@ -142,9 +142,12 @@ class Run:
         found, saved, differs = find_folder(folder, *likely)
         state.experiment = this if saved is None else saved
         if differs:
+            seed = ""
+            if differs == ["starting weights"]:
+                seed = " (To go on with that one, call torch.manual_seed before the model is made.)"
             self.say(
                 f"{folder} holds a run with other settings: other {', '.join(differs)}. This one "
-                f"is kept in {found}."
+                f"is kept in {found}.{seed}"
             )
         elif found != folder:
             self.say(f"The run with these settings is in {found}.")
