@@ -72,6 +72,8 @@ class Denoiser(nn.Module):
     ):
         super().__init__()
         validate.function(net, "net", "(x, t, **condition) -> like x, such as UNet(channels=1)")
+        if isinstance(net, Denoiser):
+            raise TypeError("net must be a network; this is a denoiser: pass D.net")
         validate.instance(schedule, Schedule, "schedule", "Schedule.cosine()")
         if not callable(target) and target not in TARGETS:
             raise ValueError(
@@ -181,7 +183,11 @@ class Denoiser(nn.Module):
             raise TypeError(f"{type(self.net).__name__} takes {known}; got {unknown}")
         if self.target == "edm":
             x, t = self._preconditioned(x, t)
-        t = validate.tensor(self.time_transform(t), "what time_transform returns")
+        time = validate.tensor(self.time_transform(t), "what time_transform returns")
+        if time.shape != t.shape:
+            got = tuple(time.shape)
+            raise ValueError(f"time_transform must return {tuple(t.shape)}; got {got}")
+        t = time
         p = next(self.parameters(), x)
         if p.device != x.device:
             raise ValueError(f"x is on {x.device}, and the network on {p.device}: move one of them")

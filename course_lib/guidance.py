@@ -60,6 +60,9 @@ def autoguidance(D: Denoise, D_weak: Denoise, scale: Scale) -> Denoise:
     """
     validate.function(D, "D", "(x, t, **condition) -> x0_hat")
     validate.function(D_weak, "D_weak", "(x, t, **condition) -> x0_hat")
+    mine, weak = getattr(D, "schedule", None), getattr(D_weak, "schedule", None)
+    if mine is not None and weak is not None and repr(mine) != repr(weak):
+        raise ValueError(f"D and D_weak must have one schedule; got {mine} and {weak}")
     return as_wrapper(_extrapolate(D_weak, D, scale), D)
 
 

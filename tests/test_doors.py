@@ -177,6 +177,8 @@ def test_door(case, shipped, untouched, capsys):
         assert error.code and re.search(case["words"], err, re.I) and "Traceback" not in err, err
     elif error is not None:
         assert is_a_sentence_of_ours(error), repr(error)
+        if case["expected"] == "either":
+            return
         assert re.search(case["words"], f"{type(error).__name__}: {error}", re.I), error
     else:
         said = " ".join([out, *(str(w.message) for w in warned)])

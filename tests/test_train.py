@@ -316,7 +316,6 @@ def test_what_makes_an_experiment_another(capsys):
         {"null": {"y": 0}},
         {"loss_weight": lambda log_snr: log_snr.exp().clamp(max=5.0)},
         {"time_sampler": lambda u: u**2},
-        {"horizontal_flip": True},
     ):
         start(mine())
         assert start(mine(), **option), option

@@ -195,6 +195,8 @@ def _validate_pictures(name: str, x: Tensor, *shape: int | str) -> None:
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return
     low, high = (end.item() for end in x.detach().aminmax())
+    if math.isnan(low):
+        raise ValueError(f"{name} has values that are not finite (nan)")
     if low >= 0 and high > 2:  # samples and noisy images exceed [-1, 1] on both sides
         raise ValueError(
             f"{name} must lie in [-1, 1]; got [{low:.4g}, {high:.4g}]: {validate.SCALE}"

@@ -139,6 +139,8 @@ def pixels(x: Tensor, columns: int | None = None, scale: int = 1) -> np.ndarray:
         )
     x = x.detach().float().cpu()
     validate.finite(x, "images")
+    if x.min() >= 0 and x.max() > 10:
+        raise ValueError(f"images must lie in [-1, 1]; got up to {x.max():.4g}: {validate.SCALE}")
     grid = make_grid(
         x,
         nrow=validate.whole(len(x) if columns is None else columns, "columns"),

@@ -47,6 +47,8 @@ class BatchSampler:
         self.seed = seed
         self.device = torch.device(device)
         self.draw = draw
+        if not 0 <= rank < world:
+            raise ValueError(f"rank must be from 0 to {world - 1}; got {rank}")
         if self.size % world:
             raise ValueError(
                 f"a batch of {self.size} cannot be shared among {world} processes: "

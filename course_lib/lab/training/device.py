@@ -52,6 +52,8 @@ def autocast(
     Sums and samplers stay in fp32.
     """
     device = default_device() if device is None else validate.device(device)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be one of torch, such as torch.bfloat16; got {dtype!r}")
     dtype = precision(device) if dtype is None else dtype
     if dtype == torch.float32:
         return contextlib.nullcontext()

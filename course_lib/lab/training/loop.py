@@ -23,7 +23,7 @@ from .resume import size_on_disk
 from .runs import STATE, find_folder, locked, named_folder
 from .state import TrainState
 from .tasks import Denoising, Loss, Task
-from .validation import Data, validate_call, validate_data
+from .validation import Data, validate_call, validate_data, validate_null
 
 Callback = Callable[[nn.Module, float], None]
 CALLBACK_MOMENTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
@@ -69,6 +69,8 @@ def train(
     the loss stops being finite (what was saved stays), OSError for a damaged saved state, and for a
     folder that cannot be written, is full, or in which another process trains.
     """
+    if config is not None and not isinstance(config, (dict, TrainConfig)):
+        raise TypeError("config must be a TrainConfig (train.from_config makes one from a file)")
     given = {} if config is None else config if isinstance(config, dict) else vars(config)
     options = TrainConfig.of(override(given, options))
     validate.instance(model, nn.Module, "model", "Denoiser(UNet(channels=1), schedule)")
@@ -78,9 +80,9 @@ def train(
     data = validate_data(data, model, options.data_range)
     folder = None if run_name is None else named_folder(run_name)
     task = _task(model, loss, draw, null, options)
-    if null is not None and not (isinstance(null, dict) and null.keys() <= data.keys()):
-        names = sorted(data.keys() - {"x0"})
-        raise ValueError(f"null must be a dict of the data's conditions, {names}; got {null!r}")
+    validate_null(null, data, model)
+    if options.horizontal_flip and data["x0"].ndim < 3:
+        raise ValueError(f"horizontal_flip is for images; got x0 {tuple(data['x0'].shape)}")
     with torch.inference_mode(False), torch.enable_grad(), defer_interrupt() as interrupts:
         batches = _batches(task, data, device, options)
         kept = None if folder is None else fingerprint(task, batches, options)

@@ -171,6 +171,7 @@ class TrainState:
         self.ema.history = self.history
         self.ema.done = self.progress() >= 1
         self.ema.run_folder = None
+        self.ema.eval()                                     # whatever a callback did
         return self.ema
 
 

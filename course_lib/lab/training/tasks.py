@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ... import validate
 from ...denoiser import Denoiser
 from ...schedules import append_dims
 from .batches import Batch, Draw, drop_conditions
@@ -83,6 +84,7 @@ class Denoising(Task):
         horizontal_flip: bool = False,
     ):
         super().__init__(D, loss, draw)
+        validate.number(p_drop, "p_drop", 0, 1)
         self.loss_weight = loss_weight
         self.time_sampler = time_sampler or getattr(D, "time_sampler", None)
         self.p_drop = p_drop

@@ -38,7 +38,7 @@ def validate_data(
     if "y" in data and classes is not None:
         data["y"] = _validate_labels(data["y"], classes)
     for name, value in data.items():
-        data[name] = value.float() if value.is_floating_point() else value
+        data[name] = value.detach().float() if value.is_floating_point() else value
     return data
 
 
@@ -57,6 +57,18 @@ def validate_call(f: Callable | None, name: str, form: str) -> None:
                         ) from None
     except ValueError:                                      # a built-in that does not say
         return
+
+
+def validate_null(null: dict | None, data: Batch, model: nn.Module) -> None:
+    """null names conditions of the data; a null label is one the network has."""
+    if null is None:
+        return
+    names = sorted(data.keys() - {"x0"})
+    if not isinstance(null, dict) or not null.keys() <= set(names):
+        raise ValueError(f"null must be a dict of the data's conditions, {names}; got {null!r}")
+    classes = getattr(getattr(model, "net", model), "num_classes", None)
+    if "y" in null and classes is not None:
+        validate.whole(null["y"], "the null label", 0, classes)
 
 
 def _by_name(data: Data, model: nn.Module) -> Batch:
