@@ -5,7 +5,7 @@ PY      = $(VENV)/bin/python
 READY   = $(VENV)/.ready
 BROWSE  = $(if $(or $(DISPLAY),$(WAYLAND_DISPLAY),$(filter Darwin,$(shell uname))),,--no-browser)
 ROOT_OK = $(if $(filter 0,$(shell id -u)),--allow-root,)
-NN      = $(if $(LESSON),$(shell printf '%02d' $(LESSON)))
+NN      = $(if $(LESSON),$(shell echo 0$(LESSON) | sed 's/.*\(..\)$$/\1/'))
 
 .PHONY: help setup lab test test-fast lint build check html clean
 

@@ -233,3 +233,12 @@ def test_nbgrader_gives_full_marks_to_the_solution_and_none_to_the_stub(tmp_path
         }
     full = scores["solved"][1]
     assert full > 0 and scores == {"solved": (full, full), "untouched": (0, full)}
+
+
+def test_a_lesson_that_is_not_there_is_refused(course):
+    build.validate_lesson("01", course)
+    for lesson in ("9", "09", "01_large", ""):
+        with pytest.raises(SystemExit, match="there is no lesson .*: there are 01"):
+            build.validate_lesson(lesson or "00", course)
+    with pytest.raises(SystemExit, match="owner/name"):
+        build.set_address("../..", course)

@@ -9,7 +9,13 @@ from course_lib import Denoiser, Schedule
 from course_lib.lab import profiling, train
 from course_lib.networks.dit import DiT, DiTBlock, sincos_position_embedding_2d
 from course_lib.networks.layers import attention
-from course_lib.networks.text import UNKNOWN, ConditionalUNet, TextBlock, Tokenizer
+from course_lib.networks.text import (
+    UNKNOWN,
+    ConditionalUNet,
+    TextBlock,
+    TextEncoder,
+    Tokenizer,
+)
 from course_lib.networks.unet import (
     AttentionBlock,
     CrossAttentionBlock,
@@ -319,6 +325,15 @@ def test_dit_knows_places_only_by_its_positions():
     assert not torch.allclose(net(swap(x), t), swap(net(x, t)), atol=1e-4)
     net.positions.zero_()
     torch.testing.assert_close(net(swap(x), t), swap(net(x, t)))
+
+
+def test_a_new_text_encoder_reads_the_words_before_their_order():
+    """Its position embedding is small beside the embedding of the words, as in CLIP."""
+    torch.manual_seed(0)
+    encoder = TextEncoder(50, length=16, dim=64)
+    words, places = encoder.token_embedding.weight, encoder.position_embedding
+    assert words.std().item() == pytest.approx(1, rel=0.1)
+    assert places.std().item() == pytest.approx(0.02, rel=0.1)
 
 
 def test_positions_tell_all_places_apart():

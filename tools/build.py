@@ -58,7 +58,7 @@ def set_address(repo: str, root: Path = ROOT) -> None:
     """owner/name, in pyproject.toml and in the two files that repeat it (notebooks get it when they
     are built).
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo):
         raise SystemExit(f"REPO must look like owner/name; got {repo!r}")
     old, new = address(root).removeprefix("https://github.com/"), repo
     for name in ("pyproject.toml", "README.md", "CITATION.cff"):
@@ -305,6 +305,14 @@ def build(
     return f"built {done}" + (f" ({why})" if why else "")
 
 
+def validate_lesson(lesson: str, root: Path = ROOT) -> str:
+    """The lesson's prefix. Raises SystemExit, and says which lessons there are, for another."""
+    there = sorted({file.name[:2] for file in (root / "lessons").glob("[0-9]*.py")})
+    if lesson[:2] not in there or not list((root / "lessons").glob(f"{lesson}*.py")):
+        raise SystemExit(f"there is no lesson {lesson}: there are {', '.join(there)}")
+    return lesson
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -319,7 +327,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.repo:
         set_address(args.repo)
-    found = targets(only=args.lessons)
+    found = targets(only=[validate_lesson(lesson) for lesson in args.lessons])
     if args.check:
         problems = [
             f"{target.relative_to(ROOT)}: {why}"

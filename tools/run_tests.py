@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from build import validate_lesson
+
 ROOT = Path(__file__).parents[1]
 WORKERS = str(min(os.cpu_count() or 1, 8))
 PARALLEL = ["-n", WORKERS, "--dist", "worksteal"]
@@ -68,6 +70,8 @@ def notebook(file: Path) -> bool:
 
 def main() -> int:
     lesson = sys.argv[1] if len(sys.argv) > 1 else ""
+    if lesson:
+        validate_lesson(lesson)
     good = unit_tests(lesson)
     for folder in ("notebooks", "solutions", "exercises"):
         good += [notebook(file) for file in sorted((ROOT / folder).glob(f"{lesson}*.ipynb"))]
