@@ -116,10 +116,13 @@ class Schedule:
     def perturb(self, x0: Tensor, t: Tensor | float, eps: Tensor) -> Tensor:
         """One draw from q(x_t | x_0): alpha(t) x0 + sigma(t) eps.
 
-        x0, eps: (B, ...); t: (B,) or a number in [0, 1]. Raises TypeError or ValueError for bytes,
-        and where shapes differ.
+        x0, eps: (B, ...), or one x0 (1, ...) for all; t: (B,) or a number in [0, 1].
+        Raises TypeError or ValueError for bytes, and where shapes differ.
         """
         x0 = validate.real(x0, "x0", ndim=0)
+        eps = validate.tensor(eps, "eps")
+        if x0.shape[:1] == (1,) and eps.shape[1:] == x0.shape[1:]:
+            x0 = x0.expand_as(eps)
         eps, t = validate.real(eps, "eps", like=x0, ndim=0), validate.time(t, x0)
         return append_dims(self.alpha(t), x0) * x0 + append_dims(self.sigma(t), x0) * eps
 

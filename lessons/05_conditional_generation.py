@@ -1232,7 +1232,7 @@ def repaint(D, schedule, x, known, mask, ts, *, resample=1, eta=1.0, generator=N
         for k in range(repeats):
             x = samplers.step(schedule, x, D(x, t, **condition), t, s, eta, generator)
             # (5.26), at the level of arrival
-            at_s = schedule.perturb(known.expand_as(x), s, randn_like(x, generator))
+            at_s = schedule.perturb(known, s, randn_like(x, generator))
             x = mask * x + (1 - mask) * at_s
             if k < repeats - 1:
                 x = schedule.renoise(x, s, t, generator)      # (5.28)
