@@ -136,3 +136,28 @@ def test_the_shipped_two_step_digits():
     assert metrics.class_agreement(x, y) >= rows["student", "consistency", 2]["agreement"] - 0.05
     real = features.digit_features(data.mnist("test")[0][::4])
     assert metrics.frechet_distance(features.digit_features(x), real) < 4
+
+
+class Knows(torch.nn.Module):
+    """Answers v of the x0 and eps that it was told."""
+
+    def __init__(self, schedule, x0, eps):
+        super().__init__()
+        self.schedule = schedule
+        self.x0 = x0
+        self.eps = eps
+
+    def forward(self, x, t):
+        alpha, sigma = (c[:, None].to(x) for c in (self.schedule.alpha(t), self.schedule.sigma(t)))
+        return alpha * self.eps - sigma * self.x0
+
+
+def test_the_loss_of_a_perfect_prediction_is_zero():
+    """Pseudo-Huber begins at 0, and grows like c^-1 e^2 / 2 at first."""
+    schedule, x0, eps = Schedule.cosine(), torch.randn(6, 2), torch.randn(6, 2)
+    D = Consistency(Knows(schedule, x0, eps), schedule, None, levels=4, c=0.1)
+    assert D.loss(x0, torch.full((6,), 0.25), eps).abs().max() < 1e-6
+    D.net.eps = eps + 0.001
+    error = (D.schedule.alpha(0.25) * 0.001) ** 2
+    wanted = (error + 0.01) ** 0.5 - 0.1
+    assert D.loss(x0, torch.full((6,), 0.25), eps).mean() == pytest.approx(wanted.item(), rel=0.05)

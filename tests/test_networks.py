@@ -334,6 +334,10 @@ def test_a_new_text_encoder_reads_the_words_before_their_order():
     words, places = encoder.token_embedding.weight, encoder.position_embedding
     assert words.std().item() == pytest.approx(1, rel=0.1)
     assert places.std().item() == pytest.approx(0.02, rel=0.1)
+    encoder.blocks = torch.nn.ModuleList()
+    tokens = torch.tensor([[3, 7, 9]])
+    wanted = encoder.norm(words[tokens] + places[:3])
+    torch.testing.assert_close(encoder(tokens)[0], wanted)
 
 
 def test_positions_tell_all_places_apart():

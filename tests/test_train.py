@@ -332,6 +332,13 @@ def test_another_experiment_does_not_overwrite(runs, capsys):
     assert again.run_folder == runs / "run.1" and "finished before" in capsys.readouterr().out
 
 
+def test_progress_is_the_fraction_of_the_steps_or_of_the_seconds():
+    by_clock, by_steps = (state_of(denoiser(), X, **{name: 8}) for name in ("seconds", "steps"))
+    by_clock.elapsed = 2.0
+    by_steps.step = 6
+    assert by_clock.progress() == 0.25 and by_steps.progress() == 0.75
+
+
 def test_time_limited_runs_stop_and_count_only_training(runs):
     seen = []
 

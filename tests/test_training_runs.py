@@ -175,6 +175,12 @@ def test_time_sampler_and_horizontal_flip():
     assert any(same) and any(mirrored) and all(a or b for a, b in zip(same, mirrored))
 
 
+def test_the_seed_of_a_step():
+    """What the commands in the headers of shipped checkpoints rely on."""
+    batches = BatchSampler({"x0": IMAGES}, 16, 2, CPU)
+    assert [batches.seed_of(k) for k in (0, 1, 50)] == [3_000_009, 3_000_010, 3_000_059]
+
+
 def test_processes_share_one_batch():
     task = Denoising(small_unet(), null={"y": 200})
     rows = {"x0": IMAGES, "y": torch.arange(200)}
