@@ -37,7 +37,7 @@ def child(run_name, file):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     D = Denoiser(UNet(1, (16, 32), num_classes=3, dropout=0.1), Schedule.cosine(), "v")
-    options = dict(steps=45, batch_size=16, save_every=0.0)
+    options = dict(steps=64, batch_size=16, save_every=0.0)
     D = train.train(D, (IMAGES, torch.arange(200) % 3), run_name=run_name, **options)
     torch.save([D.history, [p.clone() for p in D.parameters()]], file)
 
@@ -82,7 +82,7 @@ def test_killed_at_any_moment_and_resumed(runs, start):
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        assert step <= saved_step(state) < 45
+        assert step <= saved_step(state) < 64
     end = start(child, "killed", runs / "killed.pt")
     end.join(300)
     assert end.exitcode == 0
