@@ -295,7 +295,8 @@ def small_dit():
 
 def test_dit_shapes_and_start():
     x, t = torch.randn(3, 1, 8, 8), torch.rand(3)
-    assert (small_dit()(x, t, torch.tensor([0, 5, 10])) == 0).all(), "the last layer starts at zero"
+    out = small_dit()(x, t, torch.tensor([0, 5, 10]))
+    assert out.shape == x.shape and (out == 0).all(), "the last layer starts at zero"
     h, emb = torch.randn(2, 5, 32), torch.randn(2, 32)
     assert torch.equal(DiTBlock(32, 2)(h, emb), h), "a block begins as the identity"
     net = awake(small_dit())

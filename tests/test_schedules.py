@@ -241,3 +241,13 @@ def test_repr_says_how_it_was_made():
         repr(Schedule.cosine(50)) == "Schedule.cosine(T=50)"
         and repr(Schedule.from_betas(torch.tensor([0.1, 0.2]))) == "Schedule.from_betas(T=2)"
     )
+
+
+def test_only_strange_functions_are_warned_of(recwarn):
+    """alpha falls from 1 and sigma rises from 0 in every named schedule, and in one's own."""
+    for schedule in (Schedule.linear(), Schedule.cosine(), Schedule.edm(), Schedule.flow()):
+        Schedule(schedule.alpha, schedule.sigma)
+    assert not recwarn.list
+    for alpha, sigma in ((lambda t: t, lambda t: 1 - t), (lambda t: 1 - t / 2, lambda t: 0.1 + t)):
+        with pytest.warns(UserWarning, match="alpha must fall from 1 and sigma rise from 0"):
+            Schedule(alpha, sigma)
