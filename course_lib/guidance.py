@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import validate
-from .schedules import Schedule, append_dims, as_float64
+from .schedules import Schedule, append_dims, as_float64, validate_schedule
 
 Denoise = Callable[..., Tensor]
 Scale = float | Tensor | Callable[[Tensor], float | Tensor]
@@ -60,9 +60,8 @@ def autoguidance(D: Denoise, D_weak: Denoise, scale: Scale) -> Denoise:
     """
     validate.function(D, "D", "(x, t, **condition) -> x0_hat")
     validate.function(D_weak, "D_weak", "(x, t, **condition) -> x0_hat")
-    mine, weak = getattr(D, "schedule", None), getattr(D_weak, "schedule", None)
-    if mine is not None and weak is not None and repr(mine) != repr(weak):
-        raise ValueError(f"D and D_weak must have one schedule; got {mine} and {weak}")
+    if isinstance(getattr(D_weak, "schedule", None), Schedule):
+        validate_schedule(D, D_weak.schedule)
     return as_wrapper(_extrapolate(D_weak, D, scale), D)
 
 
@@ -107,7 +106,7 @@ def _validate_scale(scale: float | Tensor, none: int = 1) -> Tensor:
 
     Raises ValueError for a scale that is negative or not finite.
     """
-    weight = validate.tensor(scale, "a guidance weight").double()
+    weight = validate.tensor(scale, "a guidance weight", torch.float64)
     fine = (weight >= 0) & weight.isfinite()
     if not fine.all():
         wrong = weight[~fine].flatten()[0].item()
@@ -160,7 +159,7 @@ def compose_conditions(
         raise TypeError(
             "conditions must be a list of dicts such as [{'y': 3}, {'y': 5}], and null a dict"
         )
-    weights = validate.tensor(weights, "weights").tolist()
+    weights = validate.tensor(weights, "weights", torch.float64).tolist()
     if not conditions or not isinstance(weights, list) or len(conditions) != len(weights):
         raise ValueError(
             "compose_conditions needs as many weights as conditions, at least one; "
@@ -221,11 +220,8 @@ def classifier_guidance(
 def validate_classifier(D: Denoise, schedule: Schedule, log_prob: Callable) -> None:
     """D and log_prob are functions, and schedule is one."""
     validate.function(D, "D", "(x, t, **condition) -> x0_hat")
-    validate.instance(schedule, Schedule, "schedule", "Schedule.cosine()")
+    validate_schedule(D, schedule)
     validate.function(log_prob, "log_prob", "(x, t, **condition) -> (B,)")
-    own = getattr(D, "schedule", schedule)
-    if own is not schedule and repr(own) != repr(schedule):
-        raise ValueError(f"D has the schedule {own}; got {schedule}: pass D.schedule")
 
 
 def score_to_x0(schedule: Schedule, t: Tensor | float) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import validate
-from .schedules import Schedule, append_dims, randn_like
+from .schedules import Schedule, append_dims, randn_like, validate_schedule
 
 Denoise = Callable[..., Tensor]
 
@@ -97,15 +97,7 @@ def predictions(D: Denoise) -> Denoise:
 def validate_model(D: Denoise, schedule: Schedule) -> None:
     """D is a denoiser and schedule its own, where D says which that is."""
     validate.function(D, "D", "(x, t, **condition) -> x0_hat")
-    validate.instance(schedule, Schedule, "schedule", "Schedule.cosine()")
-    own = getattr(D, "schedule", None)
-    if own is None or own is schedule or not isinstance(own, Schedule):
-        return
-    t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
-    if not torch.allclose(own.log_snr(t), schedule.log_snr(t), atol=1e-3):
-        raise ValueError(
-            f"D has the schedule {own}, and the sampler was given {schedule}: pass D.schedule"
-        )
+    validate_schedule(D, schedule)
 
 
 def validate_grid(ts: Iterable[float], rising: bool = False) -> Tensor:

@@ -33,7 +33,7 @@ def as_float64(t: Tensor | float) -> Tensor:
     """t in float64 where it lives; Apple's mps has no float64, so from there it moves to the CPU.
     """
     if not isinstance(t, Tensor):
-        return torch.tensor(t, dtype=torch.float64)
+        return validate.tensor(t, "t", torch.float64)
     return t.cpu().double() if t.device.type == "mps" else t.double()
 
 
@@ -101,7 +101,7 @@ class Schedule:
 
         Values beyond the schedule give its nearest end, 0 or 1.
         """
-        wanted = as_float64(validate.tensor(log_snr, "log_snr"))
+        wanted = as_float64(log_snr)
         if wanted.isnan().any():
             raise ValueError("log_snr has values that are not numbers (nan)")
         low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
@@ -283,6 +283,20 @@ def _derivative(f: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
         )
 
 
+def validate_schedule(D: Callable, schedule: Schedule) -> None:
+    """schedule is one, and D's own, where D says which that is; compared by what they compute.
+
+    Raises TypeError or ValueError.
+    """
+    validate.instance(schedule, Schedule, "schedule", "Schedule.cosine()")
+    own = getattr(D, "schedule", None)
+    if own is schedule or not isinstance(own, Schedule):
+        return
+    t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    if not torch.allclose(own.log_snr(t), schedule.log_snr(t), atol=1e-3):
+        raise ValueError(f"D has the schedule {own}; got {schedule}: pass D.schedule")
+
+
 def _validate_ends(alpha: Callable, sigma: Callable) -> None:
     """alpha and sigma are functions of t. Warns unless they start at 1 and 0, and fall and rise."""
     ts = torch.linspace(0, 1, 5, dtype=torch.float64)
@@ -321,7 +335,7 @@ def _rescale_betas(betas: Tensor) -> Tensor:
 
 
 def _validate_betas(betas: Tensor) -> Tensor:
-    betas = validate.tensor(betas, "betas").cpu().double()
+    betas = validate.tensor(betas, "betas", torch.float64).cpu()
     if betas.ndim != 1 or len(betas) == 0 or not ((betas > 0) & (betas <= 1)).all():
         raise ValueError(
             f"betas must be one row of variances in (0, 1]; got shape {tuple(betas.shape)}"

@@ -18,21 +18,21 @@ SCALE = "scale bytes with x / 127.5 - 1"
 
 
 def tensor(x: Any, what: str = "x", dtype: torch.dtype | None = None) -> Tensor:
-    """x as a tensor: arrays and lists of numbers are converted, floating ones to float32 (dtype: to
-    another).
+    """x as a tensor: arrays and lists of numbers are converted, floating ones to float32, or to
+    dtype, to which nothing is rounded on the way.
     """
     if isinstance(x, Tensor):
         return x if dtype is None else x.to(dtype)
     try:
         if isinstance(x, (list, tuple)) and x and isinstance(x[0], Tensor):
             x = torch.stack(tuple(x))
-        found = torch.as_tensor(x) if not isinstance(x, (str, bytes)) else None
+        found = torch.as_tensor(x if isinstance(x, Tensor) else np.asarray(x))
     except (TypeError, ValueError, RuntimeError):
         found = None
     if found is None:
         raise TypeError(f"{what} must be a tensor; got {_kind(x)}")
-    if found.dtype == torch.float64:
-        found = found.float()
+    if dtype is None and found.dtype == torch.float64 and not isinstance(x, Tensor):
+        return found.float()
     return found if dtype is None else found.to(dtype)
 
 

@@ -1807,7 +1807,7 @@ tables.table({"do nothing": scores(tasks.content),
 # %% [markdown]
 # ### Noise and back does not do it
 #
-# A recipe that one meets: noise the content up to some level, then denoise, "with style conditioning", for which the code has a placeholder that calls the plain denoiser. **What does that do to the style?** Our model was trained on all eight styles; it is given none here.
+# A recipe that one meets: noise the content up to some level, then denoise it with the plain denoiser, and call that style conditioning. **What does that do to the style?** Our model was trained on all eight styles; it is given none here.
 
 # %%
 D = train.load("mnist_styles", device="cpu")

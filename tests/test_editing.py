@@ -108,15 +108,16 @@ def test_brush():
         ([], 1.0),
         ([[]], 1.0),
         ([[(1, 2, 3)]], 1.0),
-        ([[(1, 2)]], 0.0),
         ([(3, 2), (8, 8)], 1.0),
         ([[(1, 2)], []], 1.0),
         (3, 1.0),
     ],
 )
 def test_bad_brushes(strokes, radius):
-    with pytest.raises(ValueError, match="brush needs strokes|radius must be a number above 0"):
+    with pytest.raises(ValueError, match="brush needs strokes"):
         brush(8, strokes, radius)
+    with pytest.raises(ValueError, match="radius must be a number above 0; got 0.0"):
+        brush(8, [[(1, 2)]], 0.0)
 
 
 # ---- inpainting: two coordinates of a correlated mixture, the first of which is known
@@ -450,12 +451,13 @@ def test_bad_measurements():
     ), "one number for each picture will do"
     with pytest.raises(ValueError, match="one for each of 50 pictures; got 3"):
         pigdm(D, schedule, A, torch.zeros(3, 1, dtype=F64))(X, half)
-    for target in (torch.zeros(3, 1), torch.tensor(0.3)):
-        with pytest.raises(ValueError, match="features are .B, d. and|target must be a batch"):
-            match_features(D, schedule, lambda x: x @ A.T, target, 1.0)(X, half)
+    with pytest.raises(ValueError, match="features are .B, d. and the target"):
+        match_features(D, schedule, lambda x: x @ A.T, torch.zeros(3, 1), 1.0)(X, half)
+    with pytest.raises(ValueError, match="target must be a batch"):
+        match_features(D, schedule, lambda x: x @ A.T, torch.tensor(0.3), 1.0)
     with pytest.raises(ValueError, match="no gradient"):
         dps(D, schedule, lambda x: (x @ A.T).detach(), Y[None], 1.0)(X, half)
-    with pytest.raises(ValueError, match="features are .B, d. and the t|target must be a batch"):
+    with pytest.raises(ValueError, match="features are .B, d. and the target"):
         match_features(D, schedule, lambda x: x, Y, 1.0)(X, half)
     with pytest.raises(ValueError, match="A is a matrix"):
         pigdm(D, schedule, A[0], Y)
@@ -463,9 +465,12 @@ def test_bad_measurements():
         pigdm(D, schedule, A, torch.zeros(2))
     with pytest.raises(ValueError, match="takes pictures of 2 numbers; these have 3"):
         pigdm(D, schedule, A, Y)(torch.zeros(4, 3, dtype=F64), half)
-    for noise, d in ((-0.1, 1.0), (math.nan, 1.0), (0.1, 0.0), (0.1, math.inf)):
-        with pytest.raises(ValueError, match="(noise|data)_std must be a number"):
-            pigdm(D, schedule, A, Y, noise, d)
+    for noise in (-0.1, math.nan):
+        with pytest.raises(ValueError, match=f"noise_std must be a number, .* 0; got {noise}"):
+            pigdm(D, schedule, A, Y, noise, 1.0)
+    for d in (0.0, math.inf):
+        with pytest.raises(ValueError, match=f"data_std must be a number above 0; got {d}"):
+            pigdm(D, schedule, A, Y, 0.1, d)
 
 
 # ---- a picture changed

@@ -326,3 +326,42 @@ def test_threshold():
     for share, least in ((99.5, 1.0), (0.0, 1.0), (0.9, 0.0), (0.9, math.inf)):
         with pytest.raises(ValueError, match="must be a number above 0"):
             threshold(lambda x, t: x, share, least)
+
+
+def test_weights_and_times_are_not_rounded():
+    """A scale, weights and a grid given as Python's numbers count in float64."""
+    schedule = Schedule.cosine()
+    x = torch.randn(5, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+    zero, one = lambda x, t, **c: 0 * x, lambda x, t, **c: torch.ones_like(x)
+    assert (autoguidance(one, zero, 3.3)(x, 0.5) == 3.3).all()
+    D = lambda x, t, y: torch.ones_like(x) * y
+    mixed = compose_conditions(D, [{"y": 1.0}], {"y": 0.0}, [0.1])
+    assert (mixed(x, 0.5) == 0.1).all()
+    ts = [0.9, 0.6, 0.3]
+    exact = last(ddim(zero, schedule, x, torch.tensor(ts, dtype=F64)))
+    assert torch.equal(last(ddim(zero, schedule, x, ts)), exact)
+
+
+def test_schedules_are_compared_by_what_they_compute():
+    """The same one made another way is D's own; another one of no name is not."""
+    cosine = Schedule.cosine()
+
+    def exact(x, t):
+        return 0 * x
+    exact.schedule = cosine
+    x, ts = torch.randn(3, 2), timesteps(cosine, 3, start=0.9)
+    same, other = Schedule.from_betas(cosine.betas), Schedule.from_betas(cosine.betas / 2)
+    log_prob = lambda x, t: -x.square().sum(1)
+    last(ddim(exact, same, x, ts))
+    classifier_guidance(exact, same, log_prob)
+    weak = lambda x, t: 0 * x
+    weak.schedule = same
+    autoguidance(exact, weak, 2.0)
+    weak.schedule = other
+    for refused in (
+        lambda: ddim(exact, other, x, ts),
+        lambda: classifier_guidance(exact, other, log_prob),
+        lambda: autoguidance(exact, weak, 2.0),
+    ):
+        with pytest.raises(ValueError, match="D has the schedule .*: pass D.schedule"):
+            refused()

@@ -251,3 +251,15 @@ def test_only_strange_functions_are_warned_of(recwarn):
     for alpha, sigma in ((lambda t: t, lambda t: 1 - t), (lambda t: 1 - t / 2, lambda t: 0.1 + t)):
         with pytest.warns(UserWarning, match="alpha must fall from 1 and sigma rise from 0"):
             Schedule(alpha, sigma)
+
+
+def test_numbers_of_python_and_numpy_are_not_rounded():
+    """Lists and arrays in float64 give what tensors in float64 give, bit for bit."""
+    betas = torch.linspace(1e-4, 0.02, 50, dtype=torch.float64)
+    schedule = Schedule.from_betas(betas)
+    for same in (betas.tolist(), betas.numpy()):
+        assert torch.equal(Schedule.from_betas(same).betas, betas)
+    t = torch.tensor([0.1, 0.7], dtype=torch.float64)
+    for same in (t.tolist(), t.numpy()):
+        assert torch.equal(schedule.alpha(same), schedule.alpha(t))
+        assert torch.equal(schedule.t_from_log_snr(same), schedule.t_from_log_snr(t))
