@@ -5,6 +5,7 @@ callable (x, t, **condition) -> x0_hat; what changes x0_hat is a wrapper, what c
 sampler. Experiments live in `course_lib.lab` (data, train, metrics, plots, widgets), exercise
 checks in `course_lib.checks`.
 """
+from . import threads  # noqa: F401   first: it must come before torch
 from .consistency import Consistency
 from .ddpm import DDPM
 from .denoiser import Denoiser

@@ -72,10 +72,11 @@ class Denoiser(nn.Module):
     ):
         super().__init__()
         validate.function(net, "net", "(x, t, **condition) -> like x, such as UNet(channels=1)")
-        if isinstance(net, Denoiser):
-            raise TypeError("net must be a network; this is a denoiser: pass D.net")
+        other = not isinstance(net, nn.Module) and hasattr(net, "schedule")
+        if isinstance(net, Denoiser) or other:
+            raise TypeError("net must be a network; this is a denoiser: of one of yours pass D.net")
         validate.instance(schedule, Schedule, "schedule", "Schedule.cosine()")
-        if not callable(target) and target not in TARGETS:
+        if not callable(target) and target not in list(TARGETS):
             raise ValueError(
                 f"target must be one of {', '.join(TARGETS)}, or a function "
                 f"(alpha, sigma) -> (a, b); got {target!r}"

@@ -228,8 +228,7 @@ def guide_through_x0(
     evaluations.
     Raises ValueError where alpha = 0 (start below t = 1 there).
     """
-    validate.function(D, "D", "(x, t, **condition) -> x0_hat")
-    validate.instance(schedule, Schedule, "schedule", "Schedule.cosine()")
+    validate_model(D, schedule)
     validate.function(log_prob, "log_prob", "(x0_hat, t) -> (B,)")
 
     def guided(x: Tensor, t: Tensor, **condition) -> Tensor:

@@ -67,6 +67,7 @@ def autoguidance(D: Denoise, D_weak: Denoise, scale: Scale) -> Denoise:
 
 def as_wrapper(wrapped: Denoise, D: Denoise) -> Denoise:
     """A wrapper of D, which has D's schedule, if D has one: samplers compare it with theirs."""
+    validate.function(wrapped, "a wrapper", "(x, t, **condition) -> x0_hat")
     if isinstance(getattr(D, "schedule", None), Schedule):
         wrapped.schedule = D.schedule
     return wrapped
@@ -257,6 +258,7 @@ def per_example_grad(value: Tensor, x: Tensor) -> Tensor:
             "this function has no gradient with respect to x: it must depend on x, "
             "and neither run under torch.no_grad() nor detach x"
         )
+    validate.finite(grad, "the gradient of this function with respect to x")
     return grad
 
 

@@ -76,6 +76,8 @@ def sampler(walk: Callable[..., Iterator[Tensor]]) -> Callable[..., Iterator[Ten
     """A sampler whose arguments are checked when it is called, and each prediction of D when it is
     made. `walk` gets ts as a tensor.
     """
+    validate.function(walk, "a sampler", "(D, schedule, x, ts, **options) that yields states")
+
     @functools.wraps(walk)
     def checked(D: Denoise, schedule: Schedule, x: Tensor, ts: Iterable[float], **options):
         validate_model(D, schedule)
@@ -89,6 +91,8 @@ def sampler(walk: Callable[..., Iterator[Tensor]]) -> Callable[..., Iterator[Ten
 
 def predictions(D: Denoise) -> Denoise:
     """D, whose predictions are checked: like x, and finite."""
+    validate.function(D, "D", "(x, t, **condition) -> x0_hat")
+
     def predict(x: Tensor, t: Tensor, **condition) -> Tensor:
         return validate.prediction(D(x, t, **condition), x)
     return predict

@@ -26,6 +26,8 @@ def tensor(x: Any, what: str = "x", dtype: torch.dtype | None = None) -> Tensor:
     try:
         if isinstance(x, (list, tuple)) and x and isinstance(x[0], Tensor):
             x = torch.stack(tuple(x))
+        if isinstance(x, np.ndarray) and min(x.strides, default=0) < 0:
+            x = x.copy()                                    # such as ts[::-1]
         found = torch.as_tensor(x if isinstance(x, Tensor) else np.asarray(x))
     except (TypeError, ValueError, RuntimeError):
         found = None
@@ -229,7 +231,7 @@ def device(name: Any) -> torch.device:
 
 def strings(values: Any, name: str) -> list[str]:
     """values as a list of strings; a single string is none."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if isinstance(values, (str, dict, set)) or not isinstance(values, Iterable):
         got = show(values)
         raise TypeError(f"{name} must be a list of strings, such as ['a panda']; got {got}")
     values = list(values)

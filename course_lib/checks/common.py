@@ -65,7 +65,7 @@ class Checker:
 
     def passed(self, name: str) -> bool:
         """Whether the last answer to this question was right."""
-        return self.verdicts.get(name) == "right"
+        return self.verdicts.get(question(name).name) == "right"
 
     def summary(self, lesson: int | None = None) -> None:
         """Print points and progress, for one lesson or for every lesson that was begun.

@@ -36,7 +36,7 @@ def check_digest(file: Path, sha256: str) -> None:
     it back.
     """
     remedy = "reinstall course_lib, or run `git checkout -- course_lib/assets` in the repository"
-    if not Path(file).exists():
+    if not Path(file).is_file():
         raise FileNotFoundError(f"{file} is missing: {remedy}")
     if _file_digest(file, Path(file).stat().st_mtime_ns) != sha256:
         raise OSError(
@@ -84,7 +84,8 @@ def _replacing(file: Path) -> Iterator[Path]:
         reason = getattr(error, "strerror", None) or error
         raise OSError(f"{file} could not be written: {reason}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):
+            partial.unlink(missing_ok=True)
 
 
 def _as_json(value):

@@ -49,7 +49,7 @@ class DigitClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _validate_pictures("x", x, 1, 28, 28)
-        return self.head(self.body(x))
+        return self.head(self.body(x.to(self.head.weight)))
 
     def loss(self, x0: Tensor, y: Tensor) -> Tensor:
         """Cross-entropy of each example: (B,)."""

@@ -91,7 +91,8 @@ class UNet(nn.Module):
         _validate_even(emb_dim)
         _validate_sizes(0, extra_channels=extra_channels)
         classes = 1 if num_classes is None else num_classes
-        _validate_sizes(num_classes=classes, context_dim=context_dim or 1)
+        context = 1 if context_dim is None else context_dim
+        _validate_sizes(num_classes=classes, context_dim=context)
         self.config = dict(
             channels=channels,
             widths=widths,
@@ -252,7 +253,8 @@ class UNet(nn.Module):
 
     def _validate_extra(self, x: Tensor, extra: Tensor | None) -> None:
         wanted = (len(x), self.extra_channels, *x.shape[2:])
-        shape = None if extra is None else tuple(getattr(extra, "shape", ()))
+        extra = None if extra is None else validate.real(extra, "extra")
+        shape = None if extra is None else tuple(extra.shape)
         if shape != (wanted if self.extra_channels else None):
             raise ValueError(
                 f"this network takes {self.extra_channels} extra channels of x's size; "
@@ -275,4 +277,6 @@ def _validate_levels(
             f"attention_levels needs one True or False per level, {len(widths)} of them; "
             f"got {len(levels) if isinstance(levels, (tuple, list)) else repr(levels)}"
         )
+    if not all(isinstance(level, bool) for level in levels):
+        raise TypeError(f"attention_levels are True or False, one per level; got {levels}")
     return widths, list(levels)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ... import validate
 from .pictures_folder import Pictures, to_opaque
 
+MOST = 2**31                                                # more classes than anyone has
 GREY_MODES = ("1", "L", "LA", "I", "I;16")
 
 
@@ -33,10 +34,12 @@ def as_training_data(data) -> dict[str, Tensor]:
     if isinstance(data, Tensor | np.ndarray):
         data = {"x0": data}
     if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor | np.ndarray):
-        data = {"x0": data[0], "y": data[1]}
+        data = {"x0": data[0], "y": validate.labels(data[1], len(data[0]), MOST, "y")}
     if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], list):
         data = list(zip(*data, strict=True))
     if isinstance(data, dict) and "x0" in data:
+        if len(data["x0"]) == 0:
+            raise ValueError("there are no images in the data")
         others = {name: _condition(name, data[name]) for name in data if name != "x0"}
         return _of_one_length({"x0": _images(data["x0"])} | others)
     return _from_items(_validate_items(data))
@@ -128,6 +131,7 @@ def _images(x: Tensor | np.ndarray) -> Tensor:
                              f"{validate.SCALE}")
         return x
     given, x = x.shape, _channels_first(_bytes_or_floats(x))
+    validate.finite(x, "x0")
     if x.dtype == torch.uint8 or not _is_image(x) or x.min() < 0:
         return x
     if x.max() <= 1:

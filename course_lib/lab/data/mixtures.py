@@ -118,6 +118,8 @@ class GaussianMixture:
 def _float64(values, name: str) -> Tensor:
     """Finite numbers in float64 on the CPU. Raises TypeError or ValueError for others."""
     if not isinstance(values, Tensor):
+        if isinstance(values, str):
+            raise TypeError(f"{name} must be numbers; got {values!r}")
         try:
             values = torch.from_numpy(np.array(values, np.float64))
         except (TypeError, ValueError):

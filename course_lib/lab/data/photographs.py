@@ -24,6 +24,7 @@ def cifar10(split: str = "train", folder: Path | None = None) -> tuple[Tensor, T
         try:
             with np.load(folder / "cifar10.npz") as arrays:
                 x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
+            y = y.reshape(-1)                               # (N, 1) in some copies
             if x.dtype != np.uint8 or x.shape != (len(y), 32, 32, 3):
                 raise ValueError(
                     f"x_{split} must be bytes ({len(y)}, 32, 32, 3); got {x.dtype} {x.shape}"

@@ -50,6 +50,10 @@ class Pictures:
 
         Raises ValueError for rows that are not there.
         """
+        if isinstance(rows, int) and not isinstance(rows, bool):
+            rows = [rows]
+        if isinstance(rows, Tensor) and rows.dtype == torch.uint8:          # else taken for a mask
+            rows = rows.long()
         try:
             images = self.images if rows is None else self.images[rows]     # (B, C, H, W)
         except (IndexError, TypeError):
@@ -87,6 +91,8 @@ def pictures(folder: str | Path, size: int | tuple[int, int], *, channels: int =
     pictures one to one; FileNotFoundError or NotADirectoryError for a folder that is none.
     """
     height, width = _validate(size, channels, fit)
+    if not str(folder):
+        raise ValueError("folder must be the path of a folder; got an empty one")
     mode = "L" if channels == 1 else "RGB"
     fill = _pixel(background, mode)
     threads = None if threads is None else validate.whole(threads, "threads")
@@ -129,6 +135,8 @@ def _pixel(background: str | int | tuple[int, int, int], mode: str) -> int | tup
     try:
         if not isinstance(color, str):
             levels = color if isinstance(color, (tuple, list)) else [color] * 3
+            if len(levels) != 3:
+                raise ValueError
             color = tuple(validate.whole(level, "background", 0, 255) for level in levels)
         return Image.new("RGB", (1, 1), color).convert(mode).getpixel((0, 0))
     except (TypeError, ValueError):

@@ -168,6 +168,8 @@ def fit_discriminants(s: Tensor, style: Tensor) -> StyleClassifier:
     (Fisher 1936; Rao 1948)
     """
     s = validate.real(s, "s", ndim=2)
+    if s.ndim != 2:
+        raise ValueError(f"s must be statistics (N, 128); got {tuple(s.shape)}")
     style = validate.labels(style, len(s), len(STYLES), "style")
     if style.shape != (len(s),) or len(style.unique()) < len(STYLES):
         raise ValueError(f"style must be ({len(s)},), each of the {len(STYLES)} styles among them")
@@ -215,10 +217,11 @@ def style_tokens(x: Tensor) -> Tensor:
 def style_of(x: Tensor) -> Tensor:
     """The style of each image, by the nearest centroid: (N, 1, 28, 28) -> (N,) indices into STYLES.
     """
+    x = _validate_digits(x)
     return torch.cat(
         [
             torch.cdist(style_features(part), style_classifier(x.device).centroids).argmin(1)
-            for part in _validate_digits(x).split(200)
+            for part in x.split(200)
         ]
     )
 
@@ -272,6 +275,7 @@ def between(tasks: Transfers, names: tuple[str, ...] = READABLE) -> Tensor:
 
     Raises TypeError or ValueError for other names.
     """
+    validate.instance(tasks, Transfers, "tasks", "transfers(8)")
     for name in validate.strings(names, "names"):
         validate.choice(name, "each of names", STYLES)
     numbers = torch.tensor([list(STYLES).index(name) for name in names])
@@ -280,10 +284,11 @@ def between(tasks: Transfers, names: tuple[str, ...] = READABLE) -> Tensor:
 
 def subset(tasks: Transfers, kept: Tensor | slice) -> Transfers:
     """Some of the tasks: kept (n,) bool, or a slice. Raises ValueError for another kept."""
-    try:
-        return Transfers(*(value[kept] for value in tasks))
-    except (IndexError, TypeError):
-        raise ValueError(f"kept must be ({len(tasks.y)},) bool, or a slice") from None
+    validate.instance(tasks, Transfers, "tasks", "transfers(8)")
+    kept = kept if isinstance(kept, slice) else validate.tensor(kept, "kept")
+    if not isinstance(kept, slice) and (kept.dtype, kept.shape) != (torch.bool, tasks.y.shape):
+        raise ValueError(f"kept must be ({len(tasks.y)},) bool, or a slice")
+    return Transfers(*(value[kept] for value in tasks))
 
 
 @torch.no_grad()

@@ -37,6 +37,8 @@ def chance_accuracy(parts: Tensor) -> Tensor:
     The mean fraction of candidates that look like what was asked for.
     """
     parts = noun_parts._validate_parts(parts)
+    if len(parts) == 0:
+        raise ValueError("parts must be at least one row")
     share = torch.empty(parts.shape)
     for row, chance in zip(parts, share):
         for column in range(len(row)):

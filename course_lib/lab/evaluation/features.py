@@ -144,7 +144,8 @@ def inception(
         raise ImportError(
             "the Inception network comes with torch-fidelity: pip install torch-fidelity"
         ) from None
-    file = download(*INCEPTION, weights or os.environ.get("COURSE_INCEPTION"))
+    weights = os.environ.get("COURSE_INCEPTION") if weights is None else weights
+    file = download(*INCEPTION, weights)
     net = FeatureExtractorInceptionV3(
         "inception", ["2048"], feature_extractor_weights_path=str(file)
     ).to(device)
@@ -196,8 +197,10 @@ def download(url: str, digest: str, file: str | Path | None = None) -> Path:
 
     Raises OSError for a file that is not there, cannot be fetched, or has another digest.
     """
+    if file is not None and not isinstance(file, (str, Path)):
+        raise TypeError(f"weights must be the path of a file; got {validate.show(file)}")
     path = Path(file) if file else Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
-    if not path.exists():
+    if not path.is_file():
         if file:
             raise OSError(f"there is no file {path}")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -225,9 +225,13 @@ def frechet_real_baseline(n: int, seed: int = 0, balanced: bool = False) -> floa
     balanced: n / 10 of each label, for models that were given equally many of each; else at random.
     Raises TypeError or ValueError for more digits than there are.
     """
+    if not isinstance(balanced, bool):
+        raise TypeError(f"balanced must be True or False; got {balanced!r}")
     x, y = mnist("train")
     most = 10 * y.bincount().min().item() if balanced else len(x)
     n = validate.whole(n, "n", 10 if balanced else 2, most, "of the training digits")
+    if balanced and n % 10:
+        raise ValueError(f"n must be a multiple of 10, as many of each label; got {n}")
     g = torch.Generator().manual_seed(validate.seed(seed))
     order = torch.randperm(len(x), generator=g)
     rows = order[:n]

@@ -39,6 +39,8 @@ def median_seconds(*runs: Callable[[], object], rounds: int = 5) -> list[float]:
 
     The first round only warms up. Raises TypeError or ValueError for no functions.
     """
+    if not runs:
+        raise TypeError("pass at least one function, such as lambda: net(x, t)")
     for run in runs:
         validate.function(run, "each of runs", "() -> anything, such as lambda: net(x, t)")
     validate.whole(rounds, "rounds")

@@ -44,7 +44,11 @@ def analyze_sampling_quality(
     validate.instance(samplers, dict, "samplers", "SAMPLERS")
     if not isinstance(evaluations, Iterable) or isinstance(evaluations, str):
         raise TypeError(f"evaluations must be a list, such as [5, 10]; got {evaluations!r}")
+    if not samplers:
+        raise ValueError("there are no samplers: see SAMPLERS")
     evaluations = [validate.whole(count, "each of evaluations") for count in evaluations]
+    if not evaluations:
+        raise ValueError("evaluations must be at least one number, such as [5, 10]")
     digits = feature_fn is None
     feature_fn = features.digit_features if digits else feature_fn
     real = features.features_of_test_split() if digits else real
@@ -75,8 +79,10 @@ def plot_sampling_analysis(
     floor: what real images score, as a horizontal line.
     Raises ValueError for no rows, and for a column that they do not have.
     """
-    if not rows:
-        raise ValueError("there are no rows to draw: see analyze_sampling_quality")
+    if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict):
+        raise ValueError("rows must be a list of at least one dict: see analyze_sampling_quality")
+    if floor is not None:
+        validate.number(floor, "floor")
     validate.choice(column, "column", rows[0])
     figure = plots.new_figure(8.5, 3.8)
     axes = figure.subplots()

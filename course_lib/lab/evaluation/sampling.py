@@ -84,6 +84,7 @@ def sample_batches(
     if null is not None:
         validate.instance(null, dict, "null", '{"tokens": D.net.tokenizer("...")}')
     validate.whole(batch_size, "batch_size")
+    _validate_range(clip_range)
     g = torch.Generator().manual_seed(validate.seed(seed))
     device = next(D.parameters()).device
     guided = D if scale == 1 else cfg(D, scale, _on(D.net.null if null is None else null, device))
@@ -235,7 +236,23 @@ def samples(D: Denoiser, n: int = 64, steps: int = 20, seed: int = 0) -> Tensor:
 
 
 def sheet(D: Denoiser, file: Path, rows: int = 8, seed: int = 0, steps: int = 20) -> None:
-    """Write rows x 8 samples (see `samples`) as one picture."""
+    """Write rows x 8 samples (see `samples`) as one picture.
+
+    Raises ValueError for a file whose ending names no kind of picture.
+    """
+    from PIL.Image import registered_extensions
     from torchvision.utils import save_image
+    _validate_denoiser(D)
+    if Path(file).suffix.lower() not in registered_extensions():
+        raise ValueError(f"file must end like a picture, such as sheet.png; got {file}")
     x = samples(D, 8 * validate.whole(rows, "rows"), steps, seed)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
     save_image(x, file, nrow=8, normalize=True, value_range=(-1, 1))
+
+
+def _validate_range(clip_range: tuple[float, float] | None) -> None:
+    if clip_range is None:
+        return
+    if not isinstance(clip_range, (tuple, list)) or len(clip_range) != 2:
+        raise ValueError(f"clip_range must be (low, high), or None; got {clip_range!r}")
+    validate.number(clip_range[1], "the end of clip_range", clip_range[0], above=True)

@@ -114,7 +114,7 @@ def _one_each(values: Sequence[str], what: str, n: int) -> list[str]:
 def _shaped(values: Tensor, what: str, *shape: int) -> np.ndarray:
     """Numbers of this shape; 0 stands for any length."""
     found = to_numpy(values, what)
-    if found.ndim < len(shape) or any(k and k != n for k, n in zip(shape, found.shape)):
+    if found.ndim != len(shape) or any(k and k != n for k, n in zip(shape, found.shape)):
         wanted = str(tuple(k or "N" for k in shape)).replace("'", "")
         raise ValueError(f"{what} must have the shape {wanted}; got {found.shape}")
     return found
@@ -200,6 +200,7 @@ def gallery(
     x = validate.tensor(x, "images")
     captions = _one_each(captions, "captions", len(x))
     columns = min(validate.whole(columns, "columns"), len(x))
+    validate.number(width, "width", 0, above=True)
     rows, letters = -(-len(x) // columns), int(105 / columns)
     lines = ["\n".join(textwrap.wrap(caption, letters)) for caption in captions]
     tallest = max(text.count("\n") + 1 for text in lines)
@@ -247,7 +248,10 @@ def histogram(
     if density is not None:
         x = torch.linspace(low, high, 300)
         y = validate.function(density, "density", "x -> density, both (N,)")(x)
-        axes.plot(x, _shaped(y, "density(x)", 300), color="black", lw=1.2, label="exact")
+        y = _shaped(y, "density(x)", 300)
+        if not (y >= 0).all():
+            raise ValueError(f"density must be at least 0, not its logarithm; got {np.min(y):g}")
+        axes.plot(x, y, color="black", lw=1.2, label="exact")
     axes.set(title=title, xlabel=xlabel, ylabel="density")
     if labels or density is not None:
         axes.legend()
@@ -396,6 +400,8 @@ def heatmaps(
     low = min(v.min().item() for v in values) if low is None else low
     high = max(v.max().item() for v in values) if high is None else high
     validate.number(high, "high", low)
+    if not all(v.size for v in values):
+        raise ValueError("panels must not be empty")
     if extent is not None and len(extent) != 4:
         raise ValueError(f"extent must be four numbers, left, right, bottom, top; got {extent}")
     figure = new_figure(2.3 * len(panels) + 0.8, 2.6)
@@ -492,6 +498,8 @@ def animate(
     alt: str = "animation",
 ) -> None:
     """An animation of image grids, each frame (N, C, H, W) in [-1, 1]."""
+    if len({tuple(getattr(frame, "shape", ())) for frame in frames}) != 1:
+        raise ValueError("frames must be at least one, all of one size (N, C, H, W)")
     films = [
         Pillow.fromarray(pixels(frame, columns, scale)).quantize(6 if frame.shape[1] == 1 else 64)
         for frame in frames

@@ -24,7 +24,7 @@ def table(
     caption: above the table: what it holds, with n and units; index: the heading of the rows' names
     Raises TypeError or ValueError for no rows, and for formats that do not fit.
     """
-    frame = formatted(rows, formats, index)
+    frame = formatted(rows, formats, index, caption)
     text = frame.to_string(index=False)
     if caption:
         text = f"{caption}\n{text}"
@@ -38,12 +38,16 @@ def formatted(
     rows: Sequence[Row] | Mapping[str, Row],
     formats: str | Mapping[str, str] = ".4g",
     index: str = "",
+    caption: str = "",
 ) -> pandas.DataFrame:
     """The table's cells as strings, in a pandas DataFrame. Arguments as in `table`."""
     named = isinstance(rows, Mapping)
     cells = list(rows.values() if named else rows)
-    if not cells or not all(isinstance(row, Mapping) for row in cells):
+    if not cells or not all(isinstance(row, Mapping) and row for row in cells):
         raise ValueError("a table needs at least one row, each a dict, column: value")
+    for name, text in (("caption", caption), ("index", index)):
+        if not isinstance(text, str):
+            raise TypeError(f"{name} must be a string; got {text!r}")
     if named:
         cells = [{index: name, **row} for name, row in zip(rows, cells)]
     frame = pandas.DataFrame(cells).astype(object)

@@ -37,6 +37,8 @@ def explore(
     inches.
     """
     validate.function(draw, "draw", "(figure, value)")
+    if not isinstance(label, str):
+        raise TypeError(f"label must be a string; got {label!r}")
     validate.number(high, "high", low, above=True)
     validate.number(step, "step", 0, above=True)
     for name, values, n in (("stills", stills, None), ("size", size, 2)):

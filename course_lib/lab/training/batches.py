@@ -43,7 +43,7 @@ class BatchSampler:
         lengths = {name: len(value) for name, value in data.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the tensors of the data must have one length; got {lengths}")
-        self.size = min(batch_size, self.n)
+        self.size = min(validate.whole(batch_size, "batch_size"), self.n)
         self.seed = seed
         self.device = torch.device(device)
         self.draw = draw
@@ -106,6 +106,8 @@ def drop_conditions(condition: Batch, null: dict, p: float, generator: torch.Gen
     """
     validate.number(p, "p_drop", 0, 1)
     validate.generator(generator)
+    validate.instance(condition, dict, "condition", '{"y": labels}')
+    validate.instance(null, dict, "null", '{"y": 10}')
     if not condition or not null or p == 0:
         return condition
     B = len(next(iter(condition.values())))

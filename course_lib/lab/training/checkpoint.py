@@ -99,7 +99,8 @@ def _named_file(file: str | Path) -> Path:
 def _find(name: str | Path) -> Path:
     """The file of that name. Raises FileNotFoundError with the names that there are."""
     if not isinstance(name, (str, Path)):
-        raise TypeError(f"name must be a checkpoint's name or a path; got {name!r}")
+        got = validate.show(name)
+        raise TypeError(f"name must be a checkpoint's name or a path; got {got}")
     path = Path(name).expanduser()
     if path.suffix:
         return path

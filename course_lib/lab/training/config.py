@@ -1,6 +1,7 @@
 """The options of a training run, and configuration files (configs/*.toml) that hold them."""
 import dataclasses
 import difflib
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ... import validate
 from ...denoiser import Denoiser
 from ...networks.dit import DiT
 from ...networks.text import ConditionalUNet, word_dropout
@@ -60,12 +62,13 @@ class TrainConfig:
         for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                limits = f"at least {low}" if high == INFINITE else f"from {low} to {high}"
+                limits = f"at least {low}" if high >= FINITE else f"from {low} to {high}"
                 raise ValueError(f"{name} must be {limits}; got {value}")
 
     @classmethod
     def of(cls, options: dict) -> "TrainConfig":
         """From options by name. Raises ValueError for an unknown one, and names the nearest."""
+        validate.instance(options, dict, "options", '{"steps": 2000}')
         _refuse_unknown(options, FIELDS, "train")
         return cls(**options)
 
@@ -82,10 +85,11 @@ SWITCHES = ("horizontal_flip", "compile")
 FUNCTIONS = ("loss_weight", "time_sampler")
 OPTIONAL = ("steps", "seconds", "clip_grad_norm", "max_seconds", "data_range", *FUNCTIONS)
 INFINITE = float("inf")
+FINITE = sys.float_info.max
 LIMITS = {
-    "lr": (0, INFINITE),
-    "muon_lr": (0, INFINITE),
-    "weight_decay": (0, INFINITE),
+    "lr": (0, FINITE),
+    "muon_lr": (0, FINITE),
+    "weight_decay": (0, FINITE),
     "warmup": (0, 1),
     "clip_grad_norm": (0, INFINITE),
     "accumulation_steps": (1, INFINITE),
@@ -109,7 +113,9 @@ def read_config(file: Path) -> dict:
     """A TOML file as a dict. Raises OSError or ValueError."""
     try:
         return tomllib.loads(Path(file).read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise type(error)(f"{file} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"it is not TOML: {error}") from None
 
 
@@ -152,6 +158,9 @@ def _validate_keys(config: dict) -> None:
         if needed not in config:
             raise ValueError(f"it must say `data`, [network] and [train]; there is no {needed}")
     _refuse_unknown(config, KEYS, "a configuration")
+    others = [] if config["data"] == "pictures" else [key for key in PICTURES if key in config]
+    if others:
+        raise ValueError(f'{others[0]} is for data = "pictures"; got data = {config["data"]!r}')
     for name in TABLES:
         if not isinstance(config.get(name, {}), dict):
             raise ValueError(f"[{name}] must be a table; got {name} = {config[name]!r}")
@@ -264,7 +273,7 @@ def _validate_type(name: str, value) -> None:
     else:
         right, what = _is_number(value), "a number"
     if not right:
-        raise ValueError(f"{name} must be {what}; got {value!r}")
+        raise ValueError(f"{name} must be {what}; got {validate.show(value)}")
 
 
 def _plain(value):

@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from ... import validate
+from ... import threads, validate
 
 
 def default_device() -> torch.device:
@@ -24,7 +24,10 @@ def precision(device: torch.device | str | None = None) -> torch.dtype:
     from capability 8.0 on (a T4 only emulates bf16), and CPUs with AVX512-BF16 or AMX.
     `COURSE_PRECISION=float32`, `bfloat16` or `float16` overrides; ValueError for another name.
     """
-    device = default_device() if device is None else torch.device(device)
+    try:
+        device = default_device() if device is None else torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be one, such as 'cpu' or 'cuda'; got {device!r}") from None
     if "COURSE_PRECISION" in os.environ:
         name = os.environ["COURSE_PRECISION"]
         if name not in ("float32", "bfloat16", "float16"):
@@ -66,7 +69,8 @@ def about_machine() -> str:
 
     import course_lib
     device = default_device()
-    where = f"{device.type}, {torch.get_num_threads()} threads"
+    bound = ", each on its own core while training" if threads.are_bound() else ""
+    where = f"{device.type}, {torch.get_num_threads()} threads{bound}"
     if device.type == "cuda":
         where = torch.cuda.get_device_name(device)
     dtype = str(precision(device)).removeprefix("torch.")

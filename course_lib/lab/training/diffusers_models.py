@@ -1,6 +1,7 @@
 """A network of the diffusers library as our denoiser: its weights, our samplers."""
 from torch import Tensor, nn
 
+from ... import validate
 from ...denoiser import Denoiser
 from ...schedules import Schedule
 
@@ -28,6 +29,7 @@ def from_diffusers(model: nn.Module, scheduler) -> Denoiser:
     Its networks count steps 0 ... T-1; ours are told t, so the denoiser tells them t * T - 1.
     Raises ValueError for an unknown prediction_type.
     """
+    validate.instance(model, nn.Module, "model", "UNet2DModel.from_pretrained(...)")
     kind = scheduler.config.prediction_type
     if kind not in TARGETS:
         raise ValueError(f"prediction_type must be one of {', '.join(TARGETS)}; got {kind!r}")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ... import validate
+from ... import threads, validate
 from ...denoiser import Denoiser
 from . import resume
 from .batches import Batch, BatchSampler, Draw
@@ -174,8 +174,10 @@ class Run:
                 callback(state.ema, 1.0)
             return state.result()
         self.say(_announcement(state))
+        on_cpu = state.device.type == "cpu"
         try:
-            self._loop(folder, callback)
+            with threads.on_own_core() if on_cpu else contextlib.nullcontext():
+                self._loop(folder, callback)
         except KeyboardInterrupt:
             self._say_stopped(folder)
             if not state.whole:

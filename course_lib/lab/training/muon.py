@@ -75,6 +75,8 @@ def orthogonalize(matrices: list[Tensor]) -> list[Tensor]:
     between 0.68 and 1.21 if they were above 0.2 % of the matrix's norm; smaller ones grow at most
     485-fold.
     """
+    if not isinstance(matrices, (list, tuple)) or any(m.ndim != 2 for m in matrices):
+        raise ValueError("matrices must be a list of tensors (m, n)")
     a = 3.4445
     b = -4.7750
     c = 2.0315

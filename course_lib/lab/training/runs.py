@@ -21,7 +21,7 @@ STATE = "state.safetensors"
 
 def runs_folder() -> Path:
     """Where runs are written: $COURSE_RUNS, else runs/ in the repository or the working folder."""
-    if "COURSE_RUNS" in os.environ:
+    if os.environ.get("COURSE_RUNS"):
         return Path(os.environ["COURSE_RUNS"]).expanduser()
     repository = Path(__file__).parents[3]
     root = repository if (repository / "pyproject.toml").exists() else Path.cwd()

@@ -86,6 +86,8 @@ class Denoising(Task):
         super().__init__(D, loss, draw)
         validate.number(p_drop, "p_drop", 0, 1)
         self.loss_weight = loss_weight
+        if time_sampler is not None:
+            validate.function(time_sampler, "time_sampler", "uniform numbers (B,) -> times (B,)")
         self.time_sampler = time_sampler or getattr(D, "time_sampler", None)
         self.p_drop = p_drop
         self.null = null_condition(D.net) if null is None else null
