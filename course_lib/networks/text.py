@@ -202,6 +202,14 @@ class ConditionalUNet(UNet):
             context, context_mask = self.text(self._batch(tokens, len(x)))
         return super().forward(x, t, y, context, context_mask, extra)
 
+    def encode(self, tokens: Tensor | int, B: int) -> dict[str, Tensor]:
+        """The text encoder's output for a batch of B, as the arguments context and context_mask.
+
+        It does not depend on t: a sampler needs it once, not once a step.
+        """
+        context, mask = self.text(self._batch(tokens, B))
+        return {"context": context, "context_mask": mask}
+
     def _batch(self, tokens: Tensor | int, B: int) -> Tensor:
         """One caption, or one id, for all of the batch."""
         length = len(self.text.position_embedding)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ... import validate
 from ...denoiser import Denoiser
 from ...guidance import cfg, clip
+from ...networks.vae import AutoencoderKL
 from ...samplers import ancestral, ddim, dpmpp, heun, last, timesteps, unipc
 from ..training.device import autocast
 
@@ -67,6 +68,7 @@ def sample_batches(
     seed: int = 0,
     batch_size: int = 500,
     clip_range: tuple[float, float] | None = (-1.0, 1.0),
+    vae: AutoencoderKL | None = None,
 ) -> Tensor:
     """n examples, or one for each row of the conditions: (n, *D.data_shape), float32 on the CPU.
 
@@ -74,7 +76,10 @@ def sample_batches(
     scale, null: of classifier-free guidance, where scale 1 is none; null None: the network's own
     seed:        of a CPU generator, from which the noise is drawn batch by batch
     clip_range:  of each prediction; None: no clipping
+    vae:         of a D that was trained on its latents: the samples are decoded, and nothing but
+                 the images is clipped
 
+    Captions (tokens) are encoded once, not once a step.
     Raises TypeError or ValueError where D does not know the shape of its data, for n or conditions
     that are missing or do not match, and as `cfg` and the sampler do.
     """
@@ -87,16 +92,19 @@ def sample_batches(
     _validate_range(clip_range)
     g = torch.Generator().manual_seed(validate.seed(seed))
     device = next(D.parameters()).device
-    guided = D if scale == 1 else cfg(D, scale, _on(D.net.null if null is None else null, device))
-    guided = guided if clip_range is None else clip(guided, *clip_range)
+    null = _on(D.net.null if null is None else null, device)
     ts = timesteps(D.schedule, steps, config.spacing)
     parts = []
     for rows in torch.arange(n).split(batch_size):
         part = {name: value[rows].to(device) for name, value in condition.items()}
         x = D.schedule.sample_prior((len(rows), *D.data_shape), ts[0], g, device)
         with autocast(device):
+            part = _encoded(D, part, len(rows))
+            guided = D if scale == 1 else cfg(D, scale, _encoded(D, null, len(rows)))
+            guided = guided if clip_range is None or vae is not None else clip(guided, *clip_range)
             path = config.sampler(guided, D.schedule, x, ts, generator=g, **config.options, **part)
-            parts.append(last(path).float().cpu())
+            x = last(path)
+            parts.append((x if vae is None else vae.to_images(x)).float().cpu())
     x = torch.cat(parts)
     return x if clip_range is None else x.clamp(*clip_range)
 
@@ -137,6 +145,14 @@ def classes_of(D: Denoiser) -> int:
             f"{type(D.net).__name__}, has none: sample_batches(D, config, steps, n=...)"
         )
     return classes
+
+
+def _encoded(D: Denoiser, condition: dict, B: int) -> dict:
+    """The conditions, with the context of the captions in place of their tokens."""
+    if not hasattr(D.net, "encode") or "tokens" not in condition:
+        return condition
+    others = {name: value for name, value in condition.items() if name != "tokens"}
+    return others | D.net.encode(condition["tokens"], B)
 
 
 def _on(null: dict, device: torch.device) -> dict:
@@ -199,11 +215,13 @@ def text_to_image(
     seed: int = 0,
     null: dict | None = None,
     batch_size: int = 100,
+    vae: AutoencoderKL | None = None,
 ) -> Tensor:
     """An image for each caption: (N, C, H, W) in [-1, 1], on the CPU.   DPM-Solver++(2M)
 
     D: its network reads captions (ConditionalUNet). null: what guidance leads away from; None: the
-    empty caption; a negative prompt is {"tokens": D.net.tokenizer("...")}.
+    empty caption; a negative prompt is {"tokens": D.net.tokenizer("...")}. vae: of a D that was
+    trained on its latents.
     Raises TypeError or ValueError for a D that reads no captions, and as `cfg` and its tokenizer
     do.
     """
@@ -220,10 +238,13 @@ def text_to_image(
         null=null,
         seed=seed,
         batch_size=batch_size,
+        vae=vae,
     )
 
 
-def samples(D: Denoiser, n: int = 64, steps: int = 20, seed: int = 0) -> Tensor:
+def samples(
+    D: Denoiser, n: int = 64, steps: int = 20, seed: int = 0, vae: AutoencoderKL | None = None
+) -> Tensor:
     """n examples by DPM-Solver++(2M), labels in turn where D has labels: (n, *D.data_shape).
 
     Without guidance, and without captions where D takes captions.
@@ -232,10 +253,17 @@ def samples(D: Denoiser, n: int = 64, steps: int = 20, seed: int = 0) -> Tensor:
     _validate_denoiser(D)
     n, classes = validate.whole(n, "n"), getattr(D.net, "num_classes", None)
     condition = {"y": torch.arange(n) % classes} if classes else None
-    return sample_batches(D, SAMPLERS["dpmpp"], steps, condition, n=n, seed=seed)
+    return sample_batches(D, SAMPLERS["dpmpp"], steps, condition, n=n, seed=seed, vae=vae)
 
 
-def sheet(D: Denoiser, file: Path, rows: int = 8, seed: int = 0, steps: int = 20) -> None:
+def sheet(
+    D: Denoiser,
+    file: Path,
+    rows: int = 8,
+    seed: int = 0,
+    steps: int = 20,
+    vae: AutoencoderKL | None = None,
+) -> None:
     """Write rows x 8 samples (see `samples`) as one picture.
 
     Raises ValueError for a file whose ending names no kind of picture.
@@ -245,7 +273,7 @@ def sheet(D: Denoiser, file: Path, rows: int = 8, seed: int = 0, steps: int = 20
     _validate_denoiser(D)
     if Path(file).suffix.lower() not in registered_extensions():
         raise ValueError(f"file must end like a picture, such as sheet.png; got {file}")
-    x = samples(D, 8 * validate.whole(rows, "rows"), steps, seed)
+    x = samples(D, 8 * validate.whole(rows, "rows"), steps, seed, vae)
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     save_image(x, file, nrow=8, normalize=True, value_range=(-1, 1))
 

@@ -75,7 +75,7 @@ class BatchSampler:
         """The batch with images as floats and with what `draw` adds."""
         size = len(next(iter(batch.values())))
         if self.image_bytes:
-            batch["x0"] = batch["x0"].float().div_(127.5).sub_(1)
+            batch["x0"] = floats(batch["x0"])
         if self.draw is not None:
             batch = self.draw(batch, generator)
             _validate_drawn(batch, size)
@@ -84,6 +84,11 @@ class BatchSampler:
     def seed_of(self, k: int) -> int:
         """The seed of step k, for this run's seed."""
         return (self.seed + 1) * 1_000_003 + k
+
+
+def floats(x: Tensor) -> Tensor:
+    """Bytes as floats in [-1, 1]; other images as they are."""
+    return x.float().div_(127.5).sub_(1) if x.dtype == torch.uint8 else x
 
 
 def _validate_drawn(batch: Batch, size: int) -> None:

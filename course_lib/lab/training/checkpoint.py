@@ -11,6 +11,7 @@ from ...networks.dit import DiT
 from ...networks.lpips import LPIPS
 from ...networks.text import ConditionalUNet
 from ...networks.unet import UNet
+from ...networks.vae import AutoencoderKL
 from ...schedules import Schedule
 from ..storage import CHECKPOINTS, load_tensors, save_tensors
 from .config import SCHEDULES
@@ -19,7 +20,7 @@ from .device import default_device
 FORMAT = 2
 NETWORKS = {
     net.__name__: net
-    for net in (UNet, DiT, ConditionalUNet, DigitClassifier, NoisyClassifier, LPIPS)
+    for net in (UNet, DiT, ConditionalUNet, AutoencoderKL, DigitClassifier, NoisyClassifier, LPIPS)
 }
 
 

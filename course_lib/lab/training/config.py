@@ -4,20 +4,21 @@ import difflib
 import sys
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ... import validate
 from ...denoiser import Denoiser
 from ...networks.dit import DiT
 from ...networks.text import ConditionalUNet, word_dropout
 from ...networks.unet import UNet
+from ...networks.vae import AutoencoderKL
 from ...schedules import Schedule
-from .batches import ImageBytes, normal_log_snr
+from .batches import ImageBytes, floats, normal_log_snr
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,18 @@ LIMITS = {
     "seed": (0, 2**40),
 }
 DENOISER_ONLY = ("p_drop", "horizontal_flip", "loss_weight", "time_sampler")
-NETWORKS = {"UNet": UNet, "DiT": DiT, "ConditionalUNet": ConditionalUNet}
+NETWORKS = {
+    "UNet": UNet,
+    "DiT": DiT,
+    "ConditionalUNet": ConditionalUNet,
+    "AutoencoderKL": AutoencoderKL,
+}
 SCHEDULES = ("linear", "scaled_linear", "cosine", "sigmoid", "zero_terminal_snr", "edm", "flow")
 DATA = ("mnist", "cifar10", "nouns", "pictures")
 # top-level keys of a configuration file; those of `pictures` go to data.pictures
 PICTURES = ("folder", "size", "fit", "background", "channels")
-KEYS = ("data", "target", "sigma_data", "examples", "network", "schedule", "train", *PICTURES)
+DENOISER_KEYS = ("target", "sigma_data", "schedule", "latents")
+KEYS = ("data", "examples", "network", "train", *DENOISER_KEYS, *PICTURES)
 TABLES = ("network", "schedule", "train")
 
 
@@ -126,19 +133,27 @@ def override(options: dict, others: dict) -> dict:
     return options | others
 
 
-def from_config(config: dict) -> tuple[Denoiser, dict, TrainConfig]:
-    """The untrained denoiser, the data and the options that a configuration describes.
+def from_config(config: dict) -> tuple[nn.Module, dict, TrainConfig]:
+    """The untrained denoiser (or autoencoder), the data and the options that a configuration
+    describes.
 
     In [train], time_sampler = {mean = ..., std = ...} asks for `normal_log_snr`, and data_range =
     "none" for None. With data = "nouns", `examples` says how many are drawn; with "pictures",
     `folder` and `size` say which and how large, and the network gets as many classes as there are
     sub-folders, unless num_classes says otherwise. A ConditionalUNet gets the captions' vocabulary.
+    `latents` names a shipped autoencoder, or the file of one: the denoiser is trained on its
+    latents.
     Raises ValueError for an unknown key, name or value, and what `data` raises.
     """
     _validate_keys(config)
     schedule = _schedule(config)
     options = _options(config["train"], schedule)
     x, conditions, captions = _data(config)
+    torch.manual_seed(options.seed)
+    if config["network"].get("type") == "AutoencoderKL":
+        return _network(config, {}, None), ImageBytes({"x0": x}), options
+    if "latents" in config:
+        x, options = to_latents(x, config["latents"]), replace(options, data_range=None)
     torch.manual_seed(options.seed)
     D = Denoiser(
         _network(config, conditions, captions),
@@ -158,6 +173,11 @@ def _validate_keys(config: dict) -> None:
         if needed not in config:
             raise ValueError(f"it must say `data`, [network] and [train]; there is no {needed}")
     _refuse_unknown(config, KEYS, "a configuration")
+    if not isinstance(config["network"], dict):
+        raise ValueError(f"[network] must be a table; got network = {config['network']!r}")
+    unused = [key for key in DENOISER_KEYS if key in config]
+    if config["network"].get("type") == "AutoencoderKL" and unused:
+        raise ValueError(f"{unused[0]} is for denoisers; an AutoencoderKL has none")
     others = [] if config["data"] == "pictures" else [key for key in PICTURES if key in config]
     if others:
         raise ValueError(f'{others[0]} is for data = "pictures"; got data = {config["data"]!r}')
@@ -168,6 +188,19 @@ def _validate_keys(config: dict) -> None:
         raise ValueError(f"sigma_data must be a number; got {config['sigma_data']!r}")
     if not _is_whole(config.get("examples", 1)):
         raise ValueError(f"examples must be a whole number; got {config['examples']!r}")
+
+
+@torch.no_grad()
+def to_latents(x: Tensor, name: str, batch_size: int = 500) -> Tensor:
+    """Images (N, C, H, W), bytes or in [-1, 1], as latents of the autoencoder of that name, whose
+    mean is 0 and deviation 1 per channel.
+    """
+    from .checkpoint import load
+    vae = load(name)
+    validate.instance(vae, AutoencoderKL, "latents", "'nouns_vae'")
+    device = vae.shift.device
+    parts = [vae.to_latents(floats(part).to(device)).cpu() for part in x.split(batch_size)]
+    return torch.cat(parts)
 
 
 def _schedule(config: dict) -> Schedule:
