@@ -254,7 +254,7 @@ def test_latents_of_what_is_no_autoencoder(tmp_path):
     (lambda v, x: v.encode(x[:, :1]), "takes images"),
     (lambda v, x: v.encode(x[..., :6]), "multiples of 4"),
     (lambda v, x: v.encode((x * 127).byte()), "takes images"),
-    (lambda v, x: v.decode(x), "takes latents"),
+    (lambda v, x: v.decode(x[:, :2]), "takes latents"),
     (lambda v, x: AutoencoderKL(latent_channels=0), "latent_channels"),
     (lambda v, x: AutoencoderKL(widths=(8, 0)), "widths"),
     (lambda v, x: AutoencoderKL(kl_weight=-1.0), "kl_weight"),

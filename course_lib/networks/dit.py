@@ -18,6 +18,7 @@ from .layers import (
     hidden_matrices,
     zero_init,
 )
+from .text import PAD, TextEncoder, Tokenizer, pooled
 
 
 class DiTBlock(nn.Module):
@@ -44,16 +45,53 @@ class DiTBlock(nn.Module):
         self.emb = zero_init(nn.Linear(dim, 6 * dim))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        modulation = self.emb(emb)[:, None].chunk(6, dim=-1)            # 6 of (B, 1, dim)
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation
-        x = x + gate1 * self._attend(torch.addcmul(shift1, self.norm1(x), 1 + scale1))
+        q, k, v, modulation = self.project(x, emb)
+        return self.finish(x, attention(q, k, v), modulation)
+
+    def project(self, x: Tensor, emb: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Queries, keys and values (B, heads, N, d), and the modulation that `finish` needs."""
+        shift, scale, *modulation = self.emb(emb)[:, None].chunk(6, dim=-1)   # 6 of (B, 1, dim)
+        h = torch.addcmul(shift, self.norm1(x), 1 + scale)
+        qkv = self.qkv(h).view(*x.shape[:2], 3, self.num_heads, -1)     # (B, N, 3, heads, d)
+        return *qkv.permute(2, 0, 3, 1, 4), modulation
+
+    def finish(self, x: Tensor, attended: Tensor, modulation: list[Tensor]) -> Tensor:
+        """x with what attention found, (B, heads, N, d), then the MLP."""
+        gate1, shift2, scale2, gate2 = modulation
+        x = x + gate1 * self.proj(attended.transpose(1, 2).reshape(x.shape))
         return x + gate2 * self.mlp(torch.addcmul(shift2, self.norm2(x), 1 + scale2))
 
-    def _attend(self, x: Tensor) -> Tensor:
-        B, N, dim = x.shape
-        qkv = self.qkv(x).view(B, N, 3, self.num_heads, -1)             # (B, N, 3, heads, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)                            # (B, heads, N, d) each
-        return self.proj(attention(q, k, v).transpose(1, 2).reshape(B, N, dim))
+
+class JointBlock(nn.Module):
+    """A block of MM-DiT: two streams of tokens, each with weights of its own, that share one
+    attention.
+
+    x: (B, N, dim) image tokens, c: (B, L, dim) text tokens, emb: (B, dim), mask: (B, L) bool, False
+    where there is no text -> x and c. Queries and keys are normalised (RMS), which keeps attention
+    in half precision from growing. (Esser et al. 2024, figure 2 and section 5.3.2)
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: int = 4):
+        super().__init__()
+        self.image = DiTBlock(dim, num_heads, mlp_ratio)
+        self.text = DiTBlock(dim, num_heads, mlp_ratio)
+        head = dim // num_heads
+        self.q_norms = nn.ModuleList([nn.RMSNorm(head), nn.RMSNorm(head)])
+        self.k_norms = nn.ModuleList([nn.RMSNorm(head), nn.RMSNorm(head)])
+
+    def forward(self, x: Tensor, c: Tensor, emb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        streams = ((self.image, x), (self.text, c))
+        q, k, v, modulations = zip(*(stream.project(h, emb) for stream, h in streams))
+        q = torch.cat([norm(part) for norm, part in zip(self.q_norms, q)], dim=2)
+        k = torch.cat([norm(part) for norm, part in zip(self.k_norms, k)], dim=2)
+        v = torch.cat(v, dim=2)                                         # (B, heads, N + L, d)
+        keys = F.pad(mask, (x.shape[1], 0), value=True)[:, None, None]  # (B, 1, 1, N + L)
+        parts = attention(q, k.to(q.dtype), v.to(q.dtype), keys).split([x.shape[1], c.shape[1]], 2)
+        x, c = (
+            stream.finish(h, part, modulation)
+            for (stream, h), part, modulation in zip(streams, parts, modulations)
+        )
+        return x, c
 
 
 class DiT(nn.Module):
@@ -67,6 +105,8 @@ class DiT(nn.Module):
     Raises TypeError or ValueError for sizes that are no whole numbers from 1 on, and where
     patch_size does not divide size, or 4 does not divide dim.
     """
+
+    Block: type[nn.Module] = DiTBlock
 
     def __init__(
         self,
@@ -108,7 +148,7 @@ class DiT(nn.Module):
         self.stem = nn.Linear(channels * patch_size**2, dim)
         positions = sincos_position_embedding_2d(size // patch_size, dim)   # (N, dim)
         self.register_buffer("positions", positions, persistent=False)
-        self.blocks = nn.ModuleList(DiTBlock(dim, num_heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(self.Block(dim, num_heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.final = zero_init(nn.Linear(dim, 2 * dim))
         self.out = zero_init(nn.Linear(dim, channels * patch_size**2))
@@ -122,19 +162,27 @@ class DiT(nn.Module):
         _require("this network takes images", x, "B", self.channels, self.size, self.size)
         y = _validate_conditions(self, x, t, y)
         emb = self._embed(t, y)                                      # (B, dim)
-        tokens = F.pixel_unshuffle(x, self.patch_size).flatten(2)       # (B, channels * patch^2, N)
-        h = self.stem(tokens.transpose(1, 2)) + self.positions.to(x.dtype)
+        h = self._tokens(x)
         for block in self.blocks:
             h = block(h, emb)                                           # (B, N, dim)
-        shift, scale = self.final(emb)[:, None].chunk(2, dim=-1)
-        h = self.out(torch.addcmul(shift, self.norm(h), 1 + scale))     # (B, N, channels * patch^2)
-        side = self.size // self.patch_size
-        h = h.transpose(1, 2).reshape(len(x), -1, side, side)
-        return F.pixel_shuffle(h, self.patch_size)
+        return self._image(h, emb)
 
     def muon_parameters(self) -> list[nn.Parameter]:
         """The weights that Muon should move: those of all layers but the first and the last."""
         return hidden_matrices(self, (self.stem, self.out))
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """Patches of the image as tokens, with their positions: (B, N, dim)."""
+        tokens = F.pixel_unshuffle(x, self.patch_size).flatten(2)       # (B, channels * patch^2, N)
+        return self.stem(tokens.transpose(1, 2)) + self.positions.to(x.dtype)
+
+    def _image(self, h: Tensor, emb: Tensor) -> Tensor:
+        """The last layer, and tokens back to an image."""
+        shift, scale = self.final(emb)[:, None].chunk(2, dim=-1)
+        h = self.out(torch.addcmul(shift, self.norm(h), 1 + scale))     # (B, N, channels * patch^2)
+        side = self.size // self.patch_size
+        h = h.transpose(1, 2).reshape(len(h), -1, side, side)
+        return F.pixel_shuffle(h, self.patch_size)
 
     def _embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         """The embedding that modulates every block: (B, dim), of the time and the label."""
@@ -142,6 +190,71 @@ class DiT(nn.Module):
         if self.label is not None:
             emb = emb + self.label(y)
         return F.silu(emb)
+
+
+class MMDiT(DiT):
+    """A transformer on image patches and caption tokens: joint attention, both streams modulated by
+    the time and the mean of the caption.
+
+    words, length, text_dim, text_depth: of the captions, as in ConditionalUNet
+    options:                             as in DiT, but for num_classes
+
+    net(x, t, tokens): tokens (B, L) from net.tokenizer, 0 everywhere for "no caption"; None means
+    it too. (Esser et al. 2024, Stable Diffusion 3, figure 2)
+    """
+
+    Block = JointBlock
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        words: list[str],
+        length: int = 32,
+        text_dim: int = 128,
+        text_depth: int = 2,
+        **options,
+    ):
+        super().__init__(channels, size, **options)
+        dim = self.config["dim"]
+        text = {"length": length, "text_dim": text_dim, "text_depth": text_depth}
+        self.tokenizer = Tokenizer(words, length)
+        vocabulary = self.tokenizer.words
+        self.config = {"channels": channels, "size": size, "words": vocabulary[2:]} | text | options
+        self.text = TextEncoder(len(vocabulary), length, text_dim, text_depth)
+        self.context_proj = nn.Linear(text_dim, dim)
+        self.pool_proj = nn.Linear(text_dim, dim)
+        self.null = {"tokens": PAD}
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        tokens: Tensor | int | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+    ) -> Tensor:
+        """x: (B, channels, size, size), t: (B,) real, tokens: (B, L), (1, L), or one id -> like x
+
+        context, context_mask: the text encoder's output, in place of tokens.
+        Raises TypeError or ValueError for inputs of another shape, dtype or range.
+        """
+        _require("this network takes images", x, "B", self.channels, self.size, self.size)
+        _validate_conditions(self, x, t, None)
+        if context is None:
+            context, context_mask = self.text.of_batch(PAD if tokens is None else tokens, len(x))
+        elif tokens is not None:
+            raise ValueError("pass tokens, or the context of net.text(tokens), not both")
+        emb = F.silu(self.time(t) + self.pool_proj(pooled(context, context_mask)))  # (B, dim)
+        h, c = self._tokens(x), self.context_proj(context)              # (B, N, dim), (B, L, dim)
+        for block in self.blocks:
+            h, c = block(h, c, emb, context_mask)
+        return self._image(h, emb)
+
+    def encode(self, tokens: Tensor | int, B: int) -> dict[str, Tensor]:
+        """As in ConditionalUNet: context and context_mask, which do not depend on t."""
+        context, mask = self.text.of_batch(tokens, B)
+        return {"context": context, "context_mask": mask}
 
 
 def sincos_position_embedding_2d(side: int, dim: int) -> Tensor:

@@ -149,6 +149,21 @@ class TextEncoder(nn.Module):
             h = block(h, keys)
         return self.norm(h), mask
 
+    def of_batch(self, tokens: Tensor | int, B: int) -> tuple[Tensor, Tensor]:
+        """Context and mask for a batch of B: of tokens (B, L), one caption (1, L), or one id."""
+        length = len(self.position_embedding)
+        if isinstance(tokens, int):                         # such as 0, no caption for all
+            tokens = torch.full((B, length), tokens, device=self.position_embedding.device)
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or len(tokens) not in (1, B):
+            raise _not_tokens(tokens, B, length)
+        return self(tokens.expand(B, -1))
+
+
+def pooled(context: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the tokens that there are, 0 where there are none: (B, L, dim) -> (B, dim)"""
+    weights = mask / mask.sum(1, keepdim=True).clamp(min=1)             # (B, L)
+    return (weights[..., None].to(context.dtype) * context).sum(1)
+
 
 class ConditionalUNet(UNet):
     """A U-Net conditioned on captions: cross-attention to the tokens, their mean in the embedding.
@@ -199,7 +214,7 @@ class ConditionalUNet(UNet):
         if tokens is not None:
             if context is not None:
                 raise ValueError("pass tokens, or the context of net.text(tokens), not both")
-            context, context_mask = self.text(self._batch(tokens, len(x)))
+            context, context_mask = self.text.of_batch(tokens, len(x))
         return super().forward(x, t, y, context, context_mask, extra)
 
     def encode(self, tokens: Tensor | int, B: int) -> dict[str, Tensor]:
@@ -207,17 +222,8 @@ class ConditionalUNet(UNet):
 
         It does not depend on t: a sampler needs it once, not once a step.
         """
-        context, mask = self.text(self._batch(tokens, B))
+        context, mask = self.text.of_batch(tokens, B)
         return {"context": context, "context_mask": mask}
-
-    def _batch(self, tokens: Tensor | int, B: int) -> Tensor:
-        """One caption, or one id, for all of the batch."""
-        length = len(self.text.position_embedding)
-        if isinstance(tokens, int):  # such as 0, no caption for all
-            return torch.full((B, length), tokens, device=self.text.position_embedding.device)
-        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or len(tokens) not in (1, B):
-            raise _not_tokens(tokens, B, length)
-        return tokens.expand(B, -1)
 
     def _embed(
         self,
@@ -230,9 +236,7 @@ class ConditionalUNet(UNet):
         emb = super()._embed(x, t, y, context, mask)
         if context is None:
             return emb + self.pool_proj.bias
-        weights = mask / mask.sum(1, keepdim=True).clamp(min=1)         # (B, L)
-        pooled = (weights[..., None].to(context.dtype) * context).sum(1)   # (B, text_dim)
-        return emb + self.pool_proj(pooled)
+        return emb + self.pool_proj(pooled(context, mask))
 
 
 def _validate_ids(tokens: Tensor, vocabulary: int, length: int) -> None:

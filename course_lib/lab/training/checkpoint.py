@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ... import validate
 from ...denoiser import Denoiser, identity
 from ...networks.classifiers import DigitClassifier, NoisyClassifier
-from ...networks.dit import DiT
+from ...networks.dit import DiT, MMDiT
 from ...networks.lpips import LPIPS
 from ...networks.text import ConditionalUNet
 from ...networks.unet import UNet
@@ -20,7 +20,9 @@ from .device import default_device
 FORMAT = 2
 NETWORKS = {
     net.__name__: net
-    for net in (UNet, DiT, ConditionalUNet, AutoencoderKL, DigitClassifier, NoisyClassifier, LPIPS)
+    for net in (
+        UNet, DiT, MMDiT, ConditionalUNet, AutoencoderKL, DigitClassifier, NoisyClassifier, LPIPS,
+    )                                                                                # fmt: skip
 }
 
 

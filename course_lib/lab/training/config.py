@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ... import validate
 from ...denoiser import Denoiser
-from ...networks.dit import DiT
+from ...networks.dit import DiT, MMDiT
 from ...networks.text import ConditionalUNet, word_dropout
 from ...networks.unet import UNet
 from ...networks.vae import AutoencoderKL
@@ -104,6 +104,7 @@ DENOISER_ONLY = ("p_drop", "horizontal_flip", "loss_weight", "time_sampler")
 NETWORKS = {
     "UNet": UNet,
     "DiT": DiT,
+    "MMDiT": MMDiT,
     "ConditionalUNet": ConditionalUNet,
     "AutoencoderKL": AutoencoderKL,
 }
@@ -111,6 +112,7 @@ SCHEDULES = ("linear", "scaled_linear", "cosine", "sigmoid", "zero_terminal_snr"
 DATA = ("mnist", "cifar10", "nouns", "pictures")
 # top-level keys of a configuration file; those of `pictures` go to data.pictures
 PICTURES = ("folder", "size", "fit", "background", "channels")
+READERS = ("ConditionalUNet", "MMDiT")                      # of captions
 DENOISER_KEYS = ("target", "sigma_data", "schedule", "latents")
 KEYS = ("data", "examples", "network", "train", *DENOISER_KEYS, *PICTURES)
 TABLES = ("network", "schedule", "train")
@@ -140,7 +142,7 @@ def from_config(config: dict) -> tuple[nn.Module, dict, TrainConfig]:
     In [train], time_sampler = {mean = ..., std = ...} asks for `normal_log_snr`, and data_range =
     "none" for None. With data = "nouns", `examples` says how many are drawn; with "pictures",
     `folder` and `size` say which and how large, and the network gets as many classes as there are
-    sub-folders, unless num_classes says otherwise. A ConditionalUNet gets the captions' vocabulary.
+    sub-folders, unless num_classes says otherwise. A network that reads captions gets their words.
     `latents` names a shipped autoencoder, or the file of one: the denoiser is trained on its
     latents.
     Raises ValueError for an unknown key, name or value, and what `data` raises.
@@ -161,7 +163,7 @@ def from_config(config: dict) -> tuple[nn.Module, dict, TrainConfig]:
         config.get("target", "v"),
         sigma_data=config.get("sigma_data", 0.5),
     )
-    if captions is not None and isinstance(D.net, ConditionalUNet):
+    if captions is not None and isinstance(D.net, (ConditionalUNet, MMDiT)):
         conditions = {"tokens": word_dropout(D.net.tokenizer(captions))}
     if not getattr(D.net, "num_classes", None):
         conditions.pop("y", None)
@@ -219,7 +221,7 @@ def _network(config: dict, conditions: dict, captions: list[str] | None) -> torc
     _refuse_other(kind, NETWORKS, "a network")
     if config["data"] == "pictures" and "y" in conditions:      # as many classes as sub-folders
         arguments.setdefault("num_classes", int(conditions["y"].max()) + 1)
-    if kind == "ConditionalUNet" and "words" not in arguments:
+    if kind in READERS and "words" not in arguments:
         arguments["words"] = _vocabulary(config, captions)
     try:
         return NETWORKS[kind](**arguments)
@@ -272,7 +274,7 @@ def _vocabulary(config: dict, captions: list[str] | None) -> list[str]:
         from ..data.noun_parts import vocabulary
         return vocabulary()
     if captions is None:
-        raise ValueError("a ConditionalUNet needs captions, and these data have none")
+        raise ValueError("this network needs captions, and these data have none")
     from ...networks.text import Tokenizer
     split = Tokenizer([]).split
     return sorted({word for caption in captions for word in split(caption)})
