@@ -4,7 +4,14 @@ import math
 import torch
 
 from course_lib import (
-    Denoiser, Schedule, ancestral, ddim, heun, last, sde, timesteps,
+    Denoiser,
+    Schedule,
+    ancestral,
+    ddim,
+    heun,
+    last,
+    sde,
+    timesteps,
 )
 from course_lib.lab import data, metrics, plots, tables, train
 from course_lib.schedules import append_dims
