@@ -150,12 +150,24 @@ def test_latents_have_mean_0_and_deviation_1():
     vae = randomised(small()).float()
     x = data.nouns(200).x
     vae.fit_scale(x)
-    z = vae.to_latents(x)
-    assert z.mean((0, 2, 3)).abs().max() < 1e-4 and (z.std((0, 2, 3)) - 1).abs().max() < 1e-4
-    raw = vae.encode(x)[0]
+    drawn = vae.to_latents(x, torch.Generator().manual_seed(0))
+    assert drawn.mean((0, 2, 3)).abs().max() < 0.05
+    assert (drawn.std((0, 2, 3)) - 1).abs().max() < 0.03
+    z, raw = vae.to_latents(x), vae.encode(x)[0]
     assert (raw.std((0, 2, 3)) - 1).abs().max() > 0.1
     torch.testing.assert_close(z, (raw - vae.shift[:, None, None]) * vae.scale[:, None, None])
     torch.testing.assert_close(vae.to_images(z), vae.decode(raw), rtol=1e-4, atol=1e-4)
+
+
+def test_an_unused_channel_is_not_blown_up():
+    """Posterior collapse: mean nearly 0, deviation nearly 1, whatever the image."""
+    vae = randomised(small()).float()
+    with torch.no_grad():
+        vae.quant.weight[0] *= 1e-3
+        vae.quant.weight[3] = 0.0
+        vae.quant.bias[[0, 3]] = 0.0
+    vae.fit_scale(data.nouns(100).x)
+    assert abs(vae.scale[0] - 1) < 0.01
 
 
 def test_latents_are_drawn_with_a_generator():
@@ -218,7 +230,8 @@ def test_both_are_trained_by_configuration_files(runs, tmp_path, capsys):
     file = runs / "small_vae/small_vae.safetensors"
     vae = train.load(file, device="cpu")
     x = data.nouns(40).x
-    assert (vae.to_latents(x).std((0, 2, 3)) - 1).abs().max() < 0.05
+    drawn = vae.to_latents(x, torch.Generator().manual_seed(0))
+    assert (drawn.std((0, 2, 3)) - 1).abs().max() < 0.05
     assert (runs / "small_vae/small_vae.png").stat().st_size > 1000
     (tmp_path / "small_latent.toml").write_text(LATENT.format(vae=file.as_posix()))
     main([str(tmp_path / "small_latent.toml")])

@@ -119,8 +119,8 @@ class AutoencoderKL(nn.Module):
     num_groups: of every group norm; None: 16 channels a group
 
     `encode` and `decode` are the bare networks. `to_latents` and `to_images` shift and scale, so
-    that a diffusion model sees latents of mean 0 and standard deviation 1, per channel:
-    z = (latent - shift) * scale, with the buffers that `fit_scale` sets.
+    that a diffusion model sees latents whose draws have mean 0 and standard deviation 1, per
+    channel: z = (latent - shift) * scale, with the buffers that `fit_scale` sets.
     Raises TypeError or ValueError for sizes that are no whole numbers from 1 on.
     """
 
@@ -203,10 +203,17 @@ class AutoencoderKL(nn.Module):
 
     @torch.no_grad()
     def fit_scale(self, x: Tensor, batch_size: int = 250) -> None:
-        """Set shift to the mean of each channel's latents, scale to 1 / standard deviation."""
-        latents = torch.cat([self.encode(part)[0] for part in x.split(batch_size)])
-        self.shift.copy_(latents.mean((0, 2, 3)))
-        self.scale.copy_(1 / latents.std((0, 2, 3)))
+        """Set shift to the mean of each channel's latents, scale to 1 / standard deviation.
+
+        That of draws from q: a channel that the encoder does not use (posterior collapse: q is the
+        prior for every image) keeps its deviation of 1, and is not blown up to it.
+        """
+        mean, log_variance = (
+            torch.cat(parts) for parts in zip(*(self.encode(part) for part in x.split(batch_size)))
+        )
+        variance = mean.var((0, 2, 3)) + log_variance.exp().mean((0, 2, 3))
+        self.shift.copy_(mean.mean((0, 2, 3)))
+        self.scale.copy_(variance.rsqrt())
 
     def draw(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Adds the noise of the latents, like them, to a batch of images."""

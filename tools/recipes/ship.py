@@ -34,6 +34,7 @@ from course_lib.lab import (
     storage,
     train,
 )
+from course_lib.networks.vae import AutoencoderKL
 
 
 @torch.no_grad()
@@ -137,6 +138,9 @@ def captioned(D: Denoiser, n: int, steps: int) -> dict:
     """The share of right parts in n pictures of new combinations, for each w and wording, and of
     new pairs; squared error to the asked picture.
     """
+    latents = D.about["config"].get("latents")
+    vae = None if latents is None else train.load(latents)
+
     def row(split: str, w: float, wording: str = "plain") -> dict:
         parts = noun_parts.draw_parts(n, seed=5, split=split)
         x = sampling.text_to_image(
@@ -146,6 +150,7 @@ def captioned(D: Denoiser, n: int, steps: int) -> dict:
             else noun_parts.captions(parts, seed=2),
             w,
             steps,
+            vae=vae,
         )
         right = attributes.attributes_correct(x, parts).double().mean(0).tolist()
         return {
@@ -169,6 +174,29 @@ def captioned(D: Denoiser, n: int, steps: int) -> dict:
             row("test", 2.0, "varied"),
             row("pairs", 2.0),
         ],
+    }
+
+
+@torch.no_grad()
+def reconstructed(vae: AutoencoderKL, n: int) -> dict:
+    """Images through the latent and back: squared error and the share of right parts, on new
+    combinations and new pairs, and each channel's deviation.
+    """
+    def row(split: str) -> dict:
+        x, _, parts = data.nouns(n, seed=1, split=split)
+        again = torch.cat([vae(part.to(vae.shift.device)).cpu() for part in x.split(250)])
+        right = attributes.attributes_correct(again.clamp(-1, 1), parts).double().mean(0)
+        return {
+            "split": split,
+            "n": n,
+            "right": dict(zip(noun_parts.PARTS, right.tolist())),
+            "squared_error": (again - x).square().mean().item(),
+        }
+    mean, log_variance = vae.encode(data.nouns(1000).x.to(vae.shift.device))
+    return {
+        "reconstructions": [row("test"), row("pairs")],
+        "deviation_of_means": mean.std((0, 2, 3)).tolist(),
+        "deviation_of_posterior": (log_variance / 2).exp().mean((0, 2, 3)).tolist(),
     }
 
 
@@ -210,7 +238,9 @@ def arguments_of_command_line() -> argparse.Namespace:
 def card(D: Denoiser, a: argparse.Namespace) -> dict:
     """The numbers of a model, by the data that it draws."""
     more = ""
-    if D.about["data"] == "cifar10":
+    if isinstance(D, AutoencoderKL):
+        numbers = reconstructed(D, a.n)
+    elif D.about["data"] == "cifar10":
         numbers = photographs(D, a.n, a.steps, a.w, a.eyes)
         more = f" --w {a.w} --eyes {a.eyes}"
     elif D.about["data"] == "nouns":
