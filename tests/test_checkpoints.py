@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from course_lib import clip, ddim, last, timesteps
-from course_lib.lab import metrics, sampler_study, sampling, storage, train
+from course_lib.lab import (
+    attributes,
+    data,
+    metrics,
+    sampler_study,
+    sampling,
+    storage,
+    train,
+)
 from course_lib.lab.training.config import read_config
 
 ROOT = Path(__file__).parents[1]
@@ -20,9 +28,10 @@ def test_the_card_says_how_it_was_made(name):
     numbers beside it."""
     about = train.load(name, device="cpu").about
     assert about["config"] == CONFIGS[name] and f"configs/{name}.toml" in about["command"]
-    samples = about["metrics"]["samples"]
+    vae = name == "nouns_vae"
+    samples = about["metrics"]["reconstructions" if vae else "samples"]
     least, measured = (2000, "frechet_distance")
-    if name == "nouns":
+    if name.startswith("nouns"):
         least, measured = (500, "squared_error")
     assert samples[0]["n"] >= least and 0 < samples[0][measured]
     assert "tools/recipes/ship.py" in about["metrics"]["judged_by"]
@@ -40,6 +49,22 @@ def test_it_draws_what_it_is_asked_for(name):
         x = last(ddim(clip(D), D.schedule, x, timesteps(D.schedule, 10), y=y))
     promised = D.about["metrics"]["samples"][0]["class_agreement"]
     assert metrics.class_agreement(x.clamp(-1, 1), y) >= promised - 0.04
+
+
+def test_what_the_autoencoder_keeps():
+    """200 new combinations through the latent: as right as the card says, and what is asked for."""
+    vae = train.load("nouns_vae", device="cpu")
+    x, _, parts = data.nouns(200, seed=2, split="test")
+    with torch.no_grad():
+        again = torch.cat([vae(part) for part in x.split(100)])
+        drawn = vae.to_latents(x, torch.Generator().manual_seed(0))
+    right = attributes.attributes_correct(again.clamp(-1, 1), parts).double().mean(0)
+    card = vae.about["metrics"]["reconstructions"][0]
+    assert card["n"] >= 1000 and min(card["right"].values()) >= 0.98
+    assert right.min() >= min(card["right"].values()) - 0.03
+    assert (again - x).square().mean() < 1.2 * card["squared_error"]
+    assert drawn.shape == (200, 8, 8, 8) and drawn.mean((0, 2, 3)).abs().max() < 0.1
+    assert (drawn.std((0, 2, 3)) - 1).abs().max() < 0.1
 
 
 def test_photographs():
