@@ -89,8 +89,9 @@ def test_patches_know_their_place():
 def test_every_parameter_gets_a_gradient():
     net = small().train()
     net(X, T, net.tokenizer(["a panda head", "a shark"])).square().sum().backward()
-    last_text = net.blocks[-1].text                         # its output is not used any more
-    unused = {id(p) for m in (last_text.proj, last_text.mlp) for p in m.parameters()}
+    block = net.blocks[-1]                                  # its text output is not used any more
+    idle = (block.text.proj, block.text.mlp, block.q_norms[1])
+    unused = {id(p) for module in idle for p in module.parameters()}
     for name, p in net.named_parameters():
         assert id(p) in unused or p.grad is not None and p.grad.abs().sum() > 0, name
 

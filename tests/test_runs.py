@@ -18,6 +18,15 @@ from course_lib.lab.training.state import TrainState
 
 pytestmark = pytest.mark.usefixtures("runs")
 
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Ctrl-C does what it does in a terminal, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 ROWS = (IMAGES, torch.arange(200) % 3)
 SHORT = {"steps": 8, "batch_size": 16}
 

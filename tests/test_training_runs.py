@@ -329,7 +329,7 @@ def test_a_length_on_the_command_line_replaces_the_file_s(small_digits, tmp_path
     (("channels = 1", "chanels = 1"), "has a wrong entry: .*chanels"),
     (
         ("channels = 1", 'channels = 1\ntype = "Unet"'),
-        "a network must be one of UNet, DiT, ConditionalUNet; got 'Unet'",
+        "a network must be one of UNet, DiT, MMDiT, ConditionalUNet, AutoencoderKL; got 'Unet'",
     ),
     (
         ("[train]", '[schedule]\nname = "cosin"\n[train]'),

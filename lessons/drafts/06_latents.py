@@ -4,7 +4,16 @@ import math
 import torch
 
 from course_lib import Schedule, last, timesteps
-from course_lib.lab import attributes, data, metrics, plots, profiling, sampling, tables, train
+from course_lib.lab import (
+    attributes,
+    data,
+    metrics,
+    plots,
+    profiling,
+    sampling,
+    tables,
+    train,
+)
 from course_lib.lab.data import noun_parts
 
 torch.manual_seed(0)
@@ -94,3 +103,24 @@ tables.table(rows, ".1%", index="part", caption="1,000 new combinations")
 # Latent diffusion pilots, 100 s each (n = 200, w = 2, 10 steps; background, body, accessory, head, glasses):
 # time_sampler mean -2.5: 99.5 51 24.5 99 62; 0: 97.5 53 16.5 84 65.5; -4: 99.5 56.5 26 98.5 58; -2.5 with batches of
 # 32: 99.5 52 18 97 64. 324 images/s against nouns' 93.
+
+# %% [markdown]
+# ## 6.2 Diffusion in the latents (text)
+#
+# **What changes in the diffusion model?** Nothing but the data. Encode every training picture once, `z = vae.to_latents(x)`, and train the network of lesson 5 on $z$ with the same loss. At the end of sampling, decode once:
+#
+# $$\hat x = \mathrm{decode}\big(z_0/s + m\big), \qquad z_0 = \text{any sampler of lesson 4} \tag{6.7}$$
+#
+# Clipping to $[-1,1]$ has no meaning for a latent, and neither has a known pixel: a mask has to be shrunk to the latent's grid, and what lies on its edge is mixed by the decoder (lesson 7 pastes the original back).
+#
+# **What does it save?** Count the network's positions: 16 x 16 after folding in lesson 5's network, 8 x 8 here, a quarter at each level. So a step costs about a quarter; the decoder costs once what it costs. The caption is encoded once a picture in both models. With $n$ evaluations,
+#
+# $$\frac{\text{pixels}}{\text{latents}} \approx \frac{n\,c_x}{n\,c_z + c_{\text{decoder}}} \tag{6.8}$$
+#
+# TODO live: time at batch 1, 64, 100, in turns (profiling.median_seconds); attribute accuracy n = 50 live, 2,000 from the card, both splits, paired.
+#
+# ## 6.4 Better autoencoder, worse model; the field
+#
+# **If the latent loses details, why not a larger latent?** TODO shipped table: 2, 4, 8, 16 channels x right after decoding x right after sampling, two seeds, ten-minute runs (assets/latents.csv, with its command).
+#
+# Reconstruction gets better with every channel; the diffusion model gets more to learn, and what it gets is the part that is hard to predict: **learnability against fidelity**. The KL term, and noise on the latent while the decoder trains, smooth the latent space at the decoder's cost. Four directions of the field, each with its bet: a diffusion model on the features of a *recogniser* with a decoder trained to invert it (representation autoencoders); *high compression*, 32 or 64 pixels a side per latent, with residual down-sampling so that it can be trained at all (DC-AE); latents regularised for the diffusion model, not for the decoder; and *back to pixels*, with large patches and transformers, no autoencoder at all. Each says of the others what the table shows for channels: a good autoencoder is not one that reconstructs best.

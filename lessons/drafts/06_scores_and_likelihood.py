@@ -50,7 +50,7 @@ def gradients(sigma, n=200_000, theta=0.2):
     x0 = bumps.sample(n, seed=1).double()                               # (n, 1)
     eps = torch.randn(n, 1, generator=seeded(2), dtype=torch.float64)
     x, h = x0 + sigma * eps, 1e-4
-    s = score_of(x - theta, sigma)                                      # the shifted bumps' score
+    s = score_of(x - theta, sigma)                          # the shifted bumps' score
     ds = (score_of(x - theta - h, sigma) - score_of(x - theta + h, sigma)) / (2 * h)
     targets = {"explicit": score_of(x, sigma), "denoising": -eps / sigma,
                "wrong sign": eps / sigma}
