@@ -145,6 +145,13 @@ def test_change_schedule_starts_at_pure_noise():
     assert x.isfinite().all() and D.schedule is schedule
 
 
+def test_change_schedule_ends_at_the_data():
+    """At t = 0, where sigma is 0 in both schedules, x is the data."""
+    D = sde.change_schedule(MIXTURE.denoiser(Schedule.cosine()), Schedule.flow())
+    x = MIXTURE.sample(4, seed=0).double()
+    torch.testing.assert_close(D(x, torch.zeros(4, dtype=torch.float64)), x)
+
+
 # ---- divergence and likelihood
 
 def test_divergence_of_a_linear_map():
@@ -215,6 +222,16 @@ def test_probes_estimate_the_likelihood():
     estimate = sde.log_likelihood(D, schedule, x, ts, probes=4, generator=g)
     error = estimate - exact
     assert error.abs().max() > 1e-3 and error.mean().abs() < 4 * error.std() / 20
+
+
+def test_the_signs_of_probes_are_independent():
+    """A linear denoiser whose dimensions mix: probes of one sign only would be off, always."""
+    schedule, mix = Schedule.edm(), torch.tensor([[0.3, 0.2], [0.2, 0.3]], dtype=torch.float64)
+    ts = torch.linspace(0.2, 0.6, 5, dtype=torch.float64)
+    D, x = lambda x, t: x @ mix, noised(schedule, 0.2, 1000)
+    estimate = sde.log_likelihood(D, schedule, x, ts, probes=1, generator=CPU().manual_seed(0))
+    error = estimate - sde.log_likelihood(D, schedule, x, ts)
+    assert error.std() > 0.1 and error.mean().abs() < 4 * error.std() / 1000**0.5
 
 
 def test_a_network_of_pictures_has_a_likelihood():
