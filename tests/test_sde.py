@@ -244,6 +244,26 @@ def test_a_network_of_pictures_has_a_likelihood():
     assert found.shape == (2,) and found.dtype == torch.float64 and found.isfinite().all()
 
 
+@pytest.mark.parametrize("schedule", [Schedule.flow(), Schedule.edm()], ids=str)
+def test_the_bound_of_an_exact_denoiser_is_its_density(schedule):
+    """The process with noise is the forward process, backwards: nothing is lost."""
+    x0 = MIXTURE.sample(2000, seed=3).double()
+    ts = schedule.t_from_log_snr(torch.linspace(11, -8, 200, dtype=torch.float64))
+    g = CPU().manual_seed(0)
+    bound = sde.variational_bound(MIXTURE.denoiser(schedule), schedule, x0, ts, generator=g)
+    excess = bound + MIXTURE.log_prob(x0)
+    assert bound.shape == (2000,) and bound.dtype == torch.float64
+    assert excess.mean().abs() < 4 * excess.std() / 2000**0.5
+
+
+def test_a_wrong_denoiser_has_a_larger_bound():
+    schedule, x0 = Schedule.flow(), MIXTURE.sample(500, seed=3).double()
+    ts = schedule.t_from_log_snr(torch.linspace(9, -8, 100, dtype=torch.float64))
+    right = MIXTURE.denoiser(schedule)
+    bound = lambda D: sde.variational_bound(D, schedule, x0, ts, generator=CPU().manual_seed(0))
+    assert bound(lambda x, t: right(x, t) + 0.1).mean() > bound(right).mean() + 1
+
+
 def test_normal_log_prob():
     x = torch.randn(3, 2, 2, generator=CPU().manual_seed(0))
     expected = torch.distributions.MultivariateNormal(
