@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from course_lib import Denoiser, Schedule
-from course_lib.lab import attributes, data, noun_parts, profiling, sampling, storage, train
+from course_lib.lab import attributes, data, noun_parts, sampling, storage, train
 from course_lib.networks.dit import MMDiT
 from course_lib.networks.text import ConditionalUNet, word_dropout
 from course_lib.networks.vae import AutoencoderKL
@@ -180,7 +180,7 @@ def row(experiment: str, variant: str, seed: int) -> tuple[dict, Tensor]:
     numbers, x = sample(D, vae)
     values = {"experiment": experiment, "variant": variant, "seed": seed}
     values |= {"steps": D.history[-1][0], "seconds": round(seconds)}
-    values |= {"parameters": profiling.count_parameters(D.net)}
+    values |= {"parameters": sum(p.numel() for p in D.net.parameters())}
     rounded = {k: round(v, 5) for k, v in (reconstruction(vae) | numbers).items()}
     return values | rounded, x
 

@@ -79,6 +79,9 @@ for s in torch.tensor([0.59, 0.5, 0.3, 0.0]).double():
                  "the SDE's": sde.diffusion(flow, t) ** 2 * (t - s)})
 tables.table(rows, ".4f", caption="From t = 0.6 back to s; flow, data N(0, 0.5)")
 
+# %% [markdown] tags=["solution"]
+# **What the table shows.** The measured numbers agree with the formulas. For a step of 0.01 the SDE's variance is 6 % too large. For a step of 0.1 it is 1.8 times too large, and for longer ones it says nothing. The ODE's factor is larger than ours at every $s$: without noise to add, it must not shrink $x_t$ so much.
+
 # %% [markdown]
 # ## 6.2 Hutchinson's estimate, from blank (3 points, 20 minutes)
 #
@@ -127,8 +130,11 @@ for name, estimate in {"signs": divergence_estimate, "normal probes": with_probe
     batches = torch.stack([estimate(f, copies, seeded(k)) for k in range(200)])
     rows[name] = {"mean": batches.mean(), "deviation of one estimate": batches.std(),
                   "deviation of a batch's mean": batches.mean(1).std()}
-print(f"exact: {exact:.4f}")
-tables.table(rows, ".4f", index="probe", caption="200 batches of 100 estimates")
+print(f"exact: {exact:.2f}")
+tables.table(rows, ".2f", index="probe", caption="200 batches of 100 estimates")
+
+# %% [markdown] tags=["solution"]
+# **What the table shows.** All three means are within 2.5 standard errors of the exact divergence (which are 0.02, 0.03 and 0.2). One estimate by signs varies less than one by normal probes, because the diagonal of $J$ causes no error. With a probe of its own for each example, the mean of a batch of 100 varies ten times less than one estimate. With one probe for all it varies as much as one estimate. That mistake is quiet: the mean over many batches is right.
 
 # %% [markdown]
 # ## 6.3 Bug hunt: a likelihood and a step (5 points, 30 minutes)
@@ -157,8 +163,9 @@ def copied_step(D, schedule, x, t, s, level, z):
 digits_x, test_x = data.mnist("train")[0][:5000], data.mnist("test")[0][:50]
 to_levels = lambda x: ((x.double() + 1) * 127.5)
 counts = torch.bincount(to_levels(digits_x).round().long().flatten(), minlength=256) + 1.0
+none = torch.zeros(1)
 # the frequency of -1, 0, ..., 255, 256
-log_frequency = torch.cat([torch.zeros(1), counts / counts.sum(), torch.zeros(1)]).log().double()
+log_frequency = torch.cat([none, counts / counts.sum(), none]).log().double()
 
 def spikes(width):
     def log_prob(x):
@@ -181,7 +188,8 @@ tables.table({"copied": bits_of(copied_bits)}, ".2f", index="bits per dimension"
 pair = data.GaussianMixture([[-1.0], [0.8]], 0.15, [0.3, 0.7])
 D_pair = pair.denoiser(flow)
 # even in log SNR
-ts = flow.t_from_log_snr(torch.linspace(flow.log_snr(0.98), flow.log_snr(0.02), 201).double())
+ts = flow.t_from_log_snr(
+    torch.linspace(flow.log_snr(0.98), flow.log_snr(0.02), 201, dtype=torch.float64))
 
 def walk(step, level, n=4000):
     x = flow.perturb(pair.sample(n, seed=1).double(), ts[0], randn(n, 1, seed=2))
@@ -193,8 +201,9 @@ def walk(step, level, n=4000):
 def walks(name, step):
     return {f"{name}, lambda = {level}": walk(step, level) for level in (0.0, 1.0)}
 
-end = flow.perturb(pair.sample(4000, seed=3).double(), ts[-1], randn(4000, 1, seed=4))
-known = {"fresh draws at t = 0.02": {"mean": end.mean(), "deviation": end.std()}}
+variance = 0.15**2 + 0.3 * 0.7 * 1.8**2                     # of the data
+known = {"exact, at t = 0.02": {"mean": 0.98 * (0.7 * 0.8 - 0.3),
+                                "deviation": (0.98**2 * variance + 0.02**2) ** 0.5}}
 tables.table(known | walks("copied", copied_step), ".3f", caption="4,000 points")
 
 # %% [markdown]
@@ -226,13 +235,15 @@ assert check.passed("6.3")
 ### END HIDDEN TESTS
 
 # %% tags=["solution"]
-tables.table({"copied": bits_of(copied_bits), "repaired": bits_of(bits_per_dimension)}, ".2f",
-             index="bits per dimension", caption="50 test digits")
+rows = {"copied": bits_of(copied_bits), "repaired": bits_of(bits_per_dimension)}
+tables.table(rows, ".2f", index="bits per dimension", caption="50 test digits")
 tables.table(known | walks("copied", copied_step) | walks("repaired", reverse_step), ".3f",
              caption="4,000 points")
 
 # %% [markdown] tags=["solution"]
-# **Solution.** (1) No dequantisation: «...».
+# **Solution.** (1) There is no dequantisation. `log_prob` is a density, and at 256 points it can be as large as one likes. So the copied function rewards narrow spikes, down to a negative number of bits, which no code for 8-bit data can need. With uniform noise $u\in[-\frac12,\frac12]$ on the pixels a spike that is narrower than its bin is missed nearly always, and the bits rise. (2) The offset 8 belongs to data in $[0, 1]$. Ours lie in $[-1, 1]$, a bin is $\Delta = 1/127.5$ wide, and $-\log_2\Delta = 6.99$. Public code that serves both kinds of data has 8 for the one and 7 for the other (`offset = 7. - inverse_scaler(-1.)` in Song's score SDE; 7 is exact for bins of 2/256). The two bugs partly hide each other: at the width 0.3 the copied number is wrong by 0.4 bits only.
+#
+# (3) The noise enters twice. $g\sqrt h\,z$ is added before the score is evaluated, though $x$ has the noise of level $t$ already, and $\lambda g\sqrt h\,z$ is added at the end. The test that finds it is $\lambda = 0$: the step must be Euler's for the ODE then, and must not depend on $z$. The repaired walks end with the exact mean and deviation, within two standard errors of 4,000 points, for both $\lambda$.
 
 # %% [markdown]
 # ## 6.4 The same network as a flow (4 points, 20 minutes)
@@ -241,7 +252,7 @@ tables.table(known | walks("copied", copied_step) | walks("repaired", reverse_st
 
 # %% tags=["answer:6.4"]
 def as_flow(D):
-    """D: (x, t, **condition) -> x0_hat under D.schedule -> the same under the flow schedule"""
+    """D: (x, t, **condition) -> x0_hat, under D.schedule -> a denoiser under the flow's"""
     ### BEGIN SOLUTION
     def view(x, t, **condition):
         t = torch.as_tensor(t, dtype=torch.float64)
@@ -281,7 +292,9 @@ tables.table(rows, ".3f", index="", caption="Ten digits: differences to \"as a f
              "the median pixel")
 
 # %% [markdown] tags=["solution"]
-# **Solution.** «...».
+# **Solution.** $x/\alpha$ is the same noisy picture under every schedule, at the same ratio $\alpha/\sigma$. So $t_{\text{own}}$ is where the network's log SNR is the flow's, and $x$ is multiplied by $\alpha_{\text{own}}/\alpha_{\text{flow}}$. At $t = 1$ this divides by 0. For a schedule with $\alpha^2+\sigma^2 = 1$ the ratio is also $1/\sqrt{(1-t)^2+t^2}$, which is never a problem.
+#
+# **What the figure shows.** At the same noise levels the flow draws the same digits as the cosine schedule (the largest difference is 0.003, of a range of 2). At the cosine schedule's own times the digits differ a little: other levels, another numerical error. Used unchanged, the network draws digits, too! It takes $x$ for a picture of another noise level, so the background stays grey (a median of −0.91, where it should be −0.99), and some strokes are others. Nothing crashes, and one has to compare to see it.
 
 # %% [markdown]
 # ## 6.5 Which of them forgot its scale? (2 points, 15 minutes)
@@ -305,14 +318,14 @@ def puzzle(seed):
     g = seeded(seed)
     forgetful = "ABCD"[torch.randint(0, 4, (1,), generator=g).item()]
     large = torch.rand(1, generator=g).item() < 0.5
-    c = (4 + 2 * torch.rand(1, generator=g).item()) ** (1 if large else -1)
+    c = (5 + 2 * torch.rand(1, generator=g).item()) ** (1 if large else -1)
     drawn = {name: draw(c if name == forgetful else 1.0, 10 * seed + k)
              for k, name in enumerate("ABCD")}
     real = latents.sample(2000, seed=seed).double()
     return real, drawn, (forgetful, "too large" if large else "too small")
 
 # %% [markdown]
-# Think first. What do $c = 5$ and $c = 1/5$ do to the noise level at which sampling starts, and to the one from which the last step is made? Then look at samples, and write a function that finds, *from samples alone*, the one model of four that forgot its scale ($c$ between 4 and 6, or between 1/6 and 1/4; the other three have $c = 1$), and says whether its latents were too large or too small. `real` are encoded test pictures in the same unit. The check has other latents of this kind, three clusters in the plane around the mean (1.2, 0.9), and asks six times.
+# Think first. What do $c = 5$ and $c = 1/5$ do to the noise level at which sampling starts, and to the one from which the last step is made? Then look at samples, and write a function that finds, *from samples alone*, the one model of four that forgot its scale ($c$ between 5 and 7, or between 1/7 and 1/5; the other three have $c = 1$), and says whether its latents were too large or too small. `real` are encoded test pictures in the same unit. The check has other latents of this kind, three clusters in the plane around the mean (1.2, 0.9), and asks six times.
 
 # %% tags=["answer:6.5"]
 def forgotten(real, drawn):
@@ -320,7 +333,7 @@ def forgotten(real, drawn):
     ### BEGIN SOLUTION
     off = {name: (x.mean(0) - real.mean(0)).norm().item() for name, x in drawn.items()}
     name = max(off, key=off.get)
-    if off[name] > 0.2:
+    if off[name] > 0.25:
         return name, "too large"
     deviation = {name: x.std(0).mean().item() for name, x in drawn.items()}
     return min(deviation, key=deviation.get), "too small"
@@ -344,12 +357,14 @@ for name, x in clouds.items():
     rows[name] = {"distance of the means": (x.mean(0) - real.mean(0)).norm(),
                   "deviation": x.std(0).mean()}
     rows[name] |= {f"cluster {k + 1}": share for k, share in enumerate(shares.tolist())}
-tables.table(rows, ".2f", index="", caption="2,000 points each; shares of the three clusters")
+tables.table(rows, ".2f", index="", caption="2,000 points each, and the clusters' shares")
 right = sum(forgotten(*puzzle(k)[:2]) == puzzle(k)[2] for k in range(20))
 print(f"{right} of 20 puzzles solved")
 
 # %% [markdown] tags=["solution"]
-# **What the figure shows.** «...».
+# **What the figure shows.** $c = 5$: the log SNR is $2\log 5 = 3.2$ higher at every $t$, and at $t = 1$ the latents are still there with a factor of $5\cdot0.068 = 0.34$. So noisy latents have a mean of half a deviation there, and the sampler starts without it. The details are as good as real ones, but the composition is wrong: the second cluster, which lies furthest from 0, gets half of its share. In pictures that would probably be the overall brightness and colour. $c = 1/5$: the start is right, and the shares nearly are. But one step before the end the noise is $0.22$ where a latent's deviation is $0.2$: the last step replaces each point by the mean of all that it could have been, and these means lie between the clusters. In pictures that would probably be blur. Even $c = 1$ is not perfect: a little of both errors is the schedule's and the 20 steps' own.
+#
+# So a perfect network does not help: the shift alone does this. A real one has spent its training on the wrong levels, too.
 
 # %% [markdown]
 # ## 6.6 Optimal transport in a batch (3 points, 20 minutes)
@@ -392,7 +407,7 @@ for name, x0 in {"two moons": moons, "digits": digits_x}.items():
 tables.table(rows, index="", caption="Squared length, coupled / at random; five batches")
 
 # %% [markdown] tags=["solution"]
-# **What the table shows.** «...».
+# **What the table shows.** In the plane the coupled paths have a sixth of the squared length, and most of that is reached with 64 points. For digits it is 5 % with 512: in 784 dimensions nearly all noises are equally far from a digit, so there is little to choose from. The coupling is a permutation, so the noises are still normal, whatever the batch. (With the nearest noise for each example, repeats allowed, they would not be.)
 
 # %% [markdown]
 # ## 6.7 Open: how few channels does Nouns need? (3 points, 30 minutes; the rest is an evening)
@@ -440,7 +455,7 @@ tables.table({"": by_part(accuracy(enough(), 200))}, ".1%",
              caption=f"200 figures, channels {enough()}")
 
 # %% [markdown] tags=["solution"]
-# **What the tables show.** «...».
+# **What the tables show.** Channels 2 and 3 have collapsed: they cost nothing and hold nothing. Of the other six, five can not be left out, and each of them holds something of several parts: there is no channel "head". Channel 4 has the lowest KL of the six, and without it 97 % or more of every part are right. So six channels are used, and five suffice, for these five parts and this measure. The squared error may still need the sixth.
 
 # %% [markdown]
 # **The evening.** A decoder that was trained with eight channels was never asked to do with fewer. So train autoencoders with fewer, and on each a diffusion model, and answer: *how few would you ship, and why?* Copy `configs/nouns_vae.toml` to `nouns_vae_5.toml` with `latent_channels = 5`, and `configs/nouns_latent.toml` to `nouns_latent_5.toml` with `latents = "runs/nouns_vae_5/nouns_vae_5.safetensors"` and `channels = 5`; train the first and then the second, by `python -m course_lib.lab.training FILE --seconds 1200`. Then `sampling.text_to_image(D, captions, vae=vae)` draws. No check can see what you did. Mark it yourself, or let a colleague mark it, a yes for each line:
