@@ -694,7 +694,6 @@ CHANNELS = {
     "there is no channel -1": lambda: [0, -1],
     "'glasses' is right in": lambda: [0, 1, 6, 7],
     "'accessory' is right in": lambda: [0, 1, 5, 7],
-    "'body' is right in": lambda: [0, 1, 4, 5, 6],
     "a channel comes twice": lambda: [0, 0, 1, 5, 6, 7],
     "without any channel": lambda: [],
     "and not how many": lambda: 5,

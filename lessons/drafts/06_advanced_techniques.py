@@ -74,17 +74,17 @@ seeded = lambda seed: torch.Generator().manual_seed(seed)
 #
 # A picture of 32 x 32 pixels has 3,072 numbers, and most of them repeat their neighbours. **Must the diffusion model work on all of them?** Rombach et al. (2022) train two networks one after the other. An **autoencoder** learns to write a picture down in fewer numbers, its **latent**, and to read it back. Then a diffusion model learns the latents, which are small. Stable Diffusion is built this way: the autoencoder keeps the details, the diffusion model decides what is in the picture.
 #
-# The **encoder** maps a picture $x$ to the mean $\mu(x)$ and the log-variance of a Gaussian $q(z\mid x)$; the **decoder** maps a latent back to $\hat x(z)$. The pair is a **variational autoencoder**, VAE (Kingma & Welling 2014). Say that the decoder's picture is right up to Gaussian noise of deviation $s$ per pixel value, and that latents have the prior $\mathcal N(0, I)$. The bound of lesson 1, (1.14), then has two terms:
+# The **encoder** maps a picture $x$ to the mean $\mu(x)$ and the log-variance of a Gaussian $q(z\mid x)$; the **decoder** maps a latent back to $\hat x(z)$. The pair is a **variational autoencoder**, VAE (Kingma & Welling 2014). Say that the decoder's picture is right up to Gaussian noise of deviation $s$ per pixel value, and that latents have the prior $\mathcal N(0, I)$. The bound of lesson 1, (1.20), then has two terms:
 #
-# $$-\log p(x) \le \mathbb E_{z\sim q}\frac{\|x-\hat x(z)\|^2}{2s^2} + \mathrm{KL}\big(q(z\mid x)\,\|\,\mathcal N(0,I)\big) + \text{const} \tag{6.1}$$
+# $$-\log p(x) \le \mathbb E_{z\sim q}\frac{\|x-\hat x(z)\|^2}{2s^2} + \mathrm{KL}\big(q(z\mid x)\,\|\,\mathcal N(0,I)\big) + \tfrac P2\log 2\pi s^2 \tag{6.1}$$
 #
-# and the divergence of two Gaussians is a formula, a sum over the latent's numbers $j$:
+# with $P$ the number of pixel values. The divergence of the two Gaussians is a formula, a sum over the latent's numbers $j$:
 #
 # $$\mathrm{KL} = \tfrac12\sum_j\big(\mu_j^2 + \sigma_j^2 - 1 - \log\sigma_j^2\big) \tag{6.2}$$
 #
-# **Sum or mean?** Multiply (6.1) by $2s^2$ and divide by the number of pixel values $P$. What is left is the mean squared error and a weighted divergence:
+# **Sum or mean?** Leave the constant out, multiply (6.1) by $2s^2$ and divide by $P$. What is left is the mean squared error and a weighted divergence:
 #
-# $$\mathcal L = \frac1P\Big[\|x-\hat x(z)\|^2 + w_{\mathrm{KL}}\,\mathrm{KL}\Big], \qquad w_{\mathrm{KL}} = 2s^2 \tag{6.3}$$
+# $$\mathcal L = \frac1P\Big[\mathbb E_{z\sim q}\|x-\hat x(z)\|^2 + w_{\mathrm{KL}}\,\mathrm{KL}\Big], \qquad w_{\mathrm{KL}} = 2s^2 \tag{6.3}$$
 #
 # So the KL weight says how exact the picture has to be. In (6.3) both terms are sums. Code that takes the *mean* over the latent's $d$ numbers has divided the weight by $d$; code that takes the mean over pixels and the sum over latents has multiplied it by $P$. The same "1e-6" means different models. With Stable Diffusion's $10^{-6}$ the KL term nearly vanishes, and so does what it was for: the latents' deviation is not 1 (section 6.3).
 #
@@ -153,9 +153,9 @@ tables.table({name: dict(zip(channels, values.tolist())) for name, values in row
 #
 # ## 6.2 Diffusion in the latents
 #
-# **What changes in the diffusion model?** Only the data. Per channel, with $m$ the mean and $1/k$ the deviation of draws of $q$ over the data, standardise the latent $\ell$:
+# **What changes in the diffusion model?** Only the data. Per channel, with $m$ the mean and $1/k$ the deviation of draws of $q$ over the data, standardise the latent $y$:
 #
-# $$z = (\ell - m)\,k, \qquad \hat x = \mathrm{decode}\big(z/k + m\big) \tag{6.4}$$
+# $$z = (y - m)\,k, \qquad \hat x = \mathrm{decode}\big(z/k + m\big) \tag{6.4}$$
 #
 # Encode every training picture once, and train the network of lesson 5 on $z$, with the same loss and the same captions. At the end of sampling, by any sampler, decode once. Two things lose their meaning. Clipping to $[-1, 1]$ does, because a latent has no such range. And a known pixel does: a mask has to be brought to the latent's grid, and at its edge the decoder mixes both sides.
 
@@ -164,7 +164,7 @@ z = vae.to_latents(test.x.to(device))                                    # (250,
 torch.testing.assert_close(z.cpu(), (mean - vae.shift.cpu()[:, None, None])
                            * vae.scale.cpu()[:, None, None], rtol=1e-4, atol=1e-4)
 L = train.load("nouns_latent", device)
-T = train.load("nouns", device)                                          # lesson 5's, on pixels
+T = train.load("nouns", device)                                       # lesson 5's, on pixels
 print(L.about["command"], f"({L.about['steps']:,} steps)")
 captions = data.nouns(10, seed=2, split="test").captions
 shown = {"pixels": sampling.text_to_image(T, captions),
@@ -218,7 +218,8 @@ rows = {"pixels, n = 50": accuracies(sampling.text_to_image(T, some.captions), s
         "latents, n = 50": accuracies(sampling.text_to_image(L, some.captions, vae=vae),
                                       some.parts)}
 # «the card»
-tables.table(rows, ".1%", index="", caption="Attribute accuracy, captions of new combinations")
+tables.table(rows, ".1%", index="",
+             caption="Attribute accuracy, captions of new combinations")
 
 # %% [markdown]
 # «What the table shows.»
@@ -229,7 +230,7 @@ tables.table(rows, ".1%", index="", caption="Attribute accuracy, captions of new
 #
 # $$\log\mathrm{SNR}_{c}(t) = \log\mathrm{SNR}(t) + 2\log c \tag{6.6}$$
 #
-# A factor on the data is a shift of the schedule. With $c>1$ the model spends its training and its steps at cleaner levels, and even at the end of the schedule some signal is left, which sampling from $\mathcal N(0, I)$ does not have. With $c<1$ it is the other way round. The shift can be used on purpose, too. High-resolution pictures survive more noise, because neighbouring pixels repeat each other; so Stable Diffusion 3 shifts the flow's time by a factor $s$:
+# A factor on the data is a shift of the schedule. With $c>1$ the model spends its training and its steps at cleaner levels, and where the schedule ends with a little signal left, as most do, $c$ multiplies it: sampling, which starts from $\mathcal N(0, I)$, does not have it. With $c<1$ it is the other way round. The shift can be used on purpose, too. High-resolution pictures survive more noise, because neighbouring pixels repeat each other; so Stable Diffusion 3 shifts the flow's time by a factor $s$:
 #
 # $$t' = \frac{s\,t}{1+(s-1)\,t} \qquad\Longrightarrow\qquad \log\mathrm{SNR}(t') = \log\mathrm{SNR}(t) - 2\log s \tag{6.7}$$
 #
@@ -274,8 +275,9 @@ tables.table({name: over_rows(rows, columns, 2)
 
 # %%
 samples, _ = storage.load_tensors(storage.ASSETS / "latents.safetensors")
-plots.show({name: samples[f"scale, {name}, 0"] / 127.5 - 1 for name in shipped_rows("scale")},
-           columns=8, title="The same eight captions")
+plots.show({name: samples[f"scale, {name}, 0"] / 127.5 - 1
+            for name in shipped_rows("scale")}, columns=8,
+           title="The same eight captions")
 
 # %% [markdown]
 # «What the table shows.»
@@ -289,9 +291,10 @@ rows = {}
 for name, of_seeds in shipped_rows("channels").items():
     rows[name] = over_rows(of_seeds, {"squared error": "squared_error"}, 4)
     for part in ("body", "accessory"):
-        both = {f"{part}, decoded": f"decoded_{part}", f"{part}, sampled": f"sampled_{part}"}
-        rows[name] |= over_rows(of_seeds, both, 2)
-tables.table(rows, index="channels", caption="1,000 reconstructions, 500 samples, two seeds")
+        rows[name] |= over_rows(of_seeds, {f"{part}, decoded": f"decoded_{part}",
+                                           f"{part}, sampled": f"sampled_{part}"}, 2)
+tables.table(rows, index="channels",
+             caption="1,000 reconstructions, 500 samples, two seeds")
 
 # %% [markdown]
 # «What the table shows.»
@@ -316,9 +319,11 @@ tables.table(rows, index="channels", caption="1,000 reconstructions, 500 samples
 # %%
 import torch.nn.functional as F
 
+
 def joint_attention(c, x, mask):
-    """(6.8) for one head. c, x: q, k and v of the text and of the picture, (B, L or N, d) each;
-    mask (B, L): False where there is no word."""
+    """(6.8), one head. c, x: q, k and v of text and picture, (B, L, d) and (B, N, d) each;
+    mask (B, L): False where there is no word.
+    """
     q, k, v = (torch.cat(pair, 1) for pair in zip(c, x))                 # (B, L + N, d)
     scores = q @ k.transpose(1, 2) / q.shape[-1]**0.5                    # (B, L + N, L + N)
     hidden = ~F.pad(mask, (0, x[0].shape[1]), value=True)                # (B, L + N)
@@ -334,7 +339,7 @@ print("text", tuple(of_text.shape), "picture", tuple(of_picture.shape),
       "; padding changes nothing")
 
 # %% [markdown]
-# In the library this is `networks.dit.MMDiT`, with several heads, queries and keys of length 1 (so that attention in half precision cannot grow), and a test of its own. Both networks on the latents of `nouns_vae`, 30 minutes on the same machine (`python benchmarks/latents.py readers`):
+# In the library this is `networks.dit.MMDiT`, with several heads, queries and keys of a fixed root mean square (so that attention in half precision cannot grow), and a test of its own. Both networks on the latents of `nouns_vae`, 30 minutes on the same machine (`python benchmarks/latents.py readers`):
 
 # %%
 columns = {"parameters": "parameters", "steps": "steps"}
@@ -363,7 +368,7 @@ tables.table({name: over_rows(rows, columns, 0) | over_rows(rows, sampled)
 #
 # $$J_{\text{DSM}}(s) - J_{\text{ESM}}(s) = \tfrac12\,\mathbb E\Big\|\frac\epsilon\sigma\Big\|^2 - \tfrac12\,\mathbb E_q\big\|\nabla\log q(x)\big\|^2 \tag{6.11}$$
 #
-# Two things follow. The two losses have the same gradient, so the minimiser of (6.10) is the score *of the noised density*, not of the data. And the price is variance: the target $-\epsilon/\sigma$ has the variance $1/\sigma^2$ per dimension around its mean as $\sigma$ falls, though the score itself may stay tame.
+# Two things follow. The two losses have the same gradient, so the minimiser of (6.10) is the score *of the noised density*, not of the data. And the price is variance: the target $-\epsilon/\sigma$ has the variance $1/\sigma^2$ per dimension, which grows as $\sigma$ falls, though the score itself may stay tame.
 #
 # **See both.** Two bumps on a line; a score with one parameter $\theta$, the score of the same bumps shifted by $\theta$. We compare the gradients by $\theta$, at $\theta = 0.2$, of both losses and of (6.10) with the wrong sign.
 
@@ -398,7 +403,7 @@ tables.table(rows, ".3g", caption="Gradients by theta, 200,000 examples")
 # %% [markdown]
 # **What the table shows.** At every level the two gradients differ by less than one standard error, where the wrong sign is 11 to 99 errors away at the three larger levels. (At the smallest one the noise of the target hides even a wrong sign: the test has no power there.) The deviation of one gradient grows as the level falls, and the explicit one's does not. That is the price of (6.10), and the reason to weight a loss by $\sigma^2$: then the target is the noise itself, of variance 1 at every level, and the loss is the one of lesson 1.
 #
-# **Then why not learn the score at one very small level, and follow it?** Lesson 4 had the tool: **Langevin dynamics** (4.14), a small step along the score and fresh noise. At a small level it has the right distribution at rest. Start points from $\mathcal N(0, 4)$, take 600 steps with the exact score, and compare three plans: the small level alone, a large level alone, and twenty levels from large to small (**annealed Langevin**, Song & Ermon 2019).
+# **Then why not learn the score at one very small level, and follow it?** Lesson 4 had the tool: **Langevin dynamics** (4.14), small steps along the score with fresh noise, which leave the level's density as it is (4.15). Start points from $\mathcal N(0, 4)$, take 600 steps with the exact score, and compare three plans: the small level alone, a large level alone, and twenty levels from large to small (**annealed Langevin**, Song & Ermon 2019).
 
 # %%
 def langevin(x, levels, steps, generator):
@@ -434,7 +439,7 @@ tables.table(rows, index="600 steps", caption="Five clouds of 1,000 points each"
 #
 # ## 6.7 Scores without noise: implicit and sliced · deeper
 #
-# **Can a score be learnt without noise?** Expand the square in (6.9). The middle term still has the unknown score, but $q\,\nabla\log q = \nabla q$, and integration by parts moves the derivative to $s$: $-\int q\,s\cdot\nabla\log q\,dx = -\int s\cdot\nabla q\,dx = \int q\,\nabla\cdot s\,dx$. What is left is **implicit score matching** (Hyvärinen 2005):
+# **Can a score be learnt without noise?** Expand the square in (6.9). The middle term still has the unknown score, but $q\,\nabla\log q = \nabla q$, and integration by parts moves the derivative to $s$ ($q\,s$ vanishes far away): $-\int q\,s\cdot\nabla\log q\,dx = -\int s\cdot\nabla q\,dx = \int q\,\nabla\cdot s\,dx$. What is left is **implicit score matching** (Hyvärinen 2005):
 #
 # $$J_{\text{ISM}}(s) = \mathbb E_q\Big[\tfrac12\|s(x)\|^2 + \nabla\cdot s(x)\Big] = J_{\text{ESM}}(s) - \tfrac12\,\mathbb E_q\|\nabla\log q\|^2 \tag{6.12}$$
 #
@@ -475,10 +480,11 @@ for sigma in (0.4, 0.1, 0.02):
             off = values - g["explicit"]
             row[f"off / error at {sigma}"] = f"{off.mean() / off.std() * len(off)**0.5:.1f}"
         row[f"deviation at {sigma}"] = f"{values.std():.3g}"
-tables.table(rows, index="loss", caption="Derivative by theta of four losses, 50,000 points")
+tables.table(rows, index="loss",
+             caption="Derivative by theta of four losses, 50,000 points")
 
 # %% [markdown]
-# **What the table shows.** All three losses have the explicit one's gradient, within 2.5 standard errors. Their noise differs. Denoising is the best of the three at the two larger levels «check» and the worst at the smallest, where its target explodes; the implicit losses do not mind the level, and the sliced one pays a little for its random direction. With two dimensions the exact divergence costs two backward passes; with 3,072 it would be 3,072, and denoising costs none. That is why diffusion models denoise.
+# **What the table shows.** All three losses have the explicit one's gradient, within 2.5 standard errors. Their noise differs. Denoising is the best of the three at the two larger levels «check» and the worst at the smallest, where its target explodes; the implicit losses do not mind the level, and the sliced one pays a little for its random direction. With two dimensions the exact divergence costs two backward passes; with 3,072 it would be 3,072, and denoising costs none. 
 #
 # ## 6.8 One equation
 #
@@ -494,11 +500,11 @@ tables.table(rows, index="loss", caption="Derivative by theta of four losses, 50
 #
 # $$\frac{d}{dt}\,\mathbb E\,\varphi(x_t) = \mathbb E\Big[f\,x_t\cdot\nabla\varphi(x_t) + \tfrac12 g^2\,\Delta\varphi(x_t)\Big] \tag{6.16}$$
 #
-# The operator in the brackets is the **generator** of the process, and (6.16) is the whole theory in one line: it holds for every $\varphi$, so it fixes the density $q_t$. (Jumps between words, in part two, have a generator, too.) Write the means as integrals and integrate by parts, once for the first term and twice for the second; the density vanishes far away, so nothing is left at the ends:
+# The operator in the brackets is the **generator** of the process, and (6.16) is the whole theory in one line: it holds for every $\varphi$, so with the density at one time it fixes $q_t$ at all. Write the means as integrals and integrate by parts, once for the first term and twice for the second; the density vanishes far away, so nothing is left at the ends:
 #
 # $$\frac{\partial q_t}{\partial t} = -\nabla\cdot(f\,x\,q_t) + \tfrac12 g^2\,\Delta q_t \tag{6.17}$$
 #
-# This is the **Fokker-Planck equation**; without noise, $g = 0$, it is the **continuity equation** of a fluid with the velocity $f\,x$.
+# This is the **Fokker-Planck equation**; without noise, $g = 0$, it is the **continuity equation** of a fluid with the velocity $f\,x$. Both hold with any velocity $v(x, t)$ in place of $f\,x$: the derivation did not use its form.
 #
 # **The trick.** Since $\Delta q = \nabla\cdot\nabla q = \nabla\cdot(q\,\nabla\log q)$, noise and a velocity are exchangeable: the term $\frac12 g^2\Delta q$ is what a fluid of velocity $-\frac12 g^2\nabla\log q$ does. So one can take away some of the noise, or all of it, or add more, and pay with a velocity along the score. Run the time backwards and use this with a factor $\lambda\ge0$ on the noise:
 #
@@ -508,7 +514,7 @@ tables.table(rows, index="loss", caption="Derivative by theta of four losses, 50
 #
 # $$\frac{\partial q}{\partial\tau} = \nabla\cdot(f\,x\,q) - \tfrac{1+\lambda^2}2g^2\,\nabla\cdot(q\nabla\log q) + \tfrac{\lambda^2}2g^2\Delta q = \nabla\cdot(f\,x\,q) - \tfrac12g^2\Delta q \tag{6.19}$$
 #
-# which is (6.17) backwards: $\lambda$ has cancelled. $\lambda = 0$ is the probability-flow ODE (4.13). $\lambda = 1$ is **Anderson's reverse process** (1982), the limit of ancestral sampling. *All have the same marginals $q_t$*, if the score is exact and the steps are small.
+# which is (6.17) backwards: $\lambda$ has cancelled. $\lambda = 0$ is the probability-flow ODE (4.13). $\lambda = 1$ is **Anderson's reverse process** (1982), the limit of ancestral sampling. Started from the same density, *all have the same marginals $q_t$*, if the score is exact and the steps are small.
 #
 # ## 6.9 Same marginals, other journeys
 #
@@ -637,7 +643,7 @@ rows["fresh draws (floor)"] = {"80 evaluations": distances(noised(bottom, 12_000
 tables.table(rows, index="solver", caption="Distance to q, three clouds of 4,000 points")
 
 # %% [markdown]
-# **What the table shows.** With few evaluations the solvers without noise are ahead of ancestral sampling, at every count; Heun's method is the worst at 10 and the best from 40 on. Euler-Maruyama does better than DDIM from 20 to 80, on this toy: its error happens to have the other sign. But the last column turns the order around. Noise *forgets*: the solvers of the SDE end where they should even from a wrong start, and those of the ODE carry the mistake to the end, because they follow each point. A network's errors are such mistakes, made at every level. So: few steps, no noise; many steps and an imperfect network, some noise (lesson 4's churn).
+# **What the table shows.** At every count ancestral sampling is behind DDIM. Heun's method is the worst at 10 evaluations and the best from 40 on. Euler-Maruyama comes out ahead of DDIM from 20 on; the table above suggests why (its error has the other sign, and is smaller), but that is the bell's, and another density may turn it around. The last column does turn the order around. Noise *forgets*: the solvers of the SDE end where they should even from a wrong start, and those of the ODE, which follow each point, carry the mistake to the end. A network's errors are mistakes, too, made at every level; whether noise repairs more than it costs has to be measured for each network, as lesson 4 did with churn.
 #
 # **An old question.** Lesson 3 (section 3.7) left one open: on a ring of six bumps the bound with a learned variance came to 6.32 bits per dimension, and the data's own length is 6.27. Is the rest the price of 100 steps, or of a short training? Now it can be answered, because for the exact denoiser the best variance is known. The posterior's spread that (6.22) leaves out is the variance of $x_0$ given $x_t$, and by Tweedie's formula, once more differentiated, that is $\frac{\sigma^2}{\alpha}\frac{\partial\hat x_0}{\partial x}$. Give lesson 3's bound this variance, without any training, and vary the number of steps.
 
@@ -647,7 +653,7 @@ from course_lib.ddpm import DDPM
 small_ring = data.GaussianMixture(ring.means * 0.7, 0.06)
 
 def best_outputs(T):
-    """The exact eps, and the r of (3.20) that gives the best variance: a network for DDPM."""
+    """A DDPM with the exact eps, and the r of (3.20) that gives the best variance."""
     schedule = Schedule.cosine(T)
     D, betas = small_ring.denoiser(schedule), schedule.betas.double()
     before = torch.cat([torch.ones(1), (1 - betas).cumprod(0)[:-1]])
@@ -684,10 +690,10 @@ for T in (25, 100, 400):
     rows.append({"steps": T, "bits": bits.mean(), "error": draws.std() / 2,
                  "above the data's own": bits.mean() - own_length})
 tables.table(rows, ".3f",
-             caption=f"The bound with the best variance; the data's own length {own_length:.3f}")
+             caption=f"The bound with the best variance; the data's length {own_length:.3f}")
 
 # %% [markdown]
-# **What the table shows.** It is the price of the steps. With 100 of them the best variance cannot get below 6.34 bits, within its error of what lesson 3's network reached after its short training (6.32, one draw of the noise). The distance to the data's own length falls as the number of steps grows.
+# **What the table shows.** It is the price of the steps. With 100 of them the best variance cannot get below 6.34 bits, and lesson 3's network came to 6.32 after its short training, by one draw of the noise. (The error of one draw is twice that of four, in the table.) So training is not what was missing. The distance to the data's own length falls as the number of steps grows.
 #
 # ## 6.11 Clocks and rulers: what a flow adds
 #
@@ -699,7 +705,7 @@ tables.table(rows, ".3f",
 #
 # $$D_{\text{new}}(x, t) = D\Big(\frac{\alpha(t^*)}{\alpha_{\text{new}}(t)}\,x,\; t^*\Big), \qquad \text{with } t^* \text{ where } D\text{'s own log SNR is the same} \tag{6.24}$$
 #
-# This is `sde.change_schedule`. Take the digits' network, which was trained with the cosine schedule, and draw with it under four schedules, all at the same 16 log-SNR points from the same noise. Once by DDIM, once by Euler's method for the ODE in $t$.
+# for all levels that $D$'s own schedule reaches. This is `sde.change_schedule`. Take the digits' network, which was trained with the cosine schedule, and draw with it under four schedules, all at the same 16 log-SNR points from the same noise. Once by DDIM, once by Euler's method for the ODE in $t$.
 
 # %%
 D = train.load("mnist_small", device)
@@ -750,12 +756,13 @@ for n in (8, 16, 32):
                        "log SNR": lambda n: torch.linspace(-7, 8, n + 1).double()}.items():
         far = [rms(drawn(own, make(n), seed=seed), fine_of[seed]) for seed in range(3)]
         rows[f"{n} steps"][name] = spread(torch.tensor(far))
-tables.table(rows, index="points even in", caption="RMS to 200 steps, 40 digits, three seeds")
+tables.table(rows, index="points even in",
+             caption="Root mean square to 200 steps, 40 digits, three seeds")
 
 # %% [markdown]
 # **What the table shows.** «The grid matters by a third; the flow's is neither the best nor the worst here.»
 #
-# The weighting: write every loss as one of $\epsilon$. Since $v - \hat v = (\epsilon-\hat\epsilon) - (x_0-\hat x_0)$ for the flow, and $\alpha(x_0-\hat x_0) = -\sigma(\epsilon-\hat\epsilon)$,
+# The weighting: write every loss as one of $\epsilon$. For the flow $v - \hat v = (\epsilon-\hat\epsilon) - (x_0-\hat x_0)$, and always $\alpha(x_0-\hat x_0) = -\sigma(\epsilon-\hat\epsilon)$. So $v-\hat v = \big(1+\frac\sigma\alpha\big)(\epsilon-\hat\epsilon)$, and with $\alpha+\sigma = 1$
 #
 # $$\|v-\hat v\|^2 = \frac{\|\epsilon-\hat\epsilon\|^2}{\alpha^2} = \frac{\|\epsilon-\hat\epsilon\|^2}{(1-t)^2} \tag{6.25}$$
 #
@@ -763,7 +770,7 @@ tables.table(rows, index="points even in", caption="RMS to 200 steps, 40 digits,
 #
 # $$\mathcal L = \int w(\ell)\;\mathbb E\|\epsilon-\hat\epsilon\|^2\,d\ell, \qquad w_{\text{flow}}(\ell) = \frac{1}{\alpha^2}\left|\frac{dt}{d\ell}\right| = \frac{t}{2(1-t)} = \tfrac12 e^{-\ell/2} \tag{6.26}$$
 #
-# For the flow $\ell = 2\log\frac{1-t}t$, so $\frac{d\ell}{dt} = -\frac2{t(1-t)}$. The other losses of lesson 3 are of the same form, with other weights: with the cosine schedule and $t$ drawn evenly, $\left|\frac{dt}{d\ell}\right|$ for the $\epsilon$ loss, and $\frac1{\alpha^2}\left|\frac{dt}{d\ell}\right|$ for the $v$ loss.
+# For the flow $\ell = 2\log\frac{1-t}t$, so $\frac{d\ell}{dt} = -\frac2{t(1-t)}$. Other losses are of the same form, with other weights. With the cosine schedule and $t$ drawn evenly the $\epsilon$ loss has $\left|\frac{dt}{d\ell}\right|$. The $v$ loss has $\frac1{\alpha^2}\left|\frac{dt}{d\ell}\right|$, because $v-\hat v = \alpha(\epsilon-\hat\epsilon) - \sigma(x_0-\hat x_0) = \big(\alpha + \frac{\sigma^2}\alpha\big)(\epsilon-\hat\epsilon)$ and $\alpha^2+\sigma^2 = 1$.
 
 # %%
 def weight(schedule, log_snr, of_v):
@@ -775,7 +782,8 @@ def weight(schedule, log_snr, of_v):
     return share / alpha**2 if of_v else share
 
 level = torch.linspace(-8, 8, 161, dtype=torch.float64)
-torch.testing.assert_close(weight(flow, level, True), (-level / 2).exp() / 2, rtol=1e-4, atol=0)
+torch.testing.assert_close(weight(flow, level, True), (-level / 2).exp() / 2,
+                           rtol=1e-4, atol=0)
 weights = {"flow": weight(flow, level, True), "cosine, v": weight(cosine, level, True),
            "cosine, eps": weight(cosine, level, False)}
 plots.curves(level, {name: w.log10() for name, w in weights.items()},
@@ -783,24 +791,25 @@ plots.curves(level, {name: w.log10() for name, w in weights.items()},
              xlabel="log SNR   (noise → data)", ylabel="log10 of the weight")
 
 # %% [markdown]
-# **What the figure shows.** The flow's loss and the cosine schedule's $v$ loss are close relatives: both are straight lines of slope $-\frac12$ in the logarithm where the noise is strong. «check» The $\epsilon$ loss leaves the noisy levels alone. So a "flow model" is a $v$-prediction model with a slightly other weight and another grid. Lesson 3 trained with several weights and found small differences on its data (section 3.5).
+# **What the figure shows.** The flow's loss and the cosine schedule's $v$ loss have the same weight, $e^{-\ell/2}$, up to a constant factor and up to the small offset by which the cosine schedule avoids $t = 0$. The $\epsilon$ loss is another one: most of its weight lies around $\ell = 0$. So a flow model, trained evenly in $t$, is a $v$-prediction model with the cosine schedule, in another clock and ruler. Lesson 3 trained with several weights and found small differences on its data (section 3.5).
 #
-# **So what does a flow add?** No power of expression, and no speed by itself: converted, it is the same model. It adds a simple clock and ruler, in which Euler's step is DDIM's; a weight that is a good default; and an open door to other *couplings* of noise and data, and to ends that are not normal, because its derivation never used that the noise is. The deeper section 6.12 goes through that door.
+# **So what does a flow add?** No power of expression, and no speed by itself: converted, it is the same model. It adds a simple clock and ruler, in which Euler's step is DDIM's; a weight that is a good default; and an open door: its derivation (lesson 3) never used that noise and data are drawn independently, nor that the noise is normal. Section 6.12 tries other *couplings*.
 #
 # ## 6.12 Couplings · deeper
 #
-# A flow model is trained on pairs: a picture $x_0$ and a noise $\epsilon$, and the line between them. Nothing in the derivation of (3.8) asked for *independent* pairs: any **coupling** will do whose first parts are data and whose second parts are normal. **Which pairs make the paths straight?** With independent pairs the lines cross, and where they cross the learned velocity is their mean, so paths bend. The pairs with the shortest total distance do not cross. For a batch of $n$, **optimal-transport coupling** (Pooladian et al. 2023; Tong et al. 2024) permutes the noises:
+# A flow model is trained on pairs: a picture $x_0$ and a noise $\epsilon$, and the line between them. Nothing in the derivation of (3.8) asked for *independent* pairs: any **coupling** will do whose first parts are data and whose second parts are normal. **Which pairs make the paths straight?** With independent pairs the lines cross, and where they cross the learned velocity is their mean, so paths bend. The pairs with the smallest total squared distance do not cross (no two of them are at one place at one time). For a batch of $n$, **optimal-transport coupling** (Pooladian et al. 2023; Tong et al. 2024) permutes the noises:
 #
 # $$\pi^* = \arg\min_\pi \sum_{i=1}^n \|x_0^{(i)} - \epsilon^{(\pi(i))}\|^2 \tag{6.27}$$
 #
 # The other way is **reflow** (Liu et al. 2023): sample a trained flow, keep each start $\epsilon$ with the end $\hat x_0(\epsilon)$ of its own path, and train again on these pairs. What we want small is the **straightness** of the paths that the model itself draws, with $v$ the velocity and $x_1 = \epsilon$, $x_0$ the two ends of one path:
 #
-# $$S = \mathbb E\int_0^1\big\|(x_1 - x_0) - v(x_t, t)\big\|^2\,dt \tag{6.28}$$
+# $$\mathcal S = \mathbb E\int_0^1\big\|(x_1 - x_0) - v(x_t, t)\big\|^2\,dt \tag{6.28}$$
 #
-# It is 0 where all paths are straight and run evenly, and then one Euler step is exact. Four trainings in the plane: independent pairs; pairs by (6.27) in batches of 256; reflow pairs of the first; and, as a control, the same reflow ends and starts, **shuffled**. Each is three networks with three seeds, trained at once.
+# It is 0 where all paths are straight and run evenly, and then one Euler step is exact. There is a price: with a coupling, $x_t$ given $x_0$ is no longer the normal distribution of lesson 1, so such a flow has no denoiser in our sense, and (6.24) does not convert it. Four trainings in the plane: independent pairs; pairs by (6.27) in batches of 256; reflow pairs of the first; and, as a control, the same reflow ends and starts, **shuffled**. Each is three networks with three seeds, trained at once.
 
 # %%
 from scipy.optimize import linear_sum_assignment
+
 
 class Velocity(torch.nn.Module):
     """Three small networks, one for each seed. x: (3, B, 2), t: (3, B, 1) -> (3, B, 2)"""
@@ -883,7 +892,8 @@ for name, v in models.items():
     rows[name] = row
 rows["fresh data (floor)"] = {"50 steps": spread(torch.tensor(
     [near(ring.sample(2000, seed=10**6 + k), target) for k in (1, 2, 3)]))}
-tables.table(rows, index="pairs", caption="Euler's method, three networks each: distance to q")
+tables.table(rows, index="pairs",
+             caption="Straightness, and distance to q after so many steps of Euler")
 
 # %% [markdown]
 # «6.12 What the table shows.»
@@ -934,7 +944,8 @@ log_q = plane.log_prob(points_2d, 1 - low, low)
 rows = []
 for tolerance in (1e-3, 1e-5, 1e-7):
     log_p, evaluations = by_scipy(points_2d, tolerance)
-    rows.append({"solver": f"solve_ivp, tolerance {tolerance:.0e}", "evaluations": evaluations,
+    rows.append({"solver": f"solve_ivp, tolerance {tolerance:.0e}",
+                 "evaluations": evaluations,
                  "largest error, nats": (log_p - log_q).abs().max()})
 for steps in (25, 50, 100, 200):
     ts = level_grid(flow, low, high, steps)
@@ -946,11 +957,11 @@ tables.table(rows, ".2g", caption="log p against log q at t = 0.05, 200 points")
 # %% [markdown]
 # **What the table shows.** «Both come to the known density. ... what is left at tight tolerance is the truncation: at t = 0.999 the density is not quite the prior's.»
 #
-# **The divergence of a picture.** The divergence is the trace of the Jacobian. Exactly, it takes one backward pass for each dimension: nothing for a point in the plane, 784 for a digit. **Hutchinson's estimate** takes one. For random $z$ with mean 0 and covariance $I$,
+# **The divergence of a picture.** The divergence is the trace of the Jacobian. Exactly, it takes one backward pass for each dimension: 2 for a point in the plane, 784 for a digit. **Hutchinson's estimate** takes one. For random $z$ with mean 0 and covariance $I$,
 #
 # $$\mathbb E\,z^\top J z = \operatorname{tr}J \tag{6.31}$$
 #
-# because $\mathbb E\,z_iz_j$ is 1 for $i=j$ and 0 otherwise. Only the symmetric part $S = \frac12(J+J^\top)$ matters, as $z^\top Jz = z^\top Sz$. The variance depends on the noise. With signs $z_i=\pm1$ (**Rademacher** noise) $z_i^2 = 1$ is not random, and each pair $i<j$ contributes $2S_{ij}z_iz_j$ of variance $4S_{ij}^2$; normal noise adds $S_{ii}z_i^2$ of variance $2S_{ii}^2$:
+# because $\mathbb E\,z_iz_j$ is 1 for $i=j$ and 0 otherwise. Only the symmetric part $S = \frac12(J+J^\top)$ matters, as $z^\top Jz = z^\top Sz$. The variance depends on the noise. With signs $z_i=\pm1$ (**Rademacher** noise) $z_i^2 = 1$ is not random, and each pair $i<j$ contributes $2S_{ij}z_iz_j$ of variance $4S_{ij}^2$; normal noise adds $S_{ii}z_i^2$ of variance $2S_{ii}^2$. These terms are uncorrelated, so their variances add; $\|S\|^2$ is the sum of all squared entries:
 #
 # $$\operatorname{Var}_{\text{signs}} = 2\Big(\|S\|^2 - \sum_i S_{ii}^2\Big), \qquad \operatorname{Var}_{\text{normal}} = 2\,\|S\|^2 \tag{6.32}$$
 
@@ -959,7 +970,8 @@ digit = data.mnist("test")[0][:1, :, 6:22, 6:22].to(device)             # 16 x 1
 D_digits = train.load("mnist_small", device)
 x = cosine.perturb(digit, 0.3, torch.randn(digit.shape, generator=seeded(0)).to(device))
 net = lambda x: D_digits(x, 0.3, y=torch.full((len(x),), 7, device=device))
-J = torch.autograd.functional.jacobian(lambda a: net(a).flatten(), x)[:, 0].flatten(1).double()
+J = torch.autograd.functional.jacobian(lambda a: net(a).flatten(), x)
+J = J[:, 0].flatten(1).double()                                         # (256, 256)
 S, D_numbers = (J + J.T) / 2, J.diagonal()
 derived = {"signs": 2 * (S.square().sum() - S.diagonal().square().sum()),
            "normal": 2 * S.square().sum()}
@@ -978,16 +990,16 @@ tables.table(rows, ".3f", index="probe", caption="A network's divergence, 20,000
 #
 # **Pixels are whole numbers.** A density on 256 points has no bound. A model may put a narrow bump on each level and reach any likelihood. **Dequantisation** adds uniform noise $u\in[-\frac12,\frac12]\Delta$ that fills each level's bin, of width $\Delta$. By Jensen's inequality it bounds the probability of the level:
 #
-# $$\log P(x) = \log\int_{\text{bin}} p(x+u)\,du \ge \mathbb E_u\log p(x+u) + P\log\Delta \tag{6.33}$$
+# $$\log \Pr(x) = \log\int_{\text{bin}} p(x+u)\,du \ge \mathbb E_u\log p(x+u) + P\log\Delta \tag{6.33}$$
 #
 # where $P$ is the number of pixel values (the bin has $P$ sides). In bits and per value, a code length:
 #
 # $$\text{bits per dimension} = -\frac{\mathbb E_u\log_2 p(x+u)}{P} - \log_2\Delta \tag{6.34}$$
 #
-# For pixels in $[-1, 1]$, $\Delta = \frac2{255}$ and $-\log_2\Delta = 6.99$. The well-known "8 bits" is the same for pixels in $[0, 256)$ divided by 256; subtracted from a density on $[-1, 1]$ it gives a number that looks fine and is wrong by one bit. **What if the noise is forgotten?** One pixel of the digits, with values 0 to 255, and models that put a bump of deviation $s$ on each level, as often as the level occurs:
+# For pixels in $[-1, 1]$, $\Delta = \frac2{255}$ and $-\log_2\Delta = 6.99$. The well-known "8 bits" is the same for pixels in $[0, 256)$ divided by 256; used for a density on $[-1, 1]$ it gives a number that looks fine and is a bit too long. **What if the noise is forgotten?** One pixel of the digits, with values 0 to 255, and models that put a bump on each level, $s$ levels wide (its deviation is $s\Delta$), as often as the level occurs:
 
 # %%
-values = (data.mnist("train")[0][:20_000, 0, 14, 14] + 1) / 2 * 255      # one pixel, 0 ... 255
+values = (data.mnist("train")[0][:20_000, 0, 14, 14] + 1) / 2 * 255   # one pixel, 0 ... 255
 levels, counts = values.round().unique(return_counts=True)
 frequency = counts.double() / counts.sum()
 entropy = -(frequency * frequency.log2()).sum()                         # no code is shorter
@@ -1012,9 +1024,9 @@ tables.table(rows, {"s": "g", "without noise": ".2f", "dequantised": ".2f"},
 #
 # **And the bound of lesson 1?** In continuous time its terms become one integral over log SNR (Kingma et al. 2021). From a first level $t_0$ to a last one $t_1$, with $\ell = \log\mathrm{SNR}$:
 #
-# $$-\log p(x_0) \le \underbrace{\tfrac12\int_{\ell(t_1)}^{\ell(t_0)} \mathbb E\,\|\epsilon-\hat\epsilon\|^2\,d\ell}_{\text{denoising}} + \underbrace{\mathrm{KL}\big(q(x_{t_1}|x_0)\,\|\,\mathcal N(0, \sigma_{t_1}^2)\big)}_{\text{prior}} + \underbrace{\mathbb E\big[-\log p(x_0|x_{t_0})\big]}_{\text{first level}} \tag{6.35}$$
+# $$-\log p(x_0) \le \underbrace{\tfrac12\int_{\ell(t_1)}^{\ell(t_0)} \mathbb E\,\|\epsilon-\hat\epsilon\|^2\,d\ell}_{\text{denoising}} + \underbrace{\mathrm{KL}\big(q(x_{t_1}|x_0)\,\|\,\mathcal N(0, \sigma_{t_1}^2I)\big)}_{\text{prior}} + \underbrace{\mathbb E\big[-\log p(x_0|x_{t_0})\big]}_{\text{first level}} \tag{6.35}$$
 #
-# The noise level is drawn evenly in log SNR, and the weight is 1: this is what "the loss as a likelihood" means. The bound belongs to the process with noise ($\lambda = 1$), and (6.30) to the one without. With a perfect denoiser both give the data's density. With a real network they are *two different models*, so neither number has to be below the other. See it for the bumps on the line: the exact denoiser, and two that are wrong on purpose.
+# All levels count alike in log SNR, in (6.26)'s notation $w = \frac12$: this is what "the loss as a likelihood" means. The bound belongs to the process with noise ($\lambda = 1$), and (6.30) to the one without. With a perfect denoiser, and up to what is left at the two ends, both give the data's density. With a real network they are *two different models*, so neither number has to be below the other. See it for the bumps on the line: the exact denoiser, and two that are wrong on purpose.
 
 # %%
 def bound(D, x0, ts, generator):
@@ -1047,6 +1059,7 @@ torch.testing.assert_close(
 rows = {}
 for name, D in denoisers.items():
     of_ode = -sde.log_likelihood(D, flow, flow.perturb(x0, ts[0], eps), ts)
+    of_ode = of_ode + flow.alpha(ts[0]).log()               # of x / alpha, as in the bound
     of_bound = bound(D, x0, ts, seeded(6))
     gap = of_ode - of_bound
     rows[name] = {"ODE": of_ode.mean(), "bound": of_bound.mean(),

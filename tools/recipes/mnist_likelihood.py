@@ -46,7 +46,7 @@ def even_log_snr(u: Tensor) -> Tensor:
 
 
 def eps_weight(log_snr: Tensor) -> Tensor:
-    """The eps loss over EDM's: c_out^2 / sigma^2, sigma_data = 0.5. (Karras et al. 2022, table 1)"""
+    """The eps loss over EDM's: c_out^2 / sigma^2, sigma_data = 0.5. (Karras et al. 2022)"""
     variance = (-log_snr).exp()
     return 0.25 / (variance + 0.25)
 
@@ -98,7 +98,7 @@ def bound_bits(D: Denoiser, x: Tensor, steps: int = 100, high: float = 15.0, see
 
 
 def card(D: Denoiser, n: int) -> dict:
-    """Mean and standard error of the bits of n test digits, and of what changes with each choice."""
+    """Mean and standard error of the bits of n test digits, and what changes with each choice."""
     x = floats(data.mnist("test")[0][:n]).to(next(D.parameters()).device)
     x = dequantised(x, torch.Generator().manual_seed(1))
     numbers = lambda bits: [round(bits.mean().item(), 4), round((bits.std() / n**0.5).item(), 4)]
