@@ -9,6 +9,10 @@
     python benchmarks/latents.py readers
         a U-Net with cross-attention and a transformer with joint attention (MM-DiT) on the latents
         of `nouns_vae`, 30 minutes each
+    python benchmarks/latents.py pixels
+        the shipped models `nouns` and `nouns_latent` side by side: 2,000 captions of new
+        combinations and of new pairs, the same for both, and the time from captions to pixels, in
+        turns; half an hour. To course_lib/assets/latents_pixels.csv
 
 Autoencoders take 6,000 steps of 16 images and Stable Diffusion's KL weight, 1e-6; diffusion models
 2,000 steps of 64 (`readers`: 1,800 seconds). Measured by the attribute accuracy of 1,000
@@ -28,7 +32,7 @@ import torch
 from torch import Tensor
 
 from course_lib import Denoiser, Schedule
-from course_lib.lab import attributes, data, noun_parts, sampling, storage, train
+from course_lib.lab import attributes, data, noun_parts, profiling, sampling, storage, train
 from course_lib.networks.dit import MMDiT
 from course_lib.networks.text import ConditionalUNet, word_dropout
 from course_lib.networks.vae import AutoencoderKL
@@ -36,6 +40,7 @@ from course_lib.schedules import append_dims
 
 CSV = storage.ASSETS / "latents.csv"
 SAMPLES = storage.ASSETS / "latents.safetensors"
+PIXELS = storage.ASSETS / "latents_pixels.csv"
 DECODED = [f"decoded_{part}" for part in noun_parts.PARTS]
 SAMPLED = [f"sampled_{part}" for part in noun_parts.PARTS]
 COLUMNS = ["experiment", "variant", "seed", "steps", "seconds", "parameters", "latent_std"]
@@ -213,13 +218,63 @@ def keep(name: str, x: Tensor, file: Path = SAMPLES) -> None:
     storage.save_tensors(file, tensors | {name: x.contiguous()}, {"command": command})
 
 
+# ---- beside the model on pixels
+
+def paired(split: str, n: int) -> list[dict]:
+    """Attribute accuracy of both models for the same captions, and of the difference the error."""
+    parts = noun_parts.draw_parts(n, seed=5, split=split)
+    captions = noun_parts.plain_captions(parts)
+    vae = train.load("nouns_vae")
+    x = sampling.text_to_image(train.load("nouns"), captions)
+    of_pixels = attributes.attributes_correct(x, parts).double()
+    x = sampling.text_to_image(train.load("nouns_latent"), captions, vae=vae)
+    of_latents = attributes.attributes_correct(x, parts).double()
+    rows = []
+    for k, part in enumerate(noun_parts.PARTS):
+        a, b = of_pixels[:, k], of_latents[:, k]
+        row = {"measure": f"{part}, {split}", "n": n, "pixels": a.mean(), "latents": b.mean()}
+        rows.append(row | {"difference": (b - a).mean(), "error": (b - a).std() / n**0.5})
+    return rows
+
+
+def timed(B: int, rounds: int) -> dict:
+    """Seconds from B captions to B pictures: 10 guided steps, text and decoder included."""
+    captions = data.nouns(B, seed=3).captions
+    T, L, vae = (train.load(name) for name in ("nouns", "nouns_latent", "nouns_vae"))
+    pixels, latents = profiling.median_seconds(
+        lambda: sampling.text_to_image(T, captions),
+        lambda: sampling.text_to_image(L, captions, vae=vae),
+        rounds=rounds,
+    )
+    return {"measure": f"seconds, batch {B}", "n": rounds, "pixels": pixels, "latents": latents,
+            "difference": pixels / latents}
+
+
+def against_pixels(n: int = 2000) -> None:
+    """The table of both models; the "difference" of times is their ratio."""
+    rows = [timed(1, 9), timed(100, 3), *paired("test", n), *paired("pairs", n)]
+    with PIXELS.open("w", newline="") as file:
+        columns = ["measure", "n", "pixels", "latents", "difference", "error"]
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            values = {k: v if isinstance(v, (str, int)) else f"{float(v):.4f}"
+                      for k, v in row.items()}
+            writer.writerow(values)
+            print(values)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("experiment", choices=VARIANTS)
+    parser.add_argument("experiment", choices=(*VARIANTS, "pixels"))
+    experiment = parser.parse_args().experiment
     print(train.about_machine())
-    append_rows(parser.parse_args().experiment)
+    if experiment == "pixels":
+        against_pixels()
+    else:
+        append_rows(experiment)
 
 
 if __name__ == "__main__":

@@ -312,13 +312,13 @@ DIVERGENCE_SUSPECTS = {
 SAME_SUSPECTS = {
     "every example has the exact divergence, trace J: that costs a backward pass for each "
     "dimension. An estimate by one random probe is wanted":
-        lambda c: c.same and near(c.got[0], c.trace),
+        lambda c: c.same and near(c.firsts, c.trace),
     "your probe has one sign for all dimensions of an example: every entry needs a sign of its "
     "own":
-        lambda c: c.same and near(c.got[0], c.J.sum()),
+        lambda c: c.same and near(c.firsts, c.J.sum()),
     "the same probe serves all examples, so their errors are the same, and a mean over the batch "
     "does not remove them: draw a probe like x":
-        lambda c: c.same and all_among(c.got, c.right),
+        lambda c: c.same and all_among(c.firsts, c.right),
     "every example has the same divergence, {c.got[0]:.3f}; the trace is {c.trace:.3f}, and an "
     "estimate varies":
         lambda c: c.same,
@@ -338,7 +338,7 @@ PROBE_SUSPECTS = {
 
 
 def near(a: Tensor, b: Tensor) -> bool:
-    return bool((a - b).abs() < 1e-4 * (1 + b.abs()))
+    return bool(((a - b).abs() < 1e-4 * (1 + b.abs())).all())
 
 
 def judge_divergence(f: Callable) -> None:
@@ -378,10 +378,15 @@ def call_divergence(f: Callable, c: Case, x: Tensor, seed: int) -> None:
 
 
 def judge_repeatable(f: Callable, c: Case, x: Tensor, seed: int) -> None:
-    """The generator decides: equal seeds give equal numbers, other seeds others."""
-    again, other = Case(f=c.f), Case(f=c.f)
-    call_divergence(f, again, x, seed)
-    call_divergence(f, other, x, seed + 1)
+    """The generator decides: equal seeds give equal numbers, other seeds others.
+
+    c.firsts: the first example's numbers with six seeds.
+    """
+    again, *others = [Case(f=c.f) for _ in range(6)]
+    for k, case in enumerate((again, *others)):
+        call_divergence(f, case, x, seed + k)
+    c.firsts = torch.stack([case.got[0] for case in (again, *others)]).double()
+    other = others[0]
     varies = not torch.equal(c.got, c.got[:1].expand(len(x)))
     reject_if((not torch.equal(c.got, again.got), "the same generator gave two different answers: "
                "draw with generator=generator"),
@@ -399,12 +404,20 @@ def judge_probe(c: Case) -> None:
     error = (c.found / len(got)).sqrt()
     c.unbiased = bool((c.mean - c.trace).abs() < 6 * error)
     if all_among(got, c.right):
-        reject_if((not c.unbiased, f"your signs are not equally likely: the mean of 20,000 "
-                   f"estimates is {c.mean:.3f}, and the trace {c.trace:.3f}"))
+        frequency = frequencies(got, c.right[:16])
+        reject_if(((frequency - 1 / 16).abs().max() > 0.012, "your signs are not equally likely, "
+                   "or not independent: up to the sign of all there are 16 patterns, and one of "
+                   f"them has a frequency of {frequency.max():.3f} in place of 0.063"))
         return
     for words, candidates in wrong_answers(PATTERN_MISTAKES, c).items():
         reject_if((all_among(got, candidates), words))
     reject_first(PROBE_SUSPECTS, c)
+
+
+def frequencies(got: Tensor, values: Tensor) -> Tensor:
+    """How often each of the values (K,) occurs among got (B,)."""
+    nearest = (got[:, None] - values).abs().argmin(1)
+    return torch.bincount(nearest, minlength=len(values)) / len(got)
 
 
 def judge_images(f: Callable, seed: int) -> None:
