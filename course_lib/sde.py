@@ -186,7 +186,8 @@ def variational_bound(
     float64.
 
         1/2 integral of E |eps - eps_hat|^2 over the log-SNR, from that of ts[-1] to that of ts[0]
-        + KL(q(x at ts[-1] | x0) || N(0, sigma^2)) - E log N(x0; x / alpha, (sigma / alpha)^2) at ts[0]
+        + KL(q(x | x0) || N(0, sigma^2)) at ts[-1]
+        - E log N(x0; x / alpha, (sigma / alpha)^2) at ts[0]
 
     x0: (B, ...) clean; ts: a rising grid above 0, alpha > 0 at its end; fresh noise at every t, the
     integral by the trapezoidal rule. (Kingma et al. 2021, VDM, eq. 11 to 15)

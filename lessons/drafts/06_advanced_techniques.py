@@ -231,11 +231,13 @@ for split in ("test", "pairs"):
         rows[f"{part}, {split}"] = {"pixels": float(row["pixels"]),
                                     "latents": float(row["latents"]),
                                     "points": f"{change:+.1f} ± {error:.1f}"}
-tables.table(rows, ".1%", index="part, split", caption="2,000 captions of each split, paired")
-tables.table({name: {k: float(row[k]) for k in ("pixels", "latents")}
-              | {"ratio": float(row["difference"])}
-              for name, row in shipped.items() if "seconds" in name},
-             ".2f", index="", caption="From captions to pictures, 10 guided steps, in turns")
+tables.table(rows, ".1%", index="part, split",
+             caption="2,000 captions of each split, paired")
+times = {name: {"pixels": float(row["pixels"]), "latents": float(row["latents"]),
+                "ratio": float(row["difference"])}
+         for name, row in shipped.items() if "seconds" in name}
+tables.table(times, ".2f", index="",
+             caption="From captions to pictures, 10 guided steps, in turns")
 
 # %% [markdown]
 # «What the table shows.»
