@@ -206,8 +206,7 @@ def variational_bound(
         errors.append(scale**2 * (x0_hat - x0).double().cpu().square().flatten(1).sum(1))
         if first is None:                                   # -log N(x0; x / alpha, 1 / scale^2)
             first = -normal_log_prob(eps, 1.0) - x0[0].numel() * scale.log()
-    level = schedule.log_snr(torch.stack([torch.as_tensor(t) for t in ts])).cpu()
-    integral = -torch.trapezoid(torch.stack(errors), level, dim=0) / 2
+    integral = -torch.trapezoid(torch.stack(errors), schedule.log_snr(ts), dim=0) / 2
     ratio = schedule.alpha(ts[-1]) / schedule.sigma(ts[-1])
     return integral + ratio**2 * x0.double().cpu().square().flatten(1).sum(1) / 2 + first
 

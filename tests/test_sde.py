@@ -285,6 +285,13 @@ def test_normal_log_prob():
     (lambda D, S, x: sde.log_likelihood(D, S, x, [0.1, 1.0]), "both above 0"),
     (lambda D, S, x: sde.log_likelihood(D, S, x, [0.1, 0.9], probes=0), "probes must be"),
     (lambda D, S, x: sde.log_likelihood(D, S, x, [0.1, 0.9], generator=0), "generator must be"),
+    (lambda D, S, x: sde.variational_bound(D, S, x, [0.9, 0.1]), "rising"),
+    (lambda D, S, x: sde.variational_bound(D, S, x, [0.0, 0.1]), "both above 0"),
+    (lambda D, S, x: sde.variational_bound(D, S, x, [0.1, 1.0]), "both above 0"),
+    (lambda D, S, x: sde.variational_bound(D, S, "x", [0.1, 0.9]), "x0 must be"),
+    (lambda D, S, x: sde.variational_bound(D, S, x, [0.1, 0.9], generator=0), "generator must be"),
+    (lambda D, S, x: sde.variational_bound(lambda x, t: x[:1], S, x, [0.1, 0.9]),
+     "a prediction of x.s shape"),
 ])                                                                                   # fmt: skip
 def test_one_sentence(call, words):
     schedule = Schedule.flow()
