@@ -9,6 +9,7 @@ from course_lib.lab import (
     attributes,
     data,
     metrics,
+    noun_parts,
     sampler_study,
     sampling,
     storage,
@@ -65,6 +66,21 @@ def test_what_the_autoencoder_keeps():
     assert (again - x).square().mean() < 1.2 * card["squared_error"]
     assert drawn.shape == (200, 8, 8, 8) and drawn.mean((0, 2, 3)).abs().max() < 0.1
     assert (drawn.std((0, 2, 3)) - 1).abs().max() < 0.1
+
+
+def test_what_the_latent_model_draws():
+    """40 captions of new combinations: each part as right as the card says, but for chance."""
+    D, vae = (train.load(name, device="cpu") for name in ("nouns_latent", "nouns_vae"))
+    assert D.data_shape == (8, 8, 8) and D.about["config"]["latents"] == "nouns_vae"
+    parts = noun_parts.draw_parts(40, seed=9, split="test")
+    x = sampling.text_to_image(D, noun_parts.plain_captions(parts), vae=vae)
+    right = attributes.attributes_correct(x, parts).double().mean(0)
+    rows = D.about["metrics"]["samples"]
+    card = next(row for row in rows if row["split"] == "test" and row["w"] == 2)["right"]
+    assert min(card.values()) >= 0.95 and right.min() >= min(card.values()) - 0.1
+    # without its captions it draws other figures
+    other = sampling.text_to_image(D, noun_parts.plain_captions(parts.flip(0)), vae=vae)
+    assert attributes.attributes_correct(other, parts).double().mean() < 0.5
 
 
 def test_photographs():
