@@ -8,11 +8,20 @@ import pytest
 import torch
 
 from course_lib import Schedule, ancestral, cfg, ddim, dpmpp, last, timesteps
-from course_lib.editing import ddim_edit, dps, inpaint, match_features, pigdm, repaint, sdedit
+from course_lib.editing import (
+    _validate_clean,
+    ddim_edit,
+    dps,
+    inpaint,
+    match_features,
+    pigdm,
+    repaint,
+    sdedit,
+)
 from course_lib.guidance import classifier_guidance
 from course_lib.lab.data import GaussianMixture
 from course_lib.lab.evaluation.metrics import mmd
-from course_lib.masks import brush, create_mask
+from course_lib.masks import _validate_mask, brush, create_mask
 
 F64 = torch.float64
 G = lambda seed=0: torch.Generator().manual_seed(seed)
@@ -78,6 +87,26 @@ def test_bad_masks():
         create_mask(3, "half", 0.1)
     with pytest.raises(ValueError, match="rounds to all of them"):
         create_mask(3, "half", 0.9)
+
+
+def test_a_mask_fits_the_known_picture():
+    """One mask for all pictures, one of each picture, one for all channels; else it is refused."""
+    mask = lambda *shape: torch.ones(shape)
+    one, two = torch.zeros(1, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    for shape, known in (((1, 1, 4, 4), two), ((2, 1, 4, 4), two), ((2, 3, 4, 4), two),
+                         ((5, 1, 4, 4), one), ((1, 1, 1, 4), one)):
+        assert _validate_mask(mask(*shape), known).dtype == torch.bool
+    for shape, known in (((5, 1, 4, 4), two), ((1, 3, 4, 4), torch.zeros(1, 1, 4, 4)),
+                         ((1, 2, 4, 4), one), ((1, 4, 4), one)):
+        with pytest.raises(ValueError, match="the mask must have the shape of the known picture"):
+            _validate_mask(mask(*shape), known)
+
+
+def test_the_known_picture_may_be_a_sample_but_not_bytes():
+    """Samples leave [-1, 1]; what leaves [-10, 10] was never scaled."""
+    assert _validate_clean(torch.full((1, 1, 4, 4), -10.0)).min() == -10
+    with pytest.raises(ValueError, match="must lie in"):
+        _validate_clean(torch.full((1, 1, 4, 4), 10.1))
 
 
 def test_brush():

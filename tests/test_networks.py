@@ -341,6 +341,21 @@ def test_a_new_text_encoder_reads_the_words_before_their_order():
     torch.testing.assert_close(encoder(tokens)[0], wanted)
 
 
+def test_positions_are_those_of_vaswani_for_rows_and_columns():
+    """sin and cos of place / 10000^(2k / d), d = half of dim for each axis, number by number."""
+    side, dim = 5, 16
+    table = sincos_position_embedding_2d(side, dim)
+    for row in range(side):
+        for column in range(side):
+            found = table[row * side + column]
+            for axis, place in enumerate((row, column)):
+                for k in range(dim // 4):
+                    angle = place / 10_000 ** (2 * k / (dim // 2))
+                    at = axis * dim // 2 + k
+                    assert abs(found[at] - math.sin(angle)) < 1e-6
+                    assert abs(found[at + dim // 4] - math.cos(angle)) < 1e-6
+
+
 def test_positions_tell_all_places_apart():
     table = sincos_position_embedding_2d(7, 32)
     similarity = F.cosine_similarity(table[:, None], table[None], dim=-1) - torch.eye(49)

@@ -271,3 +271,16 @@ def test_the_folder_is_tried_before_the_first_step(runs, monkeypatch):
     )
     with pytest.raises(OSError, match=r"the run needs \d+ MB on the disk, and 0 MB are free"):
         trained("small")
+
+
+def test_what_a_run_needs_on_disk_is_twice_its_last_state(runs, monkeypatch):
+    """Weights, average and at most two moments each; a new state is written beside the old one."""
+    needed = []
+    honest = loop.size_on_disk
+    monkeypatch.setattr(
+        loop, "size_on_disk", lambda state: needed.append(honest(state)) or needed[-1]
+    )
+    trained("sized")
+    file = runs / "sized/state.safetensors"
+    numbers = sum(v.numel() for v in storage.load_tensors(file)[0].values())
+    assert 0.7 * needed[0] < 2 * 4 * numbers <= needed[0]
