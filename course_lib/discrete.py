@@ -1,0 +1,215 @@
+"""Masked (absorbing) discrete diffusion: text, puzzles, any sequence of tokens.
+
+    forward   at time t each token is masked with probability t, independently of the others
+    reverse   from t to s < t a masked token is revealed with probability (t - s) / t, and is then
+              drawn from the prediction for its place; what is revealed stays
+
+A denoiser here is any callable (x (B, L), t (B,), **condition) -> logits (B, L, V) of the clean
+tokens. What it says of the mask itself is ignored, and so is what it says of places that are not
+masked. (Austin et al. 2021; Sahoo et al. 2024; Shi et al. 2024)
+"""
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import validate
+
+ORDERS = ("random", "confidence")
+
+
+def mask_tokens(
+    x0: Tensor, t: Tensor | float, mask_id: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """x_t: each token of x0 (B, L) masked with probability t, one number or (B,).   like x0
+
+    Raises TypeError or ValueError for tokens that are no whole numbers (B, L), and t outside
+    [0, 1].
+    """
+    x0 = _validate_tokens(x0, "x0")
+    t = _validate_level(t, len(x0)).to(x0.device)
+    return torch.where(_uniform(x0.shape, generator, x0.device) < t[:, None], mask_id, x0)
+
+
+def masked_nll(logits: Tensor, x0: Tensor, x: Tensor, t: Tensor | float, mask_id: int) -> Tensor:
+    """The bound on -log p(x0), in nats, by one t and one mask for each sequence: (B,).
+
+    1 / t times the cross-entropy of the masked tokens, summed over the sequence. Its mean over t in
+    (0, 1] and the masks is the bound. logits: (B, L, V), x: x_t (B, L), t: one number or (B,).
+    Raises TypeError or ValueError for other shapes, and t outside (0, 1].
+    (Sahoo et al. 2024, eq. 10; Shi et al. 2024, eq. 5)
+    """
+    x0, x = _validate_tokens(x0, "x0"), _validate_tokens(x, "x")
+    t = _validate_level(t, len(x0)).to(x0.device)
+    if (t == 0).any():
+        raise ValueError("t must be above 0: the weight is 1 / t, and at 0 nothing is masked")
+    logits = without_mask(_validate_logits(logits, x), mask_id).float()
+    nll = F.cross_entropy(logits.transpose(1, 2), x0, reduction="none")                 # (B, L)
+    # a sum over chosen places: 0 times the infinite loss of a "clean" mask would be nan
+    return nll.where(x == mask_id, 0).sum(1) / t.to(nll.dtype)
+
+
+def without_mask(logits: Tensor, mask_id: int) -> Tensor:
+    """Logits (..., V) in which the mask itself has probability 0."""
+    is_mask = torch.arange(logits.shape[-1], device=logits.device) == mask_id
+    return logits.masked_fill(is_mask, -torch.inf)
+
+
+class MaskedDiffusion(nn.Module):
+    """A network that fills in masks, as the training loop takes it: `draw` masks, `loss` scores.
+
+    net:     (x (B, L), t (B,), **condition) -> logits (B, L, V)
+    mask_id: the token that means "masked"; it may have logits, which are ignored
+    Raises TypeError or ValueError for a net that cannot be called, and a mask_id that is no whole
+    number.
+    """
+
+    def __init__(self, net: nn.Module, mask_id: int):
+        super().__init__()
+        self.net = validate.function(net, "net", "(x, t, **condition) -> logits (B, L, V)")
+        self.mask_id = validate.whole(mask_id, "mask_id", 0)
+
+    def forward(self, x: Tensor, t: Tensor | float, **condition) -> Tensor:
+        """Logits of the clean tokens: x (B, L), t one number or (B,) -> (B, L, V)"""
+        t = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(len(x))
+        return self.net(x, t, **condition)
+
+    def draw(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """batch and, beside its x0 (B, L): t (B,) in (0, 1], one in each of B equal parts, and x.
+
+        Evenly spread times: the mean over a batch has less noise than with independent ones.
+        """
+        x0 = batch["x0"]
+        parts = torch.randperm(len(x0), generator=generator)
+        t = (parts + 1 - torch.rand(len(x0), generator=generator, dtype=torch.float64)) / len(x0)
+        return batch | {"t": t, "x": mask_tokens(x0, t, self.mask_id, generator)}
+
+    def loss(self, x0: Tensor, x: Tensor, t: Tensor, **condition) -> Tensor:
+        """`masked_nll` of each sequence in nats per token: (B,)"""
+        return masked_nll(self(x, t, **condition), x0, x, t, self.mask_id) / x0.shape[1]
+
+
+@torch.no_grad()
+def unmask(
+    D: Callable,
+    x: Tensor,
+    ts: Iterable[float],
+    mask_id: int,
+    *,
+    order: str = "random",
+    temperature: float = 1.0,
+    remasking: float = 0.0,
+    generator: torch.Generator | None = None,
+    **condition,
+) -> Iterator[Tensor]:
+    """The reverse process from x (B, L): yields x, then one state for each step.
+
+    x:           masks where tokens are wanted; other tokens are known and stay (infilling)
+    ts:          falling, from 1, where all that is wanted is masked, to 0, where nothing is
+    order:       "random": each masked token is revealed with probability (t - s) / t; "confidence":
+                 as many of them, but those whose drawn token has the highest probability
+    temperature: divides the logits of the token that is drawn; 0 takes the likeliest one
+    remasking:   the probability, in each step, that a revealed token is masked again, no more than
+                 keeps the marginals (Wang et al. 2025, ReMDM)
+    condition:   passed on to D
+    Raises TypeError or ValueError for inputs of another shape, kind or range.
+    """
+    x, ts = _validate_tokens(x, "x"), _validate_falling(ts)
+    validate.function(D, "D", "(x, t) -> logits (B, L, V)")
+    validate.generator(generator)
+    validate.number(temperature, "temperature", 0)
+    validate.number(remasking, "remasking", 0, 1, what="a probability")
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}; got {order!r}")
+    return _unmasked(D, x, ts, mask_id, order, temperature, remasking, generator, condition)
+
+
+def _unmasked(
+    D, x, ts, mask_id, order, temperature, remasking, generator, condition
+) -> Iterator[Tensor]:
+    wanted = x == mask_id
+    yield x
+    for t, s in zip(ts[:-1], ts[1:]):
+        masked = x == mask_id
+        level = torch.full((len(x),), t, device=x.device)
+        with torch.no_grad():                               # a generator has its own grad mode
+            logits = _validate_logits(D(x, level, **condition), x)
+        drawn, log_p = _draw(without_mask(logits, mask_id).double(), temperature, generator)
+        again, reveal = _probabilities(t, s, remasking)
+        chosen = masked & (_uniform(x.shape, generator, x.device) < reveal)
+        if order == "confidence":
+            chosen = _surest(log_p, masked, chosen.sum(1))
+        hidden = wanted & ~masked & (_uniform(x.shape, generator, x.device) < again)
+        x = torch.where(chosen, drawn, torch.where(hidden, mask_id, x))
+        yield x
+
+
+def _probabilities(t: float, s: float, remasking: float) -> tuple[float, float]:
+    """That a revealed token is masked again, and that a masked one is revealed, from t to s.
+
+    q_s is kept if (1 - t) (1 - again) + t reveal = 1 - s.
+    """
+    again = min(remasking, s / (1 - t)) if t < 1 else 0.0
+    return again, ((1 - s) - (1 - again) * (1 - t)) / t
+
+
+def _draw(
+    logits: Tensor, temperature: float, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """A token for each place by Gumbel's trick, and the log-probability of that token: (B, L) each.
+    """
+    log_p = logits.log_softmax(-1)
+    if temperature == 0:
+        drawn = log_p.argmax(-1)
+    else:
+        u = _uniform(logits.shape, generator, logits.device).clamp(min=1e-300)
+        drawn = (log_p / temperature - (-u.log()).log()).argmax(-1)
+    return drawn, log_p.gather(-1, drawn[..., None])[..., 0]
+
+
+def _surest(log_p: Tensor, masked: Tensor, count: Tensor) -> Tensor:
+    """The `count` (B,) masked places of each row whose drawn token is the likeliest: (B, L) bool"""
+    rank = log_p.masked_fill(~masked, -torch.inf).argsort(1, descending=True).argsort(1)
+    return masked & (rank < count[:, None])
+
+
+def _uniform(shape: Iterable[int], generator: torch.Generator | None, device) -> Tensor:
+    """Numbers in [0, 1) in float64: in bfloat16 one of 256 would be 0, in float32 one of 2^24."""
+    return torch.rand(shape, generator=generator, dtype=torch.float64).to(device)
+
+
+def _validate_tokens(x: Tensor, name: str) -> Tensor:
+    x = validate.tensor(x, name)
+    if x.dtype not in (torch.int64, torch.int32) or x.ndim != 2:
+        got = f"{x.dtype} {tuple(x.shape)}"
+        raise ValueError(f"{name} must be token ids (B, L), whole numbers; got {got}")
+    return x.long()
+
+
+def _validate_logits(logits: Tensor, x: Tensor) -> Tensor:
+    right = isinstance(logits, Tensor) and logits.ndim == 3 and logits.shape[:2] == x.shape
+    if not right:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"logits must be (B, L, V), (B, L) = {tuple(x.shape)}; got {got}")
+    if logits.device.type == "cpu" and logits.isnan().any():
+        raise ValueError("logits must be numbers; some are nan")
+    return logits
+
+
+def _validate_level(t: Tensor | float, B: int) -> Tensor:
+    """t as (B,) float64 in [0, 1]."""
+    t = torch.as_tensor(t, dtype=torch.float64)
+    if t.shape not in ((), (1,), (B,)):
+        raise ValueError(f"t must be one number, or ({B},); got {tuple(t.shape)}")
+    if t.device.type == "cpu" and not ((t >= 0) & (t <= 1)).all():
+        raise ValueError(f"t must be in [0, 1]; got {t.min().item():.4g} to {t.max().item():.4g}")
+    return t.expand(B)
+
+
+def _validate_falling(ts: Iterable[float]) -> list[float]:
+    ts = [float(t) for t in ts]
+    falls = all(s < t for t, s in zip(ts[:-1], ts[1:]))
+    if len(ts) < 2 or not falls or not 0 <= ts[-1] < ts[0] <= 1:
+        raise ValueError("ts must fall, from at most 1 to at least 0, such as [1, 0.5, 0]")
+    return ts
