@@ -159,6 +159,16 @@ def test_bad_weights(wrap, none):
             wrap(D, lambda t: torch.tensor([1.0, w]))(torch.zeros(2, 3), torch.tensor(0.5), y=1)
 
 
+def test_a_weight_is_a_number_or_one_for_each_image():
+    D, x, t = lambda x, t, y: x + y, torch.zeros(2, 3), torch.tensor(0.5)
+    guided = lambda w: cfg(D, torch.as_tensor(w), {"y": 0})(x, t, y=1)
+    assert torch.equal(guided([2.0]), guided(2.0)) and torch.equal(guided([2.0, 2.0]), guided(2.0))
+    assert torch.equal(guided([2.0, 3.0])[1], guided(3.0)[1])
+    for w in ([2.0] * 3, [[2.0], [2.0]], [[2.0]]):
+        with pytest.raises(ValueError, match=r"the guidance weight is one number, or \(2,\)"):
+            guided(w)
+
+
 def test_bad_nulls():
     D = lambda x, t, y=0, z=0: x + y
     with pytest.raises(ValueError, match="pass null, such as"):
