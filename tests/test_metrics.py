@@ -195,6 +195,12 @@ def test_lpips_as_published():
     )
 
 
+def test_lpips_needs_32_pixels_both_ways():
+    for H, W in ((31, 64), (64, 31)):
+        with pytest.raises(ValueError, match=f"32 pixels or more; these have {H} x {W}"):
+            metrics.lpips(torch.zeros(1, 1, H, W), torch.zeros(1, 1, H, W))
+
+
 def test_lpips_is_a_distance_of_looks():
     x = data.mnist("test")[0][:20]
     lpips = partial(metrics.lpips, enlarge_to=64)
