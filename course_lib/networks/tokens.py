@@ -1,0 +1,59 @@
+"""A transformer over tokens: it fills in masks, or, with causal attention, predicts the next token.
+"""
+import torch
+from torch import Tensor, nn
+
+from .layers import _validate_heads, _validate_sizes
+
+
+class TokenTransformer(nn.Module):
+    """Embeddings, torch's pre-normalised encoder layers, and a linear layer to the vocabulary.
+
+    vocabulary: V, the number of token ids, with those of special tokens such as the mask
+    length:     L, at most so many tokens
+    causal:     each place sees itself and those before it (Radford et al. 2019); else it sees all
+    Raises TypeError or ValueError for sizes that are no whole numbers, and a dim that the heads do
+    not divide.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        length: int,
+        dim: int = 128,
+        depth: int = 4,
+        num_heads: int = 4,
+        causal: bool = False,
+    ):
+        super().__init__()
+        _validate_sizes(vocabulary=vocabulary, length=length, dim=dim, depth=depth)
+        _validate_heads(dim, num_heads)
+        self.config = {"vocabulary": vocabulary, "length": length, "dim": dim, "depth": depth}
+        self.config |= {"num_heads": num_heads, "causal": causal}
+        self.embedding = nn.Embedding(vocabulary, dim)
+        self.positions = nn.Parameter(0.02 * torch.randn(length, dim))
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        layer = nn.TransformerEncoderLayer(
+            dim, num_heads, 4 * dim, dropout=0.0, activation="gelu", batch_first=True,
+            norm_first=True,
+        )
+        self.layers = nn.TransformerEncoder(layer, depth, nn.LayerNorm(dim),
+                                            enable_nested_tensor=False)
+        self.out = nn.Linear(dim, vocabulary)
+
+    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+        """x: (B, L) token ids -> logits (B, L, V).
+
+        The time t is not used: the number of masks in x says as much. (Sahoo et al. 2024; Ou et al.
+        2024)
+        """
+        L = x.shape[1]
+        if x.ndim != 2 or L > len(self.positions):
+            raise ValueError(
+                f"x must be token ids (B, L), L at most {len(self.positions)}; got {tuple(x.shape)}"
+            )
+        hidden = None
+        if self.config["causal"]:
+            hidden = nn.Transformer.generate_square_subsequent_mask(L, device=x.device)
+        h = self.embedding(x) + self.positions[:L]                      # (B, L, dim)
+        return self.out(self.layers(h, hidden, is_causal=hidden is not None))
