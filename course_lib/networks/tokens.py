@@ -47,12 +47,11 @@ class TokenTransformer(nn.Module):
         The time t is not used: the number of masks in x says as much. (Sahoo et al. 2024; Ou et al.
         2024)
         """
-        L = x.shape[1]
-        if x.ndim != 2 or L > len(self.positions):
+        if x.ndim != 2 or x.shape[1] > len(self.positions):
             raise ValueError(
                 f"x must be token ids (B, L), L at most {len(self.positions)}; got {tuple(x.shape)}"
             )
-        hidden = None
+        L, hidden = x.shape[1], None
         if self.config["causal"]:
             hidden = nn.Transformer.generate_square_subsequent_mask(L, device=x.device)
         h = self.embedding(x) + self.positions[:L]                      # (B, L, dim)
