@@ -22,11 +22,12 @@ T = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
 def test_the_shipped_table(experiment):
     """Every variant with every seed, as many steps, fractions where fractions belong, samples."""
     rows = [row for row in ROWS if row["experiment"] == experiment]
-    if not rows:
-        pytest.skip("not computed yet: python benchmarks/latents.py " + experiment)
     found = {(row["variant"], int(row["seed"])) for row in rows}
     seeds, variants = latents.SEEDS[experiment], latents.VARIANTS[experiment]
-    assert found == {(variant, seed) for variant in variants for seed in seeds}
+    wanted = {(variant, seed) for variant in variants for seed in seeds}
+    if found < wanted and not (ROOT / "lessons/06_advanced_techniques.py").exists():
+        pytest.skip("the lesson is a draft; missing: python benchmarks/latents.py " + experiment)
+    assert found == wanted
     assert experiment == "readers" or len({row["steps"] for row in rows}) == 1
     samples, _ = storage.load_tensors(latents.SAMPLES)
     for row in rows:
