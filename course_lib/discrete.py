@@ -90,7 +90,54 @@ class MaskedDiffusion(nn.Module):
         return masked_nll(self(x, t, **condition), x0, x, t, self.mask_id) / x0.shape[1]
 
 
-@torch.no_grad()
+class Autoregressive(nn.Module):
+    """The rival: a causal network that predicts each token from those before it.
+
+    net:      (x (B, L)) -> logits (B, L, V), of which place l sees the places up to l alone
+    start_id: the token that stands before the first one; it is never predicted
+    Raises TypeError or ValueError for a net that cannot be called, and a start_id that is no whole
+    number.
+    """
+
+    def __init__(self, net: nn.Module, start_id: int):
+        super().__init__()
+        self.net = validate.function(net, "net", "(x) -> logits (B, L, V)")
+        self.start_id = validate.whole(start_id, "start_id", 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of each token of x (B, L), given those before it: (B, L, V)"""
+        before = F.pad(x[:, :-1], (1, 0), value=self.start_id)
+        return without_mask(self.net(before), self.start_id)
+
+    def nll(self, x0: Tensor) -> Tensor:
+        """-log p of each sequence (B, L), in nats: (B,)"""
+        logits = self(_validate_tokens(x0, "x0")).float()
+        return F.cross_entropy(logits.transpose(1, 2), x0, reduction="none").sum(1)
+
+    def loss(self, x0: Tensor) -> Tensor:
+        """`nll` in nats per token: (B,)"""
+        return self.nll(x0) / x0.shape[1]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        length: int,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """n sequences (n, length), one token after the other: `length` evaluations."""
+        n, length = validate.whole(n, "n"), validate.whole(length, "length")
+        validate.number(temperature, "temperature", 0)
+        validate.generator(generator)
+        device = next(self.parameters()).device
+        x = torch.full((n, length), self.start_id, device=device)
+        for k in range(length):
+            logits = self(x[:, : k + 1])[:, -1:].double()
+            x[:, k : k + 1] = _draw(logits, temperature, generator)[0]
+        return x
+
+
 def unmask(
     D: Callable,
     x: Tensor,

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from course_lib.discrete import MaskedDiffusion, unmask
+from course_lib.discrete import Autoregressive, MaskedDiffusion, unmask
 from course_lib.lab import train
 from course_lib.networks.tokens import TokenTransformer
 from course_lib.samplers import last
@@ -51,3 +51,28 @@ def test_the_loop_trains_it_and_dependent_tokens_agree(tmp_path, monkeypatch):
     agree = lambda x: (x.view(-1, 2, 3) == x.view(-1, 2, 3)[..., :1]).all(2).double().mean()
     assert agree(slow) > 0.9 and agree(fast) < 0.1 and not (slow == MASK).any()
     assert slow.unique(dim=0).shape[0] > 25                              # of 36
+
+
+def test_the_autoregressive_rival():
+    """nll is the chain rule, loss per token; every sequence together has probability 1."""
+    torch.manual_seed(0)
+    model = Autoregressive(TokenTransformer(4, 3, dim=16, depth=1, num_heads=2, causal=True), 3)
+    every = torch.cartesian_prod(*[torch.arange(3)] * 3)                # (27, 3)
+    p = (-model.nll(every)).exp()
+    assert p.sum().item() == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(model.loss(every), model.nll(every) / 3)
+    by_hand = 0.0
+    for k, token in enumerate((2, 0, 1)):
+        before = torch.tensor([[3, 2, 0]])[:, : k + 1]
+        by_hand -= model.net(before)[0, k, :3].log_softmax(0)[token].item()
+    assert model.nll(torch.tensor([[2, 0, 1]])).item() == pytest.approx(by_hand, rel=1e-5)
+    n = 20_000
+    x = model.sample(n, 3, generator=torch.Generator().manual_seed(1))
+    found = torch.bincount(x @ torch.tensor([9, 3, 1]), minlength=27) / n
+    assert (found - p).abs().max() < 5 * (0.25 / n) ** 0.5
+    cold = model.sample(4, 3, temperature=0)
+    assert (cold == cold[0]).all() and not (cold == 3).any()
+    with pytest.raises(ValueError, match="start_id"):
+        Autoregressive(model.net, -1)
+    with pytest.raises(ValueError, match="temperature"):
+        model.sample(2, 3, temperature=-1)
