@@ -1,0 +1,131 @@
+"""Small Sudokus: grids of N x N numbers 0 ... N - 1, each once in a row, a column and a box.
+
+Their tokens depend on each other strongly, and a machine can tell right from wrong. Boxes have
+`rows` x `columns` places and N = rows * columns: 2 x 2 gives the 288 grids of 4 x 4, 2 x 3 one of
+the 28 million of 6 x 6.
+"""
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ... import validate
+
+
+def sudokus(n: int, seed: int = 0, rows: int = 2, columns: int = 3) -> Tensor:
+    """n random solved grids (n, N * N) int64, the same for the same seed.
+
+    Each is found by trying numbers in random order; not every grid is equally likely.
+    Raises TypeError or ValueError for sizes that are no whole numbers, and N above 9.
+    """
+    n, N = validate.whole(n, "n"), _size(rows, columns)
+    g = np.random.default_rng(validate.seed(seed))
+    grids = [next(_solutions([-1] * N * N, rows, columns, g)) for _ in range(n)]
+    return torch.tensor(grids)
+
+
+def every_sudoku(rows: int = 2, columns: int = 2) -> Tensor:
+    """All solved grids of this size (n, N * N), 288 for 2 x 2. Raises ValueError for N above 4."""
+    N = _size(rows, columns)
+    if N > 4:
+        raise ValueError(f"there are too many grids of {N} x {N} to list them")
+    return torch.tensor(list(_solutions([-1] * N * N, rows, columns)))
+
+
+def is_sudoku(x: Tensor, rows: int = 2, columns: int = 3) -> Tensor:
+    """Whether each grid (n, N * N) is solved: (n,) bool. A mask or another number is wrong."""
+    N = _size(rows, columns)
+    x = validate.tensor(x, "x")
+    if x.ndim != 2 or x.shape[1] != N * N:
+        raise ValueError(f"grids are (n, {N * N}); got {tuple(x.shape)}")
+    units = torch.tensor(_units(rows, columns), device=x.device)        # (3 N, N) places
+    numbers = torch.arange(N, device=x.device)
+    return (x[:, units].sort(2).values == numbers).all(2).all(1)
+
+
+def sudoku_puzzles(
+    n: int, hidden: int, seed: int = 0, rows: int = 2, columns: int = 3
+) -> tuple[Tensor, Tensor]:
+    """n puzzles with one solution each: the solved grids (n, N * N), and which places are hidden.
+
+    hidden: how many places; a grid for which no such puzzle is found in ten tries is left out
+    Raises TypeError or ValueError as `sudokus` does, and for more places than there are.
+    """
+    N = _size(rows, columns)
+    hidden = validate.whole(hidden, "hidden", 1, N * N - N)
+    g = np.random.default_rng((validate.seed(seed), 1))
+    grids, places = [], []
+    batch = 0
+    while len(grids) < n:
+        batch += 1
+        for grid in sudokus(n, seed * 1000 + batch, rows, columns).tolist():
+            found = _hide(grid, hidden, rows, columns, g)
+            if found is not None and len(grids) < n:
+                grids.append(grid)
+                places.append(found)
+    return torch.tensor(grids), torch.tensor(places)
+
+
+def _hide(grid: list[int], hidden: int, rows: int, columns: int, g) -> list[bool] | None:
+    """Hide random places one by one, each only if the solution stays the only one."""
+    for _ in range(10):
+        puzzle = list(grid)
+        for place in g.permutation(len(grid)):
+            if puzzle.count(-1) == hidden:
+                break
+            kept, puzzle[place] = puzzle[place], -1
+            solutions = _solutions(puzzle, rows, columns)
+            next(solutions)
+            if next(solutions, None) is not None:
+                puzzle[place] = kept
+        if puzzle.count(-1) == hidden:
+            return [value == -1 for value in puzzle]
+    return None
+
+
+def _solutions(grid: list[int], rows: int, columns: int, g=None):
+    """Every way to fill the places that are -1. g: numbers are tried in random order."""
+    grid, peers, N = list(grid), _peers(rows, columns), rows * columns
+
+    def free(place: int) -> list[int]:
+        taken = {grid[other] for other in peers[place]}
+        return [number for number in range(N) if number not in taken]
+
+    def fill():
+        empty = [place for place, number in enumerate(grid) if number == -1]
+        if not empty:
+            yield list(grid)
+            return
+        options = ((free(place), place) for place in empty)
+        choices, place = min(options, key=lambda pair: len(pair[0]))
+        for number in choices if g is None else g.permutation(choices).tolist():
+            grid[place] = int(number)
+            yield from fill()
+        grid[place] = -1
+
+    return fill()
+
+
+@cache
+def _units(rows: int, columns: int) -> list[list[int]]:
+    """The places of each row, column and box."""
+    N = rows * columns
+    place = np.arange(N * N).reshape(N, N)
+    boxes = place.reshape(N // rows, rows, N // columns, columns).swapaxes(1, 2).reshape(N, N)
+    return [*place.tolist(), *place.T.tolist(), *boxes.tolist()]
+
+
+@cache
+def _peers(rows: int, columns: int) -> list[set[int]]:
+    """For each place those that must have another number."""
+    units = _units(rows, columns)
+    places = range((rows * columns) ** 2)
+    return [{p for unit in units if place in unit for p in unit} - {place} for place in places]
+
+
+def _size(rows: int, columns: int) -> int:
+    N = validate.whole(rows, "rows") * validate.whole(columns, "columns")
+    if N > 9:
+        raise ValueError(f"grids of {N} x {N} take too long; rows * columns must be at most 9")
+    return N
