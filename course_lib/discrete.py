@@ -186,7 +186,8 @@ def _unmasked(
         again, reveal = _probabilities(t, s, remasking)
         chosen = masked & (_uniform(x.shape, generator, x.device) < reveal)
         if order == "confidence":
-            chosen = _surest(log_p, masked, chosen.sum(1))
+            ties = 1e-9 * _uniform(x.shape, generator, x.device)        # are broken by chance
+            chosen = _surest(log_p + ties, masked, chosen.sum(1))
         hidden = wanted & ~masked & (_uniform(x.shape, generator, x.device) < again)
         x = torch.where(chosen, drawn, torch.where(hidden, mask_id, x))
         yield x

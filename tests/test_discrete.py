@@ -172,6 +172,13 @@ def test_orders_and_temperatures():
     assert (found - (log_p / 2).softmax(1)).abs().max() < 5 * (0.25 / n) ** 0.5
 
 
+def test_equally_sure_places_are_revealed_at_random():
+    D = lambda x, t: torch.zeros(*x.shape, V + 1)
+    x = torch.full((3000, 4), MASK)
+    half = list(unmask(D, x, [1.0, 0.5, 0.0], MASK, order="confidence", generator=seeded(9)))[1]
+    assert ((half != MASK).double().mean(0) - 0.5).abs().max() < 5 * (0.25 / 3000) ** 0.5
+
+
 def test_known_tokens_stay_and_condition_what_is_drawn():
     table = joint(2)
     for remasking in (0.0, 1.0):
