@@ -32,7 +32,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
+from torch import Tensor, nn
 
 from course_lib import Denoiser, Schedule
 from course_lib.lab import attributes, data, noun_parts, profiling, sampling, storage, train
@@ -61,6 +61,14 @@ EXAMPLES = 50_000
 cosine = Schedule.cosine()
 
 
+def finished(model: nn.Module) -> nn.Module:
+    """The model of a run that came to its end. Ctrl-C returns one of less training: no row of that.
+    """
+    if not model.done:
+        raise SystemExit("stopped: the same command goes on from here")
+    return model
+
+
 # ---- autoencoders
 
 def autoencoder(channels: int, seed: int) -> AutoencoderKL:
@@ -69,7 +77,7 @@ def autoencoder(channels: int, seed: int) -> AutoencoderKL:
     vae = AutoencoderKL(3, channels, widths=(48, 64), depth=1, patch_size=2, kl_weight=1e-6)
     x, name = data.nouns(EXAMPLES).x, f"latents_{channels}_{seed}"
     with FileLock(runs_folder() / f"{name}.lock"):          # a second process waits for it
-        vae = train.train(vae, x, seed=seed, run_name=name, **AUTOENCODER)
+        vae = finished(train.train(vae, x, seed=seed, run_name=name, **AUTOENCODER))
     vae.fit_scale(x[:5000].to(vae.shift.device))
     return vae.requires_grad_(False)
 
@@ -141,7 +149,7 @@ def trained(D: Denoiser, vae: AutoencoderKL, name: str, seed: int, options: dict
     device = vae.shift.device
     z = torch.cat([vae.to_latents(part.to(device)).cpu() for part in made.x.split(500)])
     tokens = word_dropout(D.net.tokenizer(made.captions))
-    return train.train(
+    D = train.train(
         D,
         {"x0": z, "tokens": tokens},
         seed=seed,
@@ -150,6 +158,7 @@ def trained(D: Denoiser, vae: AutoencoderKL, name: str, seed: int, options: dict
         run_name=name,
         **options,
     )
+    return finished(D)
 
 
 def sample(D: Denoiser, vae: AutoencoderKL, n: int = 500) -> tuple[dict, Tensor]:

@@ -164,6 +164,9 @@ def unmask(
     """
     x, ts = _validate_tokens(x, "x"), _validate_falling(ts)
     validate.function(D, "D", "(x, t) -> logits (B, L, V)")
+    mask_id = validate.whole(mask_id, "mask_id", 0)
+    if getattr(D, "mask_id", mask_id) != mask_id:
+        raise ValueError(f"mask_id is {mask_id}, and D was trained with {D.mask_id}")
     validate.generator(generator)
     validate.number(temperature, "temperature", 0)
     validate.number(remasking, "remasking", 0, 1, what="a probability")

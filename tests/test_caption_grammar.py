@@ -80,7 +80,7 @@ def test_every_part_out_of_its_place_makes_it_less_than_a_caption():
 def test_what_is_no_caption_is_said():
     with pytest.raises(TypeError, match="captions must be a list of strings"):
         caption_log_prob("a shark head")
-    with pytest.raises(TypeError, match="a caption must be a str"):
+    with pytest.raises(TypeError, match="a caption is a string"):
         parse_caption(None)
     with pytest.raises(ValueError, match="omit must be"):
         caption_log_prob(["a shark head"], omit=2)

@@ -219,6 +219,8 @@ def test_the_mask_is_never_drawn_and_its_logits_do_not_count():
     (dict(remasking=1.5), "remasking must be"),
     (dict(generator=0), "generator must be None or a torch.Generator"),
     (dict(D=None), "D must be a function"),
+    (dict(mask_id=None), "mask_id must be"),
+    (dict(D=MaskedDiffusion(nn.Identity(), 7)), "mask_id is 3, and D was trained with 7"),
 ])
 def test_bad_input_is_said_before_anything_is_drawn(wrong, said):
     given = dict(D=lambda x, t: None, x=torch.full((2, 3), MASK), ts=[1.0, 0.0], mask_id=MASK)

@@ -47,6 +47,7 @@ def test_a_puzzle_has_one_solution():
     for grid, places in zip(grids, hidden):
         puzzle = torch.where(places, -1, grid).tolist()
         assert list(sudoku._solutions(puzzle, 2, 3)) == [grid.tolist()]
+    assert not (grids[:, None] == sudokus(12, 3)[None]).all(2).any()    # not those to train on
     again = sudoku_puzzles(12, 20, seed=3)
     assert torch.equal(again[0], grids) and torch.equal(again[1], hidden)
 
@@ -55,7 +56,9 @@ def test_bad_sizes():
     with pytest.raises(ValueError, match="at most 9"):
         sudokus(1, rows=3, columns=4)
     with pytest.raises(ValueError, match="hidden must be"):
-        sudoku_puzzles(1, 36)
+        sudoku_puzzles(1, 37)
+    with pytest.raises(ValueError, match="hide fewer"):     # and does not try for ever
+        sudoku_puzzles(1, 14, rows=2, columns=2)
     with pytest.raises(ValueError, match=r"grids are \(n, 36\)"):
         is_sudoku(torch.zeros(2, 16))
     with pytest.raises((TypeError, ValueError), match="n must be"):

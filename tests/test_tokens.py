@@ -25,6 +25,11 @@ def test_what_each_place_sees():
         assert seen[5:].all() and seen[:5].all() == (not causal) and seen[:5].any() == (not causal)
 
 
+def test_layers_begin_with_weights_of_their_own():
+    first, second = network().layers
+    assert not torch.equal(first.linear1.weight, second.linear1.weight)
+
+
 def test_places_are_told_apart_and_shorter_texts_fit():
     net = network()
     same = torch.zeros(1, 8, dtype=torch.int64)

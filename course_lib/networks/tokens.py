@@ -33,12 +33,12 @@ class TokenTransformer(nn.Module):
         self.embedding = nn.Embedding(vocabulary, dim)
         self.positions = nn.Parameter(0.02 * torch.randn(length, dim))
         nn.init.normal_(self.embedding.weight, std=0.02)
-        layer = nn.TransformerEncoderLayer(
-            dim, num_heads, 4 * dim, dropout=0.0, activation="gelu", batch_first=True,
-            norm_first=True,
+        how = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+        # not nn.TransformerEncoder: its layers would be copies, with the same starting weights
+        self.layers = nn.ModuleList(
+            [nn.TransformerEncoderLayer(dim, num_heads, 4 * dim, **how) for _ in range(depth)]
         )
-        self.layers = nn.TransformerEncoder(layer, depth, nn.LayerNorm(dim),
-                                            enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(dim)
         self.out = nn.Linear(dim, vocabulary)
 
     def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
@@ -55,4 +55,6 @@ class TokenTransformer(nn.Module):
         if self.config["causal"]:
             hidden = nn.Transformer.generate_square_subsequent_mask(L, device=x.device)
         h = self.embedding(x) + self.positions[:L]                      # (B, L, dim)
-        return self.out(self.layers(h, hidden, is_causal=hidden is not None))
+        for layer in self.layers:
+            h = layer(h, hidden, is_causal=hidden is not None)
+        return self.out(self.norm(h))

@@ -52,6 +52,8 @@ def made_consistent(
     )
     start = time.perf_counter()
     trained = train.train(D, (x, y), steps=STEPS, p_drop=0.0, **RATES)
+    if not trained.done:
+        raise SystemExit("stopped: nothing is kept of a distillation that was interrupted")
     return trained, time.perf_counter() - start
 
 

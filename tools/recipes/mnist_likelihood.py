@@ -127,7 +127,10 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=256)
     parser.add_argument("--ship", action="store_true")
     arguments = parser.parse_args()
-    D = trained().requires_grad_(False)
+    D = trained()
+    if not D.done:
+        raise SystemExit("stopped: the same command goes on from here")
+    D.requires_grad_(False)
     numbers = card(D, arguments.n)
     print(json.dumps(numbers, indent=1))
     if arguments.ship:

@@ -137,6 +137,8 @@ def main() -> None:
     card = {"judge": judges_accuracy(), "machine": train.about_machine()}
     print(json.dumps(card["judge"], indent=1))
     D = trained(c)
+    if not D.done:
+        raise SystemExit("stopped: the same command goes on from here")
     card["transfers"] = transferred(D.requires_grad_(False))
     print(json.dumps(card["transfers"], indent=1))
     if arguments.ship:

@@ -4,7 +4,6 @@
 probability of every caption: a language model's loss has a known floor.
 """
 import math
-import re
 from collections.abc import Iterator
 from functools import cache
 
@@ -12,17 +11,17 @@ import torch
 from torch import Tensor
 
 from ... import validate
+from ...networks.text import Tokenizer
 from .noun_parts import HEAD, NOUNS, PARTS, PHRASES, SYNONYMS, article, load_art
 
 Words = tuple[str, ...]
 Meanings = dict[int | None, float]                          # index of the name: probability
-REST = tuple(PHRASES)                                       # the parts after the first phrase
+_split = Tokenizer([]).split
 
 
 def split_words(caption: str) -> Words:
     """The words of a caption in lower case, without commas and hyphens, as a Tokenizer has them."""
-    validate.instance(caption, str, "a caption", "'a shark-headed noun'")
-    return tuple(re.findall(r"[^\W_]+", caption.lower()))
+    return tuple(_split(caption))
 
 
 def caption_log_prob(captions: list[str], omit: float = 0.0) -> Tensor:
@@ -57,7 +56,7 @@ def _readings(words: Words, omit: float) -> Iterator[tuple[dict[str, int], float
     """Each reading: the index of every part that is named, and its probability."""
     for first, meanings in _matches(words, "head"):
         for head, p in meanings.items():
-            for found, q, n in _rest(words[first:], REST):
+            for found, q, n in _rest(words[first:], tuple(PHRASES)):
                 total = p * q * _said(head is not None, n, omit) / math.factorial(n)
                 if total:
                     yield ({"head": head} if head is not None else {}) | found, total
@@ -67,7 +66,8 @@ def _rest(words: Words, parts: Words) -> Iterator[tuple[dict[str, int], float, i
     """Readings of the words as phrases of some of these parts: indices, probability, how many."""
     if not words:
         yield {}, 1.0, 0
-    for part in parts if words else ():
+        return
+    for part in parts:
         others = tuple(other for other in parts if other != part)
         for length, meanings in _matches(words, part):
             for found, q, n in _rest(words[length:], others):

@@ -21,8 +21,7 @@ def sudokus(n: int, seed: int = 0, rows: int = 2, columns: int = 3) -> Tensor:
     """
     n, N = validate.whole(n, "n"), _size(rows, columns)
     g = np.random.default_rng(validate.seed(seed))
-    grids = [next(_solutions([-1] * N * N, rows, columns, g)) for _ in range(n)]
-    return torch.tensor(grids)
+    return torch.tensor([_random_grid(N, rows, columns, g) for _ in range(n)])
 
 
 def every_sudoku(rows: int = 2, columns: int = 2) -> Tensor:
@@ -49,36 +48,41 @@ def sudoku_puzzles(
 ) -> tuple[Tensor, Tensor]:
     """n puzzles with one solution each: the solved grids (n, N * N), and which places are hidden.
 
-    hidden: how many places; a grid for which no such puzzle is found in ten tries is left out
-    Raises TypeError or ValueError as `sudokus` does, and for more places than there are.
+    hidden: how many places; a grid of which no such puzzle is found is replaced by another
+    Raises TypeError or ValueError as `sudokus` does, and where so many places cannot be hidden in
+    any of a hundred grids in turn.
     """
-    N = _size(rows, columns)
-    hidden = validate.whole(hidden, "hidden", 1, N * N - N)
-    g = np.random.default_rng((validate.seed(seed), 1))
-    grids, places = [], []
-    batch = 0
+    n, N = validate.whole(n, "n"), _size(rows, columns)
+    hidden = validate.whole(hidden, "hidden", 1, N * N)
+    g = np.random.default_rng((validate.seed(seed), 1))     # not the stream of `sudokus`
+    grids, places, misses = [], [], 0
     while len(grids) < n:
-        batch += 1
-        for grid in sudokus(n, seed * 1000 + batch, rows, columns).tolist():
-            found = _hide(grid, hidden, rows, columns, g)
-            if found is not None and len(grids) < n:
-                grids.append(grid)
-                places.append(found)
+        grid = _random_grid(N, rows, columns, g)
+        found = _hide(grid, hidden, rows, columns, g)
+        misses = misses + 1 if found is None else 0
+        if found is not None:
+            grids.append(grid)
+            places.append(found)
+        if misses == 100:
+            raise ValueError(
+                f"no puzzle with {hidden} hidden places and one solution was found: hide fewer"
+            )
     return torch.tensor(grids), torch.tensor(places)
+
+
+def _random_grid(N: int, rows: int, columns: int, g: np.random.Generator) -> list[int]:
+    return next(_solutions([-1] * N * N, rows, columns, g))
 
 
 def _hide(grid: list[int], hidden: int, rows: int, columns: int, g) -> list[bool] | None:
     """Hide random places one by one, each only if the solution stays the only one."""
-    for _ in range(10):
-        puzzle = list(grid)
-        for place in g.permutation(len(grid)):
-            if puzzle.count(-1) == hidden:
-                break
-            kept, puzzle[place] = puzzle[place], -1
-            solutions = _solutions(puzzle, rows, columns)
-            next(solutions)
-            if next(solutions, None) is not None:
-                puzzle[place] = kept
+    puzzle = list(grid)
+    for place in g.permutation(len(grid)):
+        kept, puzzle[place] = puzzle[place], -1
+        solutions = _solutions(puzzle, rows, columns)
+        next(solutions)
+        if next(solutions, None) is not None:
+            puzzle[place] = kept
         if puzzle.count(-1) == hidden:
             return [value == -1 for value in puzzle]
     return None
