@@ -1,5 +1,6 @@
 """A denoiser is any callable (x, t, **condition) -> x0_hat. This one wraps a network."""
 import inspect
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -147,23 +148,29 @@ class Denoiser(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The random inputs of `loss`: t (B,) and eps like x0.
 
-        t: one in each of B equal slices of (0, 1] (stratified), then mapped by time_sampler.
+        t: one in each of B equal slices of (0, 1] (stratified), then mapped by time_sampler; for a
+        network whose `time_axes` is 2, such as a VideoUNet, one for each frame: (B, F).
         eps: drawn where x0 is, from a generator with the same seed.
         """
         x0 = validate.real(x0, "x0")
         validate.generator(generator)
         if time_sampler is not None:
             validate.function(time_sampler, "time_sampler", "uniform numbers (B,) -> times (B,)")
-        B = len(x0)
+        shape = x0.shape[: getattr(self.net, "time_axes", 1)]
+        B = math.prod(shape)
         slots = torch.arange(B) + torch.rand(B, generator=generator)
         t = (1 - slots / B).clamp(min=1e-6)
+        if len(shape) > 1:                                  # frames of one clip: any slices
+            t = t[torch.randperm(B, generator=generator)].view(shape)
         if x0.is_cuda:                                      # drawn there: a copy would make it wait
             generator = torch.Generator(x0.device).manual_seed(generator.initial_seed())
         eps = randn_like(x0, generator)
         if time_sampler is not None:
             t = validate.time(time_sampler(t), x0).float()
-            if t.shape != (B,):
-                raise ValueError(f"time_sampler must return ({B},) times; got {tuple(t.shape)}")
+            if t.shape != shape:
+                raise ValueError(
+                    f"time_sampler must return {tuple(shape)} times; got {tuple(t.shape)}"
+                )
         return t, eps
 
     def fingerprint(self) -> dict:

@@ -89,6 +89,10 @@ class MaskedDiffusion(nn.Module):
         """`masked_nll` of each sequence in nats per token: (B,)"""
         return masked_nll(self(x, t, **condition), x0, x, t, self.mask_id) / x0.shape[1]
 
+    def fingerprint(self) -> dict:
+        """What makes this model this one, as JSON can hold it."""
+        return _fingerprint(self.net, self.mask_id)
+
 
 class Autoregressive(nn.Module):
     """The rival: a causal network that predicts each token from those before it.
@@ -117,6 +121,10 @@ class Autoregressive(nn.Module):
     def loss(self, x0: Tensor) -> Tensor:
         """`nll` in nats per token: (B,)"""
         return self.nll(x0) / x0.shape[1]
+
+    def fingerprint(self) -> dict:
+        """What makes this model this one, as JSON can hold it."""
+        return _fingerprint(self.net, self.start_id)
 
     @torch.no_grad()
     def sample(
@@ -228,6 +236,10 @@ def _surest(log_p: Tensor, masked: Tensor, count: Tensor) -> Tensor:
 def _uniform(shape: Iterable[int], generator: torch.Generator | None, device) -> Tensor:
     """Numbers in [0, 1) in float64: in bfloat16 one of 256 would be 0, in float32 one of 2^24."""
     return torch.rand(shape, generator=generator, dtype=torch.float64).to(device)
+
+
+def _fingerprint(net: nn.Module, special_id: int) -> dict:
+    return {"net": [type(net).__name__, getattr(net, "config", None)], "special_id": special_id}
 
 
 def _validate_tokens(x: Tensor, name: str) -> Tensor:

@@ -114,8 +114,8 @@ def validate_grid(ts: Iterable[float], rising: bool = False) -> Tensor:
     order = ts.flip(0) if rising else ts
     if ts.ndim != 1 or len(ts) < 2 or not (order[1:] < order[:-1]).all() or not order[-1] >= 0:
         if rising:
-            raise ValueError("ddim_invert walks from data to noise: ts must be rising, "
-                             "such as timesteps(schedule, n).flip(0)")
+            raise ValueError("this goes from data to noise: ts must be rising, such as "
+                             "timesteps(schedule, n).flip(0)")
         raise ValueError("a sampler walks from noise to data: ts must be at least two times in "
                          "[0, 1], strictly falling (timesteps(schedule, n) makes them)")
     return ts

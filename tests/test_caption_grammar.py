@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from course_lib.lab.data import noun_parts
-from course_lib.lab.data.caption_grammar import caption_log_prob, parse_caption
+from course_lib.lab.data.caption_grammar import (
+    caption_log_prob,
+    caption_tokenizer,
+    caption_tokens,
+    draw_captions,
+    parse_caption,
+)
 
 COUNTS = (2, 30, 143, 254, 23)                              # background to glasses, as in PARTS
 
@@ -14,6 +20,25 @@ def drawn(n, seed, omit=0.0):
     g = torch.Generator().manual_seed(seed)
     parts = torch.stack([torch.randint(k, (n,), generator=g) for k in COUNTS], 1)
     return parts, noun_parts.captions(parts, seed, omit)
+
+
+def test_captions_are_drawn_with_every_part_equally_likely():
+    n = 6000
+    captions = draw_captions(n, seed=4)
+    assert captions[:10] == draw_captions(10, seed=4) and captions != draw_captions(n, seed=5)
+    names = [parse_caption(caption) for caption in captions]
+    for part, k in zip(noun_parts.PARTS, COUNTS):
+        counts = torch.tensor([sum(x[part] == name for x in names)
+                               for name in noun_parts.load_art().names[part]])
+        chi_squared = (counts - n / k).square().sum() / (n / k)
+        assert len(counts) == k and chi_squared < k + 6 * (2 * k) ** 0.5
+    tokens = caption_tokens(10, seed=4)
+    assert tokens.shape == (10, 32) and tokens.dtype == torch.int64
+    plain = [" ".join(caption_tokenizer().split(caption)) for caption in captions[:10]]
+    assert caption_tokenizer().decode(tokens) == plain
+    assert min(len(draw_captions(1, seed, omit=1.0)[0]) for seed in range(9)) < 20
+    with pytest.raises(ValueError, match="omit"):
+        draw_captions(3, omit=2.0)
 
 
 def test_every_caption_is_read_as_what_it_was_made_of():

@@ -77,6 +77,8 @@ def test_words_matter_and_padding_does_not():
     torch.testing.assert_close(net(X, T, PAD), net(X, T))
     torch.testing.assert_close(net(X, T, tokens[:1])[:1], y[:1])    # one caption for all
     torch.testing.assert_close(net(X, T, **net.encode(tokens, 2)), y)
+    torch.testing.assert_close(net(X, T, **net.encode(PAD, 2)), net(X, T))
+    assert net.encode(tokens, 2)["context"].shape[1] == 3           # of the longer caption
 
 
 def test_patches_know_their_place():

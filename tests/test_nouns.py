@@ -344,6 +344,18 @@ def test_a_network_reads_and_the_empty_caption_is_none():
     )
 
 
+def test_a_sampler_encodes_no_padding():
+    net = tiny()
+    for p in net.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([0.3, 0.8])
+    words = net.tokenizer(["a red shark", "a head"])
+    for tokens, length in [(words, 3), (words[1:], 2), (words[:, [0, 5, 1]], 3), (0, 1)]:
+        encoded = net.encode(tokens, 2)
+        assert encoded["context"].shape[:2] == encoded["context_mask"].shape == (2, length)
+        torch.testing.assert_close(net(x, t, **encoded), net(x, t, tokens))
+
+
 @pytest.mark.parametrize(
     "tokens, says",
     [

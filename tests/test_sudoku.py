@@ -29,6 +29,19 @@ def test_random_grids(rows, columns):
         assert (unit.sort(2).values == torch.arange(N)).all()
 
 
+def test_many_grids_are_the_found_ones_varied(monkeypatch):
+    """All are right, the first are the same, and nearly every 4 x 4 grid appears about as often."""
+    monkeypatch.setattr(sudoku, "FOUND", 30)
+    few, many = sudokus(500, 1), sudokus(2000, 1)
+    assert torch.equal(few, many[:500]) and is_sudoku(many).all()
+    assert len(many.unique(dim=0)) > 1950 and not torch.equal(many, sudokus(2000, 2))
+    assert is_sudoku(sudokus(300, 1, 3, 2), 3, 2).all()
+    small = sudokus(28_800, 1, 2, 2)
+    assert is_sudoku(small, 2, 2).all()
+    found, counts = small[30:].unique(dim=0, return_counts=True)
+    assert len(found) == 288 and counts.min() > 30 and counts.max() < 250
+
+
 def test_one_wrong_number_is_seen():
     x = sudokus(10, 0)
     for place in range(36):

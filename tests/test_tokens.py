@@ -4,6 +4,9 @@ import torch
 
 from course_lib.discrete import Autoregressive, MaskedDiffusion, unmask
 from course_lib.lab import train
+from course_lib.lab.data.caption_grammar import caption_tokenizer, caption_tokens
+from course_lib.lab.training.__main__ import main
+from course_lib.lab.training.config import read_config
 from course_lib.networks.tokens import TokenTransformer
 from course_lib.samplers import last
 
@@ -81,3 +84,70 @@ def test_the_autoregressive_rival():
         Autoregressive(model.net, -1)
     with pytest.raises(ValueError, match="temperature"):
         model.sample(2, 3, temperature=-1)
+
+
+# ---- by configuration files
+
+TEXT = """
+data = "captions"
+examples = 60
+[network]
+type = "TokenTransformer"
+dim = 8
+depth = 1
+num_heads = 2
+[train]
+steps = 3
+batch_size = 8
+"""
+
+
+@pytest.mark.parametrize("causal, kind", [("false", MaskedDiffusion), ("true", Autoregressive)])
+def test_text_is_trained_by_a_configuration_file(tmp_path, monkeypatch, causal, kind):
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
+    (tmp_path / "text.toml").write_text(TEXT.replace("dim = 8", f"dim = 8\ncausal = {causal}"))
+    main([str(tmp_path / "text.toml")])
+    lines = (tmp_path / "text/text.txt").read_text().splitlines()
+    words = caption_tokenizer().words
+    assert len(lines) == 16 and {word for line in lines for word in line.split()} <= set(words)
+    model = train.load(tmp_path / "text/text.safetensors", device="cpu")
+    assert type(model) is kind and model.about["steps"] == 3
+    assert model.net.config["length"] == 32 and model.net.out.out_features == len(words) + 1
+    special = model.mask_id if kind is MaskedDiffusion else model.start_id
+    assert special == len(words)
+    x0 = caption_tokens(4, seed=1)
+    trained = kind(model.net, special)
+    train.save(trained, tmp_path / "again.safetensors")
+    again = train.load(tmp_path / "again.safetensors", device="cpu")
+    logits = lambda m: m(x0, 0.5) if kind is MaskedDiffusion else m(x0)
+    torch.testing.assert_close(logits(again), logits(model))
+
+
+def test_a_sudoku_is_trained_by_a_configuration_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
+    (tmp_path / "grid.toml").write_text(TEXT.replace("captions", "sudoku"))
+    main([str(tmp_path / "grid.toml")])
+    rows = (tmp_path / "grid/grid.txt").read_text().splitlines()
+    assert len(rows) == 16 and all(len(row.split()) == 36 for row in rows)
+    assert train.load(tmp_path / "grid/grid.safetensors", device="cpu").mask_id == 6
+
+
+@pytest.mark.parametrize("change, words", [
+    (("TokenTransformer", "UNet"), "a TokenTransformer is for data = captions or sudoku"),
+    (('data = "captions"', 'data = "nouns"'), "got TokenTransformer for nouns"),
+    (('data = "captions"', 'data = "captions"\ntarget = "v"'), "target is for denoisers"),
+    (("dim = 8", "dim = 8\nwidth = 3"), "has a wrong entry: .*width"),
+    (("dim = 8", "dim = 9"), "9 channels cannot be split among 2"),
+])
+def test_a_configuration_of_tokens_that_cannot_be_trained(tmp_path, change, words):
+    (tmp_path / "x.toml").write_text(TEXT.replace(*change))
+    with pytest.raises(ValueError, match=words):
+        train.from_config(read_config(tmp_path / "x.toml"))
+
+
+def test_a_run_of_another_model_is_not_resumed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path))
+    x0 = torch.randint(0, 5, (40, 8))
+    train.train(MaskedDiffusion(network(), 6), {"x0": x0}, steps=2, run_name="one")
+    train.train(MaskedDiffusion(network(), 5), {"x0": x0}, steps=2, run_name="one")
+    assert "other special_id (6, now 5)" in capsys.readouterr().out

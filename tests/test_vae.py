@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from course_lib.lab import data, train
-from course_lib.lab.training import config
+from course_lib.lab.training import config, configured
 from course_lib.lab.training.__main__ import main
 from course_lib.networks.vae import AutoencoderKL, kl_to_standard_normal
 
@@ -251,14 +251,14 @@ def test_what_an_autoencoder_has_no_use_for(tmp_path, more, words):
     file = tmp_path / "x.toml"
     file.write_text(more + VAE)
     with pytest.raises(ValueError, match=words):
-        config.from_config(config.read_config(file))
+        configured.from_config(config.read_config(file))
 
 
 def test_latents_of_what_is_no_autoencoder(tmp_path):
     file = tmp_path / "x.toml"
     file.write_text(LATENT.format(vae="mnist_small"))
     with pytest.raises(TypeError, match="latents must be a AutoencoderKL"):
-        config.from_config(config.read_config(file))
+        configured.from_config(config.read_config(file))
 
 
 # ---- bad input

@@ -119,7 +119,7 @@ def hint(name: str) -> None:
 
 def _lessons() -> list[int]:
     names = [module.name for module in pkgutil.iter_modules([os.path.dirname(__file__)])]
-    return [int(name[6:]) for name in names if name.startswith("lesson")]
+    return [int(name[6:]) for name in names if name[:6] == "lesson" and name[6:].isdigit()]
 
 
 def _questions(lesson: int) -> dict[str, Question]:

@@ -10,6 +10,8 @@ SHORT_NAMES = {
     "noun_parts": "data.noun_parts",
     "styles": "data.styles",
     "word_vectors": "data.word_vectors",
+    "caption_grammar": "data.caption_grammar",
+    "sudoku": "data.sudoku",
     "train": "training",
     "attributes": "evaluation.attributes",
     "features": "evaluation.features",
@@ -17,10 +19,16 @@ SHORT_NAMES = {
     "profiling": "evaluation.profiling",
     "sampler_study": "evaluation.sampler_study",
     "sampling": "evaluation.sampling",
+    "texts": "evaluation.texts",
+    "clips": "evaluation.clips",
+    "sounds": "evaluation.sounds",
+    "small_sets": "evaluation.small_sets",
+    "policies": "evaluation.policies",
     "plots": "notebook.plots",
     "tables": "notebook.tables",
     "widgets": "notebook.widgets",
 }
+
 
 def __getattr__(name: str):
     if name not in SHORT_NAMES:

@@ -253,7 +253,7 @@ class MMDiT(DiT):
 
     def encode(self, tokens: Tensor | int, B: int) -> dict[str, Tensor]:
         """As in ConditionalUNet: context and context_mask, which do not depend on t."""
-        context, mask = self.text.of_batch(tokens, B)
+        context, mask = self.text.of_batch(tokens, B, trim=True)
         return {"context": context, "context_mask": mask}
 
 

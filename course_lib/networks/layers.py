@@ -37,19 +37,26 @@ class ResnetBlock(nn.Module):
     """Two convolutions with FiLM conditioning and a residual shortcut.
 
     x: (B, in_channels, H, W), emb: (B, emb_dim) -> (B, out_channels, H, W). FiLM (adaptive group
-    norm): a scale and a shift per channel, linear in the embedding. (Dhariwal & Nichol 2021,
-    section 3)
+    norm): a scale and a shift per channel, linear in the embedding. kernel_size: odd, of both
+    convolutions, one number or (height, width). (Dhariwal & Nichol 2021, section 3)
     """
 
-    def __init__(self, in_channels: int, out_channels: int, emb_dim: int, dropout: float = 0.0):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        emb_dim: int,
+        dropout: float = 0.0,
+        kernel_size: int | tuple[int, int] = 3,
+    ):
         super().__init__()
         validate.number(dropout, "dropout", 0, 0.999)
         self.norm1 = group_norm(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = same_conv(in_channels, out_channels, kernel_size)
         self.emb = nn.Linear(emb_dim, 2 * out_channels)
         self.norm2 = group_norm(out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv2 = zero_init(same_conv(out_channels, out_channels, kernel_size))
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
@@ -129,17 +136,36 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour upsampling by 2, then a 3x3 convolution.
+    """Nearest-neighbour upsampling by `factor`, then a convolution, 3x3 unless said otherwise.
 
     (B, C, H, W) -> (B, out, 2H, 2W)
     """
 
-    def __init__(self, in_channels: int, out_channels: int):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int] = 3,
+        factor: tuple[int, int] = (2, 2),
+    ):
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv = same_conv(in_channels, out_channels, kernel_size)
+        self.factor = tuple(float(side) for side in factor)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(F.interpolate(x, scale_factor=self.factor, mode="nearest"))
+
+
+def same_conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | tuple[int, int] = 3,
+    stride: int | tuple[int, int] = 1,
+) -> nn.Conv2d:
+    """A convolution whose padding keeps height and width, but for its stride."""
+    sides = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
+    padding = tuple(side // 2 for side in sides)
+    return nn.Conv2d(in_channels, out_channels, sides, stride=stride, padding=padding)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -149,14 +149,26 @@ class TextEncoder(nn.Module):
             h = block(h, keys)
         return self.norm(h), mask
 
-    def of_batch(self, tokens: Tensor | int, B: int) -> tuple[Tensor, Tensor]:
-        """Context and mask for a batch of B: of tokens (B, L), one caption (1, L), or one id."""
+    def of_batch(
+        self, tokens: Tensor | int, B: int, trim: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Context and mask for a batch of B: of tokens (B, L), one caption (1, L), or one id.
+
+        trim: leave out the last columns, in which no caption has a word; they are masked anyway.
+        """
         length = len(self.position_embedding)
         if isinstance(tokens, int):                         # such as 0, no caption for all
-            tokens = torch.full((B, length), tokens, device=self.position_embedding.device)
+            tokens = torch.full((1, length), tokens, device=self.position_embedding.device)
         if not isinstance(tokens, Tensor) or tokens.ndim != 2 or len(tokens) not in (1, B):
             raise _not_tokens(tokens, B, length)
-        return self(tokens.expand(B, -1))
+        context, mask = self(_without_padding(tokens) if trim else tokens)
+        return context.expand(B, -1, -1), mask.expand(B, -1)
+
+
+def _without_padding(tokens: Tensor) -> Tensor:
+    """Tokens (B, L) up to the last word of the longest caption, but one column at least."""
+    columns = (tokens != PAD).any(0).nonzero()                          # those with a word
+    return tokens[:, : columns[-1].item() + 1 if len(columns) else 1]
 
 
 def pooled(context: Tensor, mask: Tensor) -> Tensor:
@@ -220,9 +232,10 @@ class ConditionalUNet(UNet):
     def encode(self, tokens: Tensor | int, B: int) -> dict[str, Tensor]:
         """The text encoder's output for a batch of B, as the arguments context and context_mask.
 
-        It does not depend on t: a sampler needs it once, not once a step.
+        It does not depend on t: a sampler needs it once, not once a step. L is here the length of
+        the longest caption: padding is masked, but attention would compute it in each step.
         """
-        context, mask = self.text.of_batch(tokens, B)
+        context, mask = self.text.of_batch(tokens, B, trim=True)
         return {"context": context, "context_mask": mask}
 
     def _embed(

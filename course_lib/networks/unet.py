@@ -17,6 +17,7 @@ from .layers import (
     _validate_sizes,
     group_norm,
     hidden_matrices,
+    same_conv,
     zero_init,
 )
 
@@ -70,6 +71,8 @@ class UNet(nn.Module):
     """
 
     Block = ResnetBlock
+    kernel_size = 3                             # of the convolutions, one number or (height, width)
+    stride = (2, 2)                             # between levels, (height, width)
 
     def __init__(
         self,
@@ -111,7 +114,7 @@ class UNet(nn.Module):
         self.num_classes = num_classes
         self.context_dim = context_dim
         self.patch_size = patch_size
-        self.multiple = patch_size * 2 ** (len(widths) - 1)
+        self.multiple = patch_size * self.stride[1] ** (len(widths) - 1)
         # the conditions that mean "none"
         self.null = {} if num_classes is None else {"y": num_classes}
 
@@ -123,10 +126,11 @@ class UNet(nn.Module):
         null_token = 0.02 * torch.randn(1, 1, context_dim) if context_dim else None
         self.null_token = None if null_token is None else nn.Parameter(null_token)
         folded = (channels + extra_channels) * patch_size**2
-        self.stem = nn.Conv2d(folded, widths[0], 3, padding=1)
+        self.stem = same_conv(folded, widths[0], self.kernel_size)
         self._build_levels(widths, depth, levels)
         self.norm = group_norm(widths[0])
-        self.out = zero_init(nn.Conv2d(widths[0], channels * patch_size**2, 3, padding=1))
+        out = same_conv(widths[0], channels * patch_size**2, self.kernel_size)
+        self.out = zero_init(out)
         # on a CPU convolutions are faster than in torch's default order
         self.memory_format = torch.channels_last
         self.to(memory_format=self.memory_format)
@@ -139,7 +143,7 @@ class UNet(nn.Module):
         c = widths[0]
         for level, width in enumerate(widths):
             if level:
-                self.down.append(nn.Conv2d(c, width, 3, stride=2, padding=1))
+                self.down.append(same_conv(c, width, self.kernel_size, self.stride))
                 c = width
             for _ in range(depth):
                 self.down.append(self._stage(c, width, levels[level]))
@@ -151,7 +155,7 @@ class UNet(nn.Module):
                 self.up.append(self._stage(c + skips.pop(), width, levels[level]))
                 c = width
             if level:
-                self.up.append(Upsample(c, widths[level - 1]))
+                self.up.append(Upsample(c, widths[level - 1], self.kernel_size, self.stride))
                 c = widths[level - 1]
 
     def _stage(self, in_channels: int, out_channels: int, attends: bool) -> UNetStage:
@@ -161,7 +165,8 @@ class UNet(nn.Module):
         cross = None
         if attends and self.context_dim:
             cross = CrossAttentionBlock(out_channels, self.context_dim, num_heads)
-        block = self.Block(in_channels, out_channels, config["emb_dim"], config["dropout"])
+        sizes = in_channels, out_channels, config["emb_dim"]
+        block = self.Block(*sizes, config["dropout"], self.kernel_size)
         return UNetStage(block, AttentionBlock(out_channels, num_heads) if attends else None, cross)
 
     def forward(
@@ -184,8 +189,15 @@ class UNet(nn.Module):
         if self.context_dim:
             context, context_mask = self._with_null(context, context_mask, len(x))
         x = x if extra is None else torch.cat([x, validate.tensor(extra).to(x)], dim=1)
-        folded = F.pixel_unshuffle(x, self.patch_size)
-        h = self.stem(folded.contiguous(memory_format=self.memory_format))
+        h = F.pixel_unshuffle(x, self.patch_size)
+        h = self._levels(h, emb, context, context_mask)
+        return F.pixel_shuffle(h, self.patch_size)
+
+    def _levels(
+        self, h: Tensor, emb: Tensor, context: Tensor | None, context_mask: Tensor | None
+    ) -> Tensor:
+        """From the folded image to the folded output: stem, encoder, bottleneck, decoder."""
+        h = self.stem(h.contiguous(memory_format=self.memory_format))
         skips = []
         for layer in self.down:
             if isinstance(layer, UNetStage):
@@ -200,7 +212,7 @@ class UNet(nn.Module):
                 h = layer(self.concat_skip(h, skips.pop()), emb, context, context_mask)
             else:
                 h = layer(h)
-        return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch_size)
+        return self.out(F.silu(self.norm(h)))
 
     @staticmethod
     def concat_skip(h: Tensor, skip: Tensor) -> Tensor:

@@ -12,11 +12,46 @@ from torch import Tensor
 
 from ... import validate
 from ...networks.text import Tokenizer
-from .noun_parts import HEAD, NOUNS, PARTS, PHRASES, SYNONYMS, article, load_art
+from .noun_parts import (
+    HEAD,
+    NOUNS,
+    PARTS,
+    PHRASES,
+    SYNONYMS,
+    article,
+    load_art,
+    vocabulary,
+)  # fmt: skip
+from .noun_parts import captions as captions_of
 
 Words = tuple[str, ...]
 Meanings = dict[int | None, float]                          # index of the name: probability
 _split = Tokenizer([]).split
+
+
+def draw_captions(n: int, seed: int = 0, omit: float = 0.0) -> list[str]:
+    """n captions of the distribution that `caption_log_prob` knows: every part equally likely.
+
+    omit: the probability that a part is left out. The same for the same seed, fewer the first of
+    more. Raises TypeError or ValueError for n below 1, a negative seed, and omit outside [0, 1].
+    """
+    n = validate.whole(n, "n")
+    names = load_art().names
+    counts = torch.tensor([len(names[part]) for part in PARTS])
+    g = torch.Generator().manual_seed(validate.seed(seed))
+    u = torch.rand(n, len(PARTS), generator=g, dtype=torch.float64)
+    return captions_of((u * counts).long(), seed, omit)
+
+
+@cache
+def caption_tokenizer() -> Tokenizer:
+    """The tokenizer of the figures' captions, 32 tokens each."""
+    return Tokenizer(vocabulary())
+
+
+def caption_tokens(n: int, seed: int = 0, omit: float = 0.0) -> Tensor:
+    """`draw_captions` as token ids (n, 32) int64, padded with 0."""
+    return caption_tokenizer()(draw_captions(n, seed, omit))
 
 
 def split_words(caption: str) -> Words:

@@ -4,6 +4,7 @@ Their tokens depend on each other strongly, and a machine can tell right from wr
 `rows` x `columns` places and N = rows * columns: 2 x 2 gives the 288 grids of 4 x 4, 2 x 3 one of
 the 28 million of 6 x 6.
 """
+import math
 from functools import cache
 
 import numpy as np
@@ -12,16 +13,21 @@ from torch import Tensor
 
 from ... import validate
 
+FOUND = 1000                                    # grids that are searched for; the others are varied
+
 
 def sudokus(n: int, seed: int = 0, rows: int = 2, columns: int = 3) -> Tensor:
     """n random solved grids (n, N * N) int64, the same for the same seed.
 
-    Each is found by trying numbers in random order; not every grid is equally likely.
+    The first thousand are found by trying numbers in random order; the others are those with
+    numbers renamed, and bands, stacks, rows and columns within them reordered. Not every grid is
+    equally likely.
     Raises TypeError or ValueError for sizes that are no whole numbers, and N above 9.
     """
     n, N = validate.whole(n, "n"), _size(rows, columns)
     g = np.random.default_rng(validate.seed(seed))
-    return torch.tensor([_random_grid(N, rows, columns, g) for _ in range(n)])
+    found = np.array([_random_grid(N, rows, columns, g) for _ in range(min(n, FOUND))])
+    return torch.from_numpy(np.concatenate([found, _varied(found, n - len(found), seed, rows)]))
 
 
 def every_sudoku(rows: int = 2, columns: int = 2) -> Tensor:
@@ -72,6 +78,25 @@ def sudoku_puzzles(
 
 def _random_grid(N: int, rows: int, columns: int, g: np.random.Generator) -> list[int]:
     return next(_solutions([-1] * N * N, rows, columns, g))
+
+
+def _varied(found: np.ndarray, n: int, seed: int, rows: int) -> np.ndarray:
+    """n grids (n, N * N): random ones of `found` under random symmetries of the Sudoku."""
+    N = math.isqrt(found.shape[1])
+    g = [np.random.default_rng((seed, 2, k)) for k in range(4)]         # a stream for each choice
+    x = found[g[0].integers(len(found), size=n)].reshape(n, N, N)
+    renamed = g[1].random((n, N)).argsort(1)
+    x = np.take_along_axis(renamed, x.reshape(n, N * N), 1).reshape(n, N, N)
+    x = np.take_along_axis(x, _regrouped(n, N, rows, g[2])[:, :, None], 1)
+    x = np.take_along_axis(x, _regrouped(n, N, N // rows, g[3])[:, None], 2)
+    return x.reshape(n, N * N)
+
+
+def _regrouped(n: int, N: int, size: int, g: np.random.Generator) -> np.ndarray:
+    """n random orders (n, N) of N lines in groups of `size`, which stay together."""
+    u = g.random((n, N // size + N))                                    # one row, one order
+    group = u[:, : N // size].argsort(1).argsort(1)                     # the rank of each group
+    return (group.repeat(size, axis=1) + u[:, N // size :]).argsort(1)
 
 
 def _hide(grid: list[int], hidden: int, rows: int, columns: int, g) -> list[bool] | None:

@@ -92,7 +92,7 @@ def sample_batches(
     _validate_range(clip_range)
     g = torch.Generator().manual_seed(validate.seed(seed))
     device = next(D.parameters()).device
-    null = _on(D.net.null if null is None else null, device)
+    null = _on(getattr(D.net, "null", {}) if null is None else null, device)
     ts = timesteps(D.schedule, steps, config.spacing)
     parts = []
     for rows in torch.arange(n).split(batch_size):

@@ -5,7 +5,8 @@ On the command line: `python -m course_lib.lab.training configs/mnist.toml`.
 """
 from .batches import BatchSampler, drop_conditions, normal_log_snr
 from .checkpoint import load, save
-from .config import TrainConfig, from_config
+from .config import TrainConfig
+from .configured import from_config
 from .device import about_machine, autocast, default_device, precision
 from .diffusers_models import from_diffusers
 from .loop import train

@@ -5,7 +5,7 @@
 
 Every option of TrainConfig can be given: --steps 2000 --lr 1e-3 --max_seconds 600. The run is kept
 in runs/NAME; it can be stopped at any moment, and the same command resumes it. At the end the
-checkpoint NAME.safetensors and a sheet of samples, NAME.png, lie there.
+checkpoint NAME.safetensors and samples lie there: NAME.png, or what suits other data.
 """
 import argparse
 import os
@@ -14,14 +14,15 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ...denoiser import Denoiser
 from ...networks.vae import AutoencoderKL
 from .batches import floats
-from .checkpoint import load, save
-from .config import FIELDS, SWITCHES, WHOLE, from_config, override, read_config
+from .checkpoint import save
+from .config import FIELDS, SWITCHES, WHOLE, override, read_config
+from .configured import from_config
 from .loop import train
+from .results import write_samples
 
 PROGRAM = "python -m course_lib.lab.training"
 MISTAKES = (OSError, TypeError, ValueError, FloatingPointError, torch.OutOfMemoryError)
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         trained = train(D, data, config=options, run_name=file.stem)
         if int(os.environ.get("RANK", 0)) == 0 and trained.done:
-            _write(trained, data["x0"], file, config, given)
+            _write(trained, data, file, config, given)
     except MISTAKES as error:
         parser.exit(1, f"{file}: {error}\n")
 
@@ -87,11 +88,11 @@ def _range(words: list[str]) -> str | list[float]:
     return "none" if words == ["none"] else [float(word) for word in words]
 
 
-def _write(model: nn.Module, x0: Tensor, file: Path, config: dict, given: dict) -> None:
-    """The checkpoint and a sheet of samples (or reconstructions), in the run's folder."""
+def _write(model: nn.Module, data: dict, file: Path, config: dict, given: dict) -> None:
+    """The checkpoint and samples (or reconstructions), in the run's folder."""
     checkpoint = model.run_folder / f"{file.stem}.safetensors"
     if isinstance(model, AutoencoderKL):
-        model.fit_scale(floats(x0[:SCALED_BY]).to(model.shift.device))
+        model.fit_scale(floats(data["x0"][:SCALED_BY]).to(model.shift.device))
     lasting = {name: value for name, value in given.items() if name not in OF_ONE_CALL}
     options = {k: v for k, v in config["train"].items() if k not in OF_ONE_CALL or k not in given}
     save(
@@ -102,23 +103,8 @@ def _write(model: nn.Module, x0: Tensor, file: Path, config: dict, given: dict) 
         steps=model.history[-1][0],
         command=_command(file, lasting),
     )
-    picture = checkpoint.with_suffix(".png")
-    _draw(model, x0, picture, config)
-    print(f"{checkpoint}: {checkpoint.stat().st_size / 1e6:.2f} MB; samples: {picture}")
-
-
-@torch.no_grad()
-def _draw(model: nn.Module, x0: Tensor, picture: Path, config: dict) -> None:
-    """Samples of a denoiser; images and their reconstructions, in turns, of an autoencoder."""
-    from torchvision.utils import save_image
-
-    from ..evaluation.sampling import sheet
-    if isinstance(model, Denoiser):
-        vae = load(config["latents"]) if "latents" in config else None
-        return sheet(model, picture, seed=config["train"].get("seed", 0), vae=vae)
-    x0 = floats(x0[:32]).to(model.shift.device)
-    pairs = torch.stack([x0, model(x0)], dim=1).flatten(0, 1)
-    save_image(pairs, picture, nrow=8, normalize=True, value_range=(-1, 1))
+    samples = write_samples(model, data, checkpoint.with_suffix(""), config)
+    print(f"{checkpoint}: {checkpoint.stat().st_size / 1e6:.2f} MB; samples: {samples}")
 
 
 def _command(file: Path, options: dict) -> str:

@@ -6,40 +6,29 @@ from torch import Tensor, nn
 
 from ... import validate
 from ...denoiser import Denoiser, identity
-from ...networks.classifiers import DigitClassifier, NoisyClassifier
-from ...networks.dit import DiT, MMDiT
-from ...networks.lpips import LPIPS
-from ...networks.text import ConditionalUNet
-from ...networks.unet import UNet
-from ...networks.vae import AutoencoderKL
 from ...schedules import Schedule
 from ..storage import CHECKPOINTS, load_tensors, save_tensors
-from .config import SCHEDULES
+from .configured import SCHEDULES
 from .device import default_device
+from .registry import MODULES, TOKEN_MODELS, network_class, special_id, token_model
 
 FORMAT = 2
-NETWORKS = {
-    net.__name__: net
-    for net in (
-        UNet, DiT, MMDiT, ConditionalUNet, AutoencoderKL, DigitClassifier, NoisyClassifier, LPIPS,
-    )                                                                                # fmt: skip
-}
 
 
 def save(model: nn.Module, file: str | Path, **about) -> None:
-    """A denoiser or a network of the course as fp16 safetensors.
+    """A denoiser, a model of tokens or a network of the course as fp16 safetensors.
 
     The header holds what `load` needs, the shape of the data, and what you say `about` it.
     Raises ValueError for a model that the header could not rebuild, and for weights that are not
     finite in fp16; OSError where the file cannot be written.
     """
-    net = model.net if isinstance(model, Denoiser) else model
+    net = model.net if isinstance(model, Denoiser) or _of_tokens(model) else model
     if not all(_to_half(value).isfinite().all() for value in net.state_dict().values()):
         raise ValueError(
             "the weights are nan, infinite, or above 65504, the largest number of fp16: this model "
             "cannot be saved"
         )
-    if type(net).__name__ not in NETWORKS or isinstance(model, Denoiser) and not _named(model):
+    if type(net).__name__ not in MODULES or isinstance(model, Denoiser) and not _named(model):
         raise ValueError(
             "only a course network with a named schedule, a named target and t itself as its time "
             "can be saved: the header must be able to rebuild it"
@@ -52,6 +41,8 @@ def save(model: nn.Module, file: str | Path, **about) -> None:
             "sigma_data": model.sigma_data,
             "data_shape": model.data_shape,
         }
+    if _of_tokens(model):
+        header["tokens"] = [type(model).__name__, special_id(model)]
     save_tensors(_named_file(file), {n: _to_half(v) for n, v in net.state_dict().items()}, header)
 
 
@@ -65,11 +56,13 @@ def load(name: str | Path, device: torch.device | str | None = None) -> nn.Modul
     tensors, header = load_tensors(file)
     _validate_header(header, file)
     kind, config = header["net"]
-    net = NETWORKS[kind](**config)
+    net = network_class(kind)(**config)
     net.load_state_dict({n: _to_float(v) for n, v in tensors.items()})
     model = net
     if "denoiser" in header:
         model = _denoiser(net, header["denoiser"])
+    if "tokens" in header:
+        model = token_model(header["tokens"][0], net, header["tokens"][1])
     model.about = header["about"]
     device = default_device() if device is None else validate.device(device)
     return model.to(device).eval().requires_grad_(False)
@@ -81,6 +74,10 @@ def _denoiser(net: nn.Module, spec: dict) -> Denoiser:
     D = Denoiser(net, schedule, spec["target"], sigma_data=spec["sigma_data"])
     D.data_shape = None if spec["data_shape"] is None else tuple(spec["data_shape"])
     return D
+
+
+def _of_tokens(model: nn.Module) -> bool:
+    return type(model).__name__ in TOKEN_MODELS
 
 
 def _named(D: Denoiser) -> bool:
@@ -129,7 +126,7 @@ def _validate_header(header: dict, file: Path) -> None:
             "train it again, or load it with that version"
         )
     schedule = header.get("denoiser", {}).get("schedule", ["cosine"])
-    if header.get("net", [None])[0] not in NETWORKS or schedule[0] not in SCHEDULES:
+    if header.get("net", [None])[0] not in MODULES or schedule[0] not in SCHEDULES:
         raise OSError(f"{file} does not hold a model that this version of course_lib can rebuild")
 
 

@@ -1,24 +1,16 @@
-"""The options of a training run, and configuration files (configs/*.toml) that hold them."""
+"""The options of a training run, and the reading of configuration files (configs/*.toml)."""
 import dataclasses
 import difflib
 import sys
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ... import validate
-from ...denoiser import Denoiser
-from ...networks.dit import DiT, MMDiT
-from ...networks.text import ConditionalUNet, word_dropout
-from ...networks.unet import UNet
-from ...networks.vae import AutoencoderKL
-from ...schedules import Schedule
-from .batches import ImageBytes, floats, normal_log_snr
 
 
 @dataclass(frozen=True)
@@ -101,21 +93,6 @@ LIMITS = {
     "seed": (0, 2**40),
 }
 DENOISER_ONLY = ("p_drop", "horizontal_flip", "loss_weight", "time_sampler")
-NETWORKS = {
-    "UNet": UNet,
-    "DiT": DiT,
-    "MMDiT": MMDiT,
-    "ConditionalUNet": ConditionalUNet,
-    "AutoencoderKL": AutoencoderKL,
-}
-SCHEDULES = ("linear", "scaled_linear", "cosine", "sigmoid", "zero_terminal_snr", "edm", "flow")
-DATA = ("mnist", "cifar10", "nouns", "pictures")
-# top-level keys of a configuration file; those of `pictures` go to data.pictures
-PICTURES = ("folder", "size", "fit", "background", "channels")
-READERS = ("ConditionalUNet", "MMDiT")                      # of captions
-DENOISER_KEYS = ("target", "sigma_data", "schedule", "latents")
-KEYS = ("data", "examples", "network", "train", *DENOISER_KEYS, *PICTURES)
-TABLES = ("network", "schedule", "train")
 
 
 def read_config(file: Path) -> dict:
@@ -133,151 +110,6 @@ def override(options: dict, others: dict) -> dict:
     if "steps" in others or "seconds" in others:
         options = {k: v for k, v in options.items() if k not in ("steps", "seconds")}
     return options | others
-
-
-def from_config(config: dict) -> tuple[nn.Module, dict, TrainConfig]:
-    """The untrained denoiser (or autoencoder), the data and the options that a configuration
-    describes.
-
-    In [train], time_sampler = {mean = ..., std = ...} asks for `normal_log_snr`, and data_range =
-    "none" for None. With data = "nouns", `examples` says how many are drawn; with "pictures",
-    `folder` and `size` say which and how large, and the network gets as many classes as there are
-    sub-folders, unless num_classes says otherwise. A network that reads captions gets their words.
-    `latents` names a shipped autoencoder, or the file of one: the denoiser is trained on its
-    latents.
-    Raises ValueError for an unknown key, name or value, and what `data` raises.
-    """
-    _validate_keys(config)
-    schedule = _schedule(config)
-    options = _options(config["train"], schedule)
-    x, conditions, captions = _data(config)
-    torch.manual_seed(options.seed)
-    if config["network"].get("type") == "AutoencoderKL":
-        return _network(config, {}, None), ImageBytes({"x0": x}), options
-    if "latents" in config:
-        x, options = to_latents(x, config["latents"]), replace(options, data_range=None)
-    torch.manual_seed(options.seed)
-    D = Denoiser(
-        _network(config, conditions, captions),
-        schedule,
-        config.get("target", "v"),
-        sigma_data=config.get("sigma_data", 0.5),
-    )
-    if captions is not None and isinstance(D.net, (ConditionalUNet, MMDiT)):
-        conditions = {"tokens": word_dropout(D.net.tokenizer(captions))}
-    if not getattr(D.net, "num_classes", None):
-        conditions.pop("y", None)
-    return D, ImageBytes({"x0": x} | conditions), options
-
-
-def _validate_keys(config: dict) -> None:
-    for needed in ("data", "network", "train"):
-        if needed not in config:
-            raise ValueError(f"it must say `data`, [network] and [train]; there is no {needed}")
-    _refuse_unknown(config, KEYS, "a configuration")
-    if not isinstance(config["network"], dict):
-        raise ValueError(f"[network] must be a table; got network = {config['network']!r}")
-    unused = [key for key in DENOISER_KEYS if key in config]
-    if config["network"].get("type") == "AutoencoderKL" and unused:
-        raise ValueError(f"{unused[0]} is for denoisers; an AutoencoderKL has none")
-    others = [] if config["data"] == "pictures" else [key for key in PICTURES if key in config]
-    if others:
-        raise ValueError(f'{others[0]} is for data = "pictures"; got data = {config["data"]!r}')
-    for name in TABLES:
-        if not isinstance(config.get(name, {}), dict):
-            raise ValueError(f"[{name}] must be a table; got {name} = {config[name]!r}")
-    if not _is_number(config.get("sigma_data", 0.5)):
-        raise ValueError(f"sigma_data must be a number; got {config['sigma_data']!r}")
-    if not _is_whole(config.get("examples", 1)):
-        raise ValueError(f"examples must be a whole number; got {config['examples']!r}")
-
-
-@torch.no_grad()
-def to_latents(x: Tensor, name: str, batch_size: int = 500) -> Tensor:
-    """Images (N, C, H, W), bytes or in [-1, 1], as latents of the autoencoder of that name, whose
-    mean is 0 and deviation 1 per channel.
-    """
-    from .checkpoint import load
-    vae = load(name)
-    validate.instance(vae, AutoencoderKL, "latents", "'nouns_vae'")
-    device = vae.shift.device
-    parts = [vae.to_latents(floats(part).to(device)).cpu() for part in x.split(batch_size)]
-    return torch.cat(parts)
-
-
-def _schedule(config: dict) -> Schedule:
-    arguments = dict(config.get("schedule", {"name": "cosine"}))
-    name = arguments.pop("name", None)
-    _refuse_other(name, SCHEDULES, "a schedule")
-    try:
-        return getattr(Schedule, name)(**arguments)
-    except TypeError as error:
-        raise ValueError(f"[schedule] has a wrong entry: {error}") from None
-
-
-def _network(config: dict, conditions: dict, captions: list[str] | None) -> torch.nn.Module:
-    arguments = dict(config["network"])
-    kind = arguments.pop("type", "UNet")
-    _refuse_other(kind, NETWORKS, "a network")
-    if config["data"] == "pictures" and "y" in conditions:      # as many classes as sub-folders
-        arguments.setdefault("num_classes", int(conditions["y"].max()) + 1)
-    if kind in READERS and "words" not in arguments:
-        arguments["words"] = _vocabulary(config, captions)
-    try:
-        return NETWORKS[kind](**arguments)
-    except TypeError as error:
-        raise ValueError(f"[network] has a wrong entry: {error}") from None
-
-
-def _options(entries: dict, schedule: Schedule) -> TrainConfig:
-    entries = dict(entries)
-    if "time_sampler" in entries:
-        values = entries["time_sampler"]
-        named = isinstance(values, dict) and values.keys() == {"mean", "std"}
-        if not named or not all(map(_is_number, values.values())):
-            raise ValueError(
-                "time_sampler in [train] is {mean = ..., std = ...}, those of a normally "
-                f"distributed log-SNR; got {values}"
-            )
-        entries["time_sampler"] = normal_log_snr(schedule, **values)
-    if entries.get("data_range") == "none":
-        entries["data_range"] = None
-    if isinstance(entries.get("data_range"), list):
-        entries["data_range"] = tuple(entries["data_range"])
-    return TrainConfig.of(entries)
-
-
-def _data(config: dict) -> tuple[Tensor, dict[str, Tensor], list[str] | None]:
-    """x0, the conditions that are tensors, and the captions (None where there are none)."""
-    from .. import data
-    _refuse_other(config["data"], DATA, "data")
-    if config["data"] == "nouns":
-        x, captions, _ = data.nouns(config.get("examples", 60_000))
-        return x, {}, captions
-    if config["data"] == "pictures":
-        if "folder" not in config or "size" not in config:
-            raise ValueError('data = "pictures" needs `folder` and `size`')
-        arguments = {key: _tuple(config[key]) for key in PICTURES if key in config}
-        found = data.pictures(**arguments)
-        return found.images, {} if found.labels is None else {"y": found.labels}, found.captions
-    x, y = getattr(data, config["data"])("train")
-    return x, {"y": y}, None
-
-
-def _tuple(value):
-    """TOML's arrays as tuples."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _vocabulary(config: dict, captions: list[str] | None) -> list[str]:
-    if config["data"] == "nouns":
-        from ..data.noun_parts import vocabulary
-        return vocabulary()
-    if captions is None:
-        raise ValueError("this network needs captions, and these data have none")
-    from ...networks.text import Tokenizer
-    split = Tokenizer([]).split
-    return sorted({word for caption in captions for word in split(caption)})
 
 
 def _refuse_other(name: str | None, known, what: str) -> None:

@@ -1,0 +1,155 @@
+"""Judge a finished model of clips, sounds or shapes and, with --ship, make it a checkpoint of the
+course, its numbers in its header.
+
+    python -m course_lib.lab.training configs/moving_digits.toml
+    python tools/recipes/ship_modalities.py moving_digits --ship
+        200 test clips, of which two frames are known, continued to 8 and to 16 frames: is the digit
+        still the same, and does it move as fast, as in real clips
+    ... drums --ship
+        200 sounds: the class that was asked for, the distance to the training recordings and their
+        variants, level and clipping; the same for held-out recordings and for fresh variants
+    ... clouds --ship
+        78 clouds: 1-NNA against training and held-out models, and their Chamfer distance to the
+        training models; the same for held-out models and for variants of training models
+"""
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from course_lib import dpmpp, timesteps
+from course_lib.denoiser import Denoiser
+from course_lib.lab import clips, data, small_sets, sounds, storage, train
+from course_lib.lab.data import furniture, percussion
+from course_lib.lab.evaluation.sampling import SAMPLERS, sample_batches
+from course_lib.video import rollout
+
+rounded = lambda values: [round(float(value), 5) for value in values]
+
+
+# ---- clips
+
+def moving_digits(D: Denoiser, n: int = 200) -> dict:
+    """Each way to continue, by frame: the share whose digit is lost, and the speeds."""
+    real = data.moving_digits(n, frames=16, seed=1, split="test")
+    rows = [{"way": "real"} | of_clips(real.x)]
+    ways = {"two frames at once": (2, 0.0), "one frame": (1, 0.0), "one, noise told": (1, 0.05)}
+    for way, (new, t_known) in ways.items():
+        parts = real.x[:, :2].split(50)
+        x = torch.cat([continued(D, part, new, t_known) for part in parts])
+        rows.append({"way": way} | of_clips(x))
+        print(rows[-1], flush=True)
+    return {"n": n, "known": 2, "clips": rows}
+
+
+@torch.no_grad()
+def continued(D: Denoiser, known: Tensor, new: int, t_known: float) -> Tensor:
+    """Clips of 16 frames that begin with the known ones."""
+    ts = timesteps(D.schedule, 10)
+    g = torch.Generator().manual_seed(0)
+    device = next(D.parameters()).device
+    x = rollout(D, D.schedule, known.to(device), ts, 14, 8, new=new, t_known=t_known,
+                sampler=dpmpp, generator=g)
+    return x.cpu().clamp(-1, 1)
+
+
+def of_clips(x: Tensor) -> dict:
+    """The share of clips that do not show their first frame's digit, and the speeds, by frame."""
+    speeds = clips.speeds(x)
+    return {
+        "lost": rounded(clips.identity_loss(clips.read_digits(x))),
+        "speed": rounded(speeds.nanmean(0)),
+        "speed_deviation": rounded(torch.stack([s[s.isfinite()].std() for s in speeds.T])),
+    }
+
+
+# ---- sounds
+
+def drums(D: Denoiser, n: int = 200) -> dict:
+    """Samples, fresh variants of the training recordings and held-out ones, by the same measures.
+    """
+    real, test = data.drums("train"), data.drums("test")
+    variants, rows = percussion.augment(real.x, 800)
+    fresh, fresh_rows = percussion.augment(real.x, n, seed=7)
+    classify = sounds.sound_classifier(variants, real.y[rows])
+    y = torch.arange(n) % len(percussion.CLASSES)
+    sets = {"held out": (test.x, test.y), "variants": (fresh, real.y[fresh_rows])}
+    for w in (1.0, 2.0):
+        x = sample_batches(D, SAMPLERS["dpmpp"], 20, {"y": y}, scale=w, batch_size=100)
+        sets[f"samples, w = {w:g}"] = (x, y)
+    pool = torch.cat([real.x, variants])
+    return {"n": n, "sounds": [
+        {"set": name} | of_sounds(x, y, classify, pool, test.x) for name, (x, y) in sets.items()
+    ]}
+
+
+def of_sounds(x: Tensor, y: Tensor, classify, pool: Tensor, held_out: Tensor) -> dict:
+    right = (classify(x) == y).double()
+    ratio = sounds.nearest_training_ratio(x, pool, held_out)
+    checks = sounds.sound_checks(x)
+    return {
+        "n": len(x),
+        "class": rounded([right.mean(), (right.var() / len(x)).sqrt()]),
+        "by_class": rounded(right[y == c].mean() for c in range(len(percussion.CLASSES))),
+        "ratio": rounded(ratio.quantile(torch.tensor([0.1, 0.5, 0.9]))),
+        "near_copies": round((ratio < 0.5).double().mean().item(), 5),
+        "loudness": rounded([checks["loudness"].mean(), checks["loudness"].std()]),
+        "silent": checks["silent"].sum().item(),
+        "clipped": round(checks["clipped"].mean().item(), 6),
+    }
+
+
+# ---- shapes
+
+def clouds(D: Denoiser, n: int = 78) -> dict:
+    """As many samples of each class as the held-out models have, twice over; distances are those of
+    512 points.
+    """
+    real, test = data.clouds("train"), data.clouds("test")
+    other = data.clouds("train", seed=1)                                # other points of the same
+    variants, _ = furniture.augment(data.clouds("train", furniture.POINTS).x, n, seed=7)
+    sets = {"held out": test.x, "training models, other points": other.x, "variants": variants}
+    for w in (1.0, 2.0):
+        y = test.y.repeat(-(-n // len(test.y)))[:n]
+        x = sample_batches(D, SAMPLERS["dpmpp"], 30, {"y": y}, scale=w, clip_range=None)
+        sets[f"samples, w = {w:g}"] = x
+    held_out = small_sets.chamfer(test.x, real.x)
+    return {"n": n, "clouds": [
+        {"set": name} | of_clouds(x, real.x, test.x, held_out) for name, x in sets.items()
+    ]}
+
+
+def of_clouds(x: Tensor, real: Tensor, test: Tensor, held_out: Tensor) -> dict:
+    ratio = small_sets.nearest_ratio(small_sets.chamfer(x, real), held_out)
+    row = {"n": len(x), "ratio": rounded([ratio.median, ratio.low, ratio.high])}
+    row["near_copies"] = round((ratio.each < 0.5).double().mean().item(), 5)
+    for name, other in (("train", real), ("held_out", test)):
+        k = min(len(x), len(other))
+        row[f"one_nna_{name}"] = rounded(small_sets.one_nna(x[:k], other[:k]))
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    judges = {"moving_digits": moving_digits, "drums": drums, "clouds": clouds}
+    parser.add_argument("name", choices=judges)
+    parser.add_argument("--ship", action="store_true")
+    arguments = parser.parse_args()
+    file: Path = train.runs_folder() / arguments.name / f"{arguments.name}.safetensors"
+    D = train.load(file)
+    numbers = judges[arguments.name](D)
+    command = f"python tools/recipes/ship_modalities.py {arguments.name}"
+    numbers |= {"judged_by": command, "machine": train.about_machine()}
+    print(json.dumps(numbers, indent=1))
+    if arguments.ship:
+        shipped = storage.CHECKPOINTS / file.name
+        train.save(D, shipped, **D.about, metrics=numbers)
+        print(f"{shipped}: {shipped.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
