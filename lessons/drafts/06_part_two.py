@@ -219,7 +219,7 @@ for k in range(200):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-plots.show(x.detach().cpu(), columns=4, title="Four sculptures: from the front, from the side")
+plots.show(x.detach().cpu(), columns=4, title="Four sculptures: the front, the side")
 
 # %% [markdown]
 # «figure: one sculpture that turns»
@@ -267,4 +267,4 @@ plots.show(x.detach().cpu(), columns=4, title="Four sculptures: from the front, 
 # All three are trained live, by the same loop on the same demonstrations, and then act in 400 worlds that they have not seen.
 
 # %%
-# «live training and 400 episodes; figure of paths; table of five seeds with chunks and gusts»
+# «trained live; 400 episodes; figure of paths; five seeds with chunks and gusts»
