@@ -11,7 +11,7 @@ from ...networks.vae import AutoencoderKL
 from ...schedules import Schedule
 from .batches import ImageBytes, floats, normal_log_snr
 from .config import TrainConfig, _is_number, _is_whole, _refuse_other, _refuse_unknown
-from .loaders import DRAWN, PICTURES, TOKENS, Loaded, load_data
+from .loaders import DRAWN, OPTIONS, TOKENS, Loaded, load_data
 from .registry import JUDGES, MODULES, network_class, token_model
 
 NETWORKS = tuple(name for name in MODULES if name not in JUDGES)
@@ -21,7 +21,7 @@ READERS = ("ConditionalUNet", "MMDiT")                      # of captions
 OTHERS = ("AutoencoderKL", "TokenTransformer")              # networks that are not in a Denoiser
 DENOISER_KEYS = ("target", "sigma_data", "schedule", "latents")
 # top-level keys of a configuration file
-KEYS = ("data", "examples", "network", "train", *DENOISER_KEYS, *PICTURES)
+KEYS = ("data", "examples", "network", "train", *DENOISER_KEYS, *sum(OPTIONS.values(), ()))
 TABLES = ("network", "schedule", "train")
 
 
@@ -81,9 +81,10 @@ def _validate_keys(config: dict) -> None:
             f"a TokenTransformer is for data = {' or '.join(TOKENS)}, and they for it; got {kind} "
             f"for {config['data']}"
         )
-    others = [] if config["data"] == "pictures" else [key for key in PICTURES if key in config]
-    if others:
-        raise ValueError(f'{others[0]} is for data = "pictures"; got data = {config["data"]!r}')
+    for data, keys in OPTIONS.items():
+        others = [key for key in keys if key in config and config["data"] != data]
+        if others:
+            raise ValueError(f'{others[0]} is for data = "{data}"; got data = {config["data"]!r}')
     for name in TABLES:
         if not isinstance(config.get(name, {}), dict):
             raise ValueError(f"[{name}] must be a table; got {name} = {config[name]!r}")

@@ -87,7 +87,7 @@ def _drums(n: int, config: dict) -> Loaded:
 def _clouds(n: int, config: dict) -> Loaded:
     from ..data.furniture import POINTS, augment, clouds
     real = clouds("train", POINTS)
-    x, rows = augment(real.x, n)
+    x, rows = augment(real.x, n, config.get("points", 512))
     return Loaded(x, {"y": real.y[rows]})
 
 
@@ -111,5 +111,6 @@ DRAWN: dict[str, tuple[Callable, int]] = {                  # and how many, with
     "clouds": (_clouds, 10_000),
     "obstacle": (_obstacle, 1000),
 }
-PICTURES = ("folder", "size", "fit", "background", "channels")          # options of `pictures`
+PICTURES = ("folder", "size", "fit", "background", "channels")
+OPTIONS = {"pictures": PICTURES, "clouds": ("points",)}     # further keys of these data
 TOKENS = ("captions", "sudoku")                             # data of a TokenTransformer
