@@ -353,6 +353,7 @@ def test_a_length_on_the_command_line_replaces_the_file_s(small_digits, tmp_path
     (('target = "v"', "schedule = 3"), r"\[schedule\] must be a table; got schedule = 3"),
     (('data = "mnist"', 'data = "nouns"\nexamples = "all"'), "examples must be a whole number"),
     (('data = "mnist"', 'data = "pictures"'), "needs `folder` and `size`"),
+    (('data = "mnist"', 'data = "mnist"\npoints = 3'), 'points is for data = "clouds"'),
     (("steps = 4", "steps = "), "it is not TOML: Invalid value"),
     (None, "No such file"),
 ])

@@ -123,8 +123,12 @@ def _lessons() -> list[int]:
 
 
 def _questions(lesson: int) -> dict[str, Question]:
-    module = importlib.import_module(f"{__package__}.lesson{lesson:02d}")
-    return {q.name: q for q in module.QUESTIONS}
+    """Those of lessonNN.py and, in lesson 6, of lesson06_data.py."""
+    name = f"lesson{lesson:02d}"
+    found = [module.name for module in pkgutil.iter_modules([os.path.dirname(__file__)])]
+    names = [name, *(other for other in found if other.startswith(f"{name}_"))]
+    modules = [importlib.import_module(f"{__package__}.{other}") for other in names]
+    return {q.name: q for module in modules for q in module.QUESTIONS}
 
 
 def _judge(q: Question, answer: object) -> tuple[str, str]:

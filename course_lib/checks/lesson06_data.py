@@ -1,7 +1,7 @@
 """The questions of lesson 6 on other data, 6.8 to 6.12: text, video, shapes.
 
-They continue lesson06.py. What is random is judged by counts: a deviation counts as a mistake where
-a right answer shows it with a probability of 1e-7 or less (six standard errors).
+They continue lesson06.py. What is random is judged by counts: a deviation is a mistake where a
+right answer shows it with a probability of about 1e-7 (six standard errors); of 1e-5 in 6.12.
 """
 import copy
 import math

@@ -140,7 +140,7 @@ equal = torch.full((254,), 1 / 254)
 zipf = 1 / torch.arange(1, 1001)
 zipf = zipf / zipf.sum()
 
-def shares_of(draw, n=20_000):
+def shares_of(draw, n=10_000):
     first = draw(equal.log().expand(n, -1), seeded(0)) < 127
     rare = draw(zipf.log().expand(n, -1), seeded(1)) >= 500
     return {"first half of 254 equal words": first.double().mean(),
@@ -148,7 +148,7 @@ def shares_of(draw, n=20_000):
 
 exact = {"first half of 254 equal words": 0.5, "rarest half of 1,000": zipf[500:].sum()}
 tables.table({"exact": exact, "copied": shares_of(copied_draw)}, ".2%",
-             caption="20,000 draws each")
+             caption="10,000 draws each")
 
 # %% [markdown]
 # There are four bugs, three in the first function and one in the second. Write both as they should be. `masked_bound` returns one estimate for each text; it masks each token with probability $t$, where $t$ is uniform in $(0, 1]$.
@@ -199,14 +199,14 @@ variants = {"repaired": masked_bound, "only the weight is missing": variant(weig
 rows = {"the entropy": entropy} | {name: bound_of(f) for name, f in variants.items()}
 tables.table(rows, ".3f", caption="The bound of a perfect denoiser, 20,000 texts")
 tables.table({"exact": exact, "repaired": shares_of(draw_tokens)}, ".2%",
-             caption="20,000 draws each")
+             caption="10,000 draws each")
 
 # %% [markdown] tags=["solution"]
 # **Solution.** In the bound, (1) the mean runs over all places, but (6.40) is a sum over the masked ones, divided by $L$ for nats per token. Nobody trained what the network says elsewhere. (2) The weight $1/t$ is missing. (3) The mask is in the softmax, and takes probability that belongs to words. The table has each of them alone. Without the weight the number lies *below* the entropy, where no bound can be on average. With known places and the weight $1/t$ the mean does not even exist: $\int dt/t$ diverges at 0, and the standard error is large. The mask's logit costs 0.31 nats. Together they give 1.18, which could pass for the bound of a poor network: only a denoiser whose entropy is known betrays it.
 #
 # The last row is a line that is often seen, the mean over the masks of a text without any weight. It is nearly right. By (6.41) each number $k$ of masks has the same weight in the bound, and with $t$ uniform each $k$ from 0 to $L$ is equally likely. So the mean over the masks is $\frac L{L+1}$ of the bound per token on average, here 0.333: as a loss it is as good, but no bound. Divided by the masks of a whole batch, it is neither.
 #
-# In the draw, $u$ has 256 values in bfloat16. Of 254 equal words often two have the same $u$, and the first of them wins: 62 % for the first half. And $-\log(-\log u)$ is at most 5.5, so a word whose $\log p$ lies further below the winner's value is never drawn: of the rarest 500 words not one in 20,000 draws.
+# In the draw, $u$ has 256 values in bfloat16. Of 254 equal words often two have the same $u$, and the first of them wins: 62 % for the first half. And $-\log(-\log u)$ is at most 5.5, so a word whose $\log p$ lies further below the winner's value is never drawn: of the rarest 500 words not one in 10,000 draws.
 #
 # **How much is lost?** A word of probability $q$ has to beat all others. The largest of *their* values is again a Gumbel variable, with $\log(1-q)$ added. So given its $u$ the word wins with probability $\exp\big(-\frac{1-q}q\cdot(-\log u)\big) = u^{(1-q)/q}$, and for exact $u$ that makes $\int_0^1u^{(1-q)/q}du = q$, as it should. If $u$ is a multiple of $\delta$ below 1, the integral becomes a sum, $\delta\sum_k(k\delta)^{(1-q)/q}$. For small $q$ its terms, from the last one on, are $\delta e^{-\delta/q}, \delta e^{-2\delta/q},\dots$, so what is left of $q$ is
 #
