@@ -827,7 +827,7 @@ print(f"distance to the nearest training digit: perfect "
       f"unseen real digits {nearest(unseen).values.mean():.1f} (300 each)")
 
 # %% [markdown]
-# **What the figure shows.** Every sample of the perfect denoiser *is* one of the stored images. It has learned nothing but the list. On average the trained network's digits lie a fifth to a quarter further from the training digits than unseen real ones do: in general they are not copies. (Part of the distance is no merit: badly drawn digits are far from every real one.) What saves the network is that it *cannot* be perfect. The small one has 0.55 million weights, too few to store 60,000 images of 784 pixels; it is smooth, built of local filters, and saw each image only two or three times. It averages over images that are alike, and where it errs, it generalises. (Large networks trained long on few images do memorise; lesson 3 tests for it.)
+# **What the figure shows.** Every sample of the perfect denoiser *is* one of the stored images. It has learned nothing but the list. On average the trained network's digits lie a fifth to a third further from the training digits than unseen real ones do: in general they are not copies. (Part of the distance is no merit: badly drawn digits are far from every real one.) What saves the network is that it *cannot* be perfect. The small one has 0.55 million weights, too few to store 60,000 images of 784 pixels; it is smooth, built of local filters, and saw each image three times at most. It averages over images that are alike, and where it errs, it generalises. (Large networks trained long on few images do memorise; lesson 3 tests for it.)
 #
 # ## 1.14 A Rosetta stone
 #
