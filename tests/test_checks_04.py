@@ -767,7 +767,7 @@ EDIT = {
     "the inversion goes to t = 1": edited(start=lambda s: 1.0),
     "draw no noise of your own": edited(invert=with_noise),
     "evaluate one level up": edited(invert=other_invert("always here")),
-    "invert walks from data to noise: ts must be rising": rising_forgotten,
+    "goes from data to noise: ts must be rising": rising_forgotten,
     "a mistake that is known here": edited(between=lambda z, x: 0.8 * z),
     "does it end with `return`": lambda *inputs: None,
 }
