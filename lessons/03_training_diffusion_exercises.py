@@ -249,8 +249,8 @@ ns = torch.tensor(sizes).double()
 means = {"A, 1.5 % noise": a.mean(1), "B, 0.5 % noise": b.mean(1)}
 limit_a, limit_b = (extrapolate(ns, mean) for mean in means.values())
 rows["infinity"] = {"A": f"{limit_a:.2f}", "B": f"{limit_b:.2f}", "A looks better": ""}
-tables.table(rows, index="n", caption="Fréchet distance: mean and standard deviation of 50 "
-             "draws; in how many pairs of one draw each A looks better")
+tables.table(rows, index="n", caption="Fréchet distance: mean and standard deviation of "
+             "50 draws; in how many pairs of one draw each A looks better")
 print("A at n = 1500 against B at n = 300: "
       f"A looks better in {a_wins(a[4], b[1]):.0%} of all pairs of one draw each")
 plots.curves(1 / ns, means, xlim=(0, 0.0052), ylabel="Fréchet distance",
