@@ -31,8 +31,8 @@
 # | 6.10 Solvers of the SDE | deeper | 10 | noise or no noise, at equal cost |
 # | 6.11 Clocks and rulers | core | 12 | what a flow adds, and what it does not |
 # | 6.12 Couplings | deeper | 12 | optimal transport and reflow in the plane |
-# | 6.13 Likelihood | core | 14 | probabilities of pictures, in bits |
-# | 6.14 Bits of MNIST | deeper | 8 | the same for a trained network |
+# | 6.13 Likelihood | core | 12 | probabilities of pictures, in bits |
+# | 6.14 The bound, and bits of MNIST | deeper | 12 | two codes, and a trained network |
 #
 # The core sections read well alone; no core section uses a deeper one.
 #
@@ -1043,7 +1043,11 @@ tables.table(rows, {"s": "g", "without noise": ".2f", "dequantised": ".2f"},
 # %% [markdown]
 # **What the table shows.** Without noise the length falls below the entropy, then below zero, by 3.3 bits for each factor of ten: a number that has no meaning. With noise it stays above the entropy, as (6.33) says, and of these widths $0.3$ is the best.
 #
-# **And the bound of lesson 1?** In continuous time its terms become one integral over log SNR (Kingma et al. 2021). From a first level $t_0$ to a last one $t_1$, with $\ell = \log\mathrm{SNR}$:
+# **And the bound of lesson 1?** It is a likelihood, too: that of the process with noise ($\lambda = 1$), where (6.30) is that of the ODE. Section 6.14 finds that with a real network these are two different models. So a paper's "NLL by the ODE" and another's "NLL by the bound" are not one column of a table.
+#
+# ## 6.14 The bound, and bits of MNIST · deeper
+#
+# In continuous time the terms of lesson 1's bound become one integral over log SNR (Kingma et al. 2021). From a first level $t_0$ to a last one $t_1$, with $\ell = \log\mathrm{SNR}$:
 #
 # $$-\log p(x_0) \le \underbrace{\tfrac12\int_{\ell(t_1)}^{\ell(t_0)} \mathbb E\,\|\epsilon-\hat\epsilon\|^2\,d\ell}_{\text{denoising}} + \underbrace{\mathrm{KL}\big(q(x_{t_1}|x_0)\,\|\,\mathcal N(0, \sigma_{t_1}^2I)\big)}_{\text{prior}} + \underbrace{\mathbb E\big[-\log p(x_0|x_{t_0})\big]}_{\text{first level}} \tag{6.35}$$
 #
@@ -1089,11 +1093,9 @@ rows["the data itself"] = {"ODE": -bumps.log_prob(x0).mean()}
 tables.table(rows, ".3f", index="denoiser", caption="Mean of -log p, nats, 4,000 points")
 
 # %% [markdown]
-# **What the table shows.** For the exact denoiser the two agree, within two standard errors, with the data's own. The shifted denoiser has the *shorter* ODE code, by 0.12 nats; the ripples have the *longer* one, by 0.14: an ODE adds up the slopes of the errors, and the bound adds up their squares. So a paper's "NLL by the ODE" and another's "NLL by the bound" are not one column of a table.
+# **What the table shows.** For the exact denoiser the two agree, within two standard errors, with the data's own. The shifted denoiser has the *shorter* ODE code, by 0.12 nats; the ripples have the *longer* one, by 0.14: an ODE adds up the slopes of the errors, and the bound adds up their squares.
 #
-# ## 6.14 Bits of MNIST · deeper
-#
-# The same for a network. `mnist_likelihood` is a small U-Net, trained on dequantised digits with the loss of (6.35): the $\epsilon$ error at noise levels that are even in log SNR, from 15 to $-8$ (`python tools/recipes/mnist_likelihood.py`). At a log SNR of 15 the noise's deviation is a fourteenth of a grey level's width: that is our first level, and the ODE starts there from the dequantised digit itself. One Rademacher probe for each digit, the same at all times. Live on 64 test digits; the header of the checkpoint has 256, and what changes when a choice is changed.
+# **The same for a network.** `mnist_likelihood` is a small U-Net, trained on dequantised digits with the loss of (6.35): the $\epsilon$ error at noise levels that are even in log SNR, from 15 to $-8$ (`python tools/recipes/mnist_likelihood.py`). At a log SNR of 15 the noise's deviation is a fourteenth of a grey level's width: that is our first level, and the ODE starts there from the dequantised digit itself. One Rademacher probe for each digit, the same at all times. Live on 64 test digits; the header of the checkpoint has 256, and what changes when a choice is changed.
 
 # %%
 Q = train.load("mnist_likelihood", device)
@@ -1120,7 +1122,7 @@ rows = {name: {"difference": with_error(*numbers)}
 tables.table(rows, index="what is changed", caption="Bits per dimension, the same digits")
 
 # %% [markdown]
-# **What the tables show.** On the same digits the two codes are about equally long, $1.465\pm0.018$ bits by the ODE and $1.467\pm0.018$ by the bound; paired, the difference is $-0.002\pm0.004$. That is this network's case and no law: section 6.13 had denoisers that lie on either side. The choices cost less than a hundredth of a bit, but for one. The bound with a first level of 13 in place of 15 is longer by 0.17 bits. Its first term writes the digit down as a normal distribution around $x_{t_0}$ and knows nothing of the bins' edges, and at 13 the noise's deviation is a fifth of a bin's width.
+# **What the tables show.** On the same digits the two codes are about equally long, $1.465\pm0.018$ bits by the ODE and $1.467\pm0.018$ by the bound; paired, the difference is $-0.002\pm0.004$. That is this network's case and no law: the bumps had denoisers that lie on either side. The choices cost less than a hundredth of a bit, but for one. The bound with a first level of 13 in place of 15 is longer by 0.17 bits. Its first term writes the digit down as a normal distribution around $x_{t_0}$ and knows nothing of the bins' edges, and at 13 the noise's deviation is a fifth of a bin's width.
 #
 # So three things belong to a number in bits per dimension: the process, the dequantisation, the first level. A table that leaves one out cannot be compared with another.
 #
