@@ -19,14 +19,28 @@ import math
 import torch
 import torch.nn.functional as F
 
-from course_lib import Denoiser, Schedule, cfg, last
-from course_lib.discrete import mask_tokens, masked_nll, unmask
+from course_lib import Denoiser, Schedule, cfg, dpmpp, last, timesteps
+from course_lib.discrete import unmask
 from course_lib.distillation import score_distillation, shadow
-from course_lib.lab import data, metrics, plots, policies, profiling, storage, tables, train
-from course_lib.lab.data import caption_grammar, obstacle
-from course_lib.lab.data.sudoku import every_sudoku, is_sudoku, sudoku_puzzles, sudokus
+from course_lib.editing import inpaint
+from course_lib.lab import (
+    data,
+    noun_parts,
+    plots,
+    policies,
+    profiling,
+    sampling,
+    sounds,
+    storage,
+    tables,
+    texts,
+    train,
+)
+from course_lib.lab.data import caption_grammar, furniture, obstacle, percussion
+from course_lib.lab.data.sudoku import every_sudoku, is_sudoku, sudoku_puzzles
 from course_lib.lab.notebook import media
 from course_lib.networks.actions import ActionNet, MixtureNet, RegressionNet
+from course_lib.video import rollout
 
 torch.manual_seed(0)
 device = train.default_device()
@@ -91,8 +105,59 @@ seeded = lambda seed: torch.Generator().manual_seed(seed)
 #
 # $$\mathbb E\big[-\log p_\theta(x_0)\big] - H = \mathrm{KL}(p\,\|\,p_\theta) \ge 0 \tag{6.43}$$
 
+# %%
+M = train.load("captions_masked", device)
+A = train.load("captions_autoregressive", device)
+x0 = caption_grammar.caption_tokens(200, seed=5)                        # (200, 32)
+own = -caption_grammar.caption_log_prob(caption_grammar.draw_captions(200, seed=5))
+with_error = lambda mean, error: f"{mean:.2f} ± {error:.2f}"
+rows = {}
+for name, model in {"masked diffusion": M, "autoregressive": A}.items():
+    over = texts.nats(model, x0, draws=16) - own
+    card = model.about["metrics"]
+    rows[name] = {"parameters": f"{profiling.count_parameters(model):,}",
+                  "200 captions": with_error(over.mean(), over.std() / 200**0.5),
+                  f"{card['n']:,} captions": with_error(*card["excess"])}
+tables.table(rows, index="model", caption="Excess nats per caption, (6.43)")
+
+# %%
+tokenizer = caption_grammar.caption_tokenizer()
+for name, model in {"masked diffusion": M, "autoregressive": A}.items():
+    print(name, *tokenizer.decode(texts.sample_tokens(model, 3, seed=1)), sep="\n    ")
+
+def scores(of):
+    """Validity, and the distance of each part's distribution from the known one."""
+    return {"valid": f"{of['valid']:.1%}"} | {k: of[k] for k in noun_parts.PARTS}
+
+rows = {}
+for name, model in {"masked": M, "autoregressive": A}.items():
+    for row in model.about["metrics"]["samples"]:
+        order = f", {row['order']} order" if name == "masked" else ""
+        rows[f"{name}, {row['steps']} steps{order}"] = scores(row)
+rows["captions of the grammar (floor)"] = scores(M.about["metrics"]["real"])
+tables.table(rows, ".3f", index="",
+             caption=f"{M.about['metrics']['n']:,} captions: valid ones, distance of the parts")
+
 # %% [markdown]
-# «the two trained models: table of excess nats, validity, parts; curves by tokens per step; infilling»
+# «What the tables show.»
+#
+# **What can a masked model do that an autoregressive one cannot?** Fill in: keep any words, mask any others. A model that writes from left to right knows only what stands before. Mask the word for the head in a caption, and draw it 500 times. What may stand there is known: every head whose name is one word and fits the article, all equally likely.
+
+# %%
+caption = "a figure with a shark head and blue square glasses on a cool background " \
+          "with a red body with a bling cheese on its shirt"
+x0 = tokenizer([caption])
+place = tokenizer([caption.replace("shark", "crab")]) != x0              # the one word
+x = torch.where(place, M.mask_id, x0).expand(500, -1).to(device)
+filled = last(unmask(M, x, [1, 0], M.mask_id, generator=seeded(0))).cpu()
+assert (filled == x0)[:, ~place[0]].all()                               # the rest stays
+heads = [caption_grammar.parse_caption(text) for text in tokenizer.decode(filled)]
+drawn_heads = [parts["head"] for parts in heads if parts is not None]
+print(f"{len(drawn_heads)} of 500 are valid; {len(set(drawn_heads))} different heads:")
+print(*sorted(set(drawn_heads))[:12], "...")
+
+# %% [markdown]
+# «What is printed.»
 #
 # ## 6.17 Two tokens at once
 #
@@ -145,14 +210,51 @@ tables.table(rows, ".2f", caption="Share of valid grids, exact denoiser, n = 500
 # %% [markdown]
 # **What the table shows.** One step at a time would always be right. In few steps nearly nothing is, although the denoiser is perfect. And the order of confidence does *not* help it: it is even a little worse. The surest numbers are often those that determine each other, and numbers that are already determined use up steps which could have separated the uncertain ones. Confidence is a remedy for something else, a denoiser that *errs*.
 #
-# «a network on 6 x 6: puzzles by steps and order»
+# **A network that errs.** `sudoku` is the same transformer, trained on 50,000 grids of 6 x 6, which has 28 million. Puzzles with 12 known numbers and one solution are solved by masking the other 24 places, and each answer can be checked. First one puzzle, in order of confidence:
+
+# %%
+S = train.load("sudoku", device)
+grids, hidden = sudoku_puzzles(100, 24, seed=5)
+x = torch.where(hidden, S.mask_id, grids).to(device)
+path = list(unmask(S, x[:1], [1, 0.75, 0.5, 0.25, 0], S.mask_id, order="confidence",
+                   generator=seeded(0)))
+signs = lambda row: " ".join("." if v == S.mask_id else str(v + 1) for v in row)
+for k in range(6):
+    print("     ".join(signs(state[0, 6 * k:6 * k + 6].tolist()) for state in path))
+solved = {order: (texts.solve(S, grids, hidden, 18, order) == grids).all(1).double().mean()
+          for order in ("random", "confidence")}
+print("100 puzzles, 18 steps:", {order: f"{share:.0%}" for order, share in solved.items()})
+print("the first is right:", bool((path[-1][0].cpu() == grids[0]).all()))
+
+# %%
+card, rows = S.about["metrics"], {}
+for row in card["samples"]:
+    of = rows.setdefault(row["steps"], {"steps": row["steps"]})
+    of[f"solved, {row['order']}"] = row["solved"]
+for row in card["samples"]:
+    rows[row["steps"]][f"from nothing, {row['order']}"] = row["valid"]
+tables.table(list(rows.values()), ".1%", caption=f"{card['n']:,} puzzles; {card['n']:,} grids")
+
+# %% [markdown]
+# «What the table shows.»
 #
 # ## 6.18 Revising, and a map · deeper
 #
 # A revealed token stays, right or wrong: the chain of (6.38) cannot revise. **Remasking** can (Wang et al. 2025). In each step a revealed token is masked again with some probability $r$, and more masked ones are revealed, so that the share of masks at $s$ is still $s$. The share that is revealed must be $1-s = (1-r)(1-t) + t\,\pi$, so a masked token is revealed with probability $\pi = \frac{(1-s)-(1-r)(1-t)}{t}$; $\pi\le1$ allows $r\le\frac s{1-t}$. With $r=0$ it is the step of 6.16. In `unmask` it is `remasking=`.
 
 # %%
-# «Sudoku by the network: remasking 0, 0.02, 0.05, at equal steps»
+blank, rows = torch.full((200, 36), S.mask_id, device=device), {}
+for r in (0.0, 0.02, 0.05, 0.1):
+    for steps in (18, 36):
+        ts = torch.linspace(1, 0, steps + 1)
+        x = last(unmask(S, blank, ts, S.mask_id, remasking=r, generator=seeded(0))).cpu()
+        right = is_sudoku(x).double()
+        rows.setdefault(f"r = {r:g}", {})[f"{steps} steps"] = with_error(
+            right.mean(), right.std() / 200**0.5)
+tables.table(rows, index="remasking", caption="Share of valid grids from nothing, n = 200")
+
+# %% [markdown]
+# «What the table shows.»
 
 # %% [markdown]
 # **A map.** LLaDA (Nie et al. 2025) is this model with 8 billion parameters, trained on text from the web. **Block diffusion** (Arriola et al. 2025) goes from block to block as an autoregressive model and fills each block by diffusion: what is known can then be cached, and texts have any length. In all of them the number of tokens a step is the price of speed, by (6.44). Pictures can be tokens, too: a vector-quantised autoencoder gives each patch a number of a codebook, and MaskGIT (Chang et al. 2022) fills 256 such places in 8 steps, in order of confidence. Other discrete noise is possible: **uniform** noise replaces a token by any other one, and its chain can revise by itself; with equal training it usually has the looser bound (Austin et al. 2021).
@@ -173,8 +275,36 @@ tables.table(rows, ".2f", caption="Share of valid grids, exact denoiser, n = 500
 #
 # If $D$ is exact, this is $\mathbb E[x_0^{\text{new}}\mid x_t^{\text{new}}, x^{\text{known}}]$, the denoiser of the conditional distribution, and every sampler of lesson 4 draws from it. Slide the window along, and the clip grows beyond the length of the training: a **rollout**.
 
+# %%
+V = train.load("moving_digits", device)
+real = data.moving_digits(4, frames=16, seed=1, split="test").x          # (4, 16, 1, 32, 32)
+ts = timesteps(V.schedule, 10)
+clip = rollout(V, V.schedule, real[:, :2].to(device), ts, 14, 8, new=2, sampler=dpmpp,
+               generator=seeded(0)).cpu().clamp(-1, 1)                  # (4, 16, ...)
+frames = {}
+for k in range(4):
+    frames |= {f"real {k + 1}": real[k], f"continued {k + 1}": clip[k]}
+plots.show(frames, columns=16, title="16 frames; of the continued clips two are given")
+
+# %%
+card = V.about["metrics"]
+shown, rows = (2, 4, 7, 11, 15), {}
+for row in card["clips"]:
+    rows[row["way"]] = {f"frame {f + 1}": row["lost"][f] for f in shown}
+tables.table(rows, ".1%", index="continued by",
+             caption=f"{card['n']} test clips: another digit than in frame 1, or none")
+rows = {}
+for row in card["clips"]:
+    mean = lambda values: sum(values) / len(values)
+    parts = {"to frame 8": slice(1, 7), "frames 9 to 16": slice(7, 15)}
+    rows[row["way"]] = {f"speed {name}": mean(row["speed"][part])
+                        for name, part in parts.items()}
+    rows[row["way"]] |= {f"deviation {name}": mean(row["speed_deviation"][part])
+                         for name, part in parts.items()}
+tables.table(rows, ".2f", index="continued by", caption="Pixels a frame")
+
 # %% [markdown]
-# «live: rollout; identity per frame against horizon; speeds; exposure bias with its control t_known»
+# «What figure and tables show.»
 #
 # ## 6.20 Sound
 #
@@ -188,16 +318,56 @@ print(f"{len(real.y)} recordings of {len(set(real.sources))} sources to train on
       f"{len(test.y)} of {len(set(test.sources))} to test")
 assert not set(real.sources) & set(test.sources)
 
+# %%
+K = train.load("drums", device)
+classes = list(percussion.CLASSES)
+y = torch.arange(4, device=device).repeat(2)                            # two of each class
+x = sampling.sample_batches(K, sampling.SAMPLERS["dpmpp"], 20, {"y": y})
+held_out = torch.cat([test.x[test.y == c][:1] for c in range(4)])
+sounds_of = {"held out": held_out, "samples": x[:4], "more samples": x[4:]}
+print("from left to right:", *classes)
+media.players(sounds_of)
+to_image = lambda db: (db.flip(1) / 60 + 1)[:, None].clamp(-1, 1)
+plots.show({name: to_image(2 * sounds.log_mel(of) - 2 * sounds.log_mel(of).amax())
+            for name, of in sounds_of.items()}, columns=4,
+           title="Log-mel spectrograms: time to the right, pitch upwards")
+
 # %% [markdown]
-# «players: real, samples; spectrograms»
-#
 # **How near is too near?** For each sample take the distance to its nearest training recording or variant of one, in decibels between spectrograms, and divide by the median of the same distance for *held-out* recordings:
 #
 # $$r(x) = \frac{\min_{j\in\text{train}} d(x, x_j)}{\operatorname{median}_{k\in\text{held out}}\min_{j\in\text{train}} d(x_k, x_j)} \tag{6.47}$$
 #
 # Around 1 a sample is as new as a recording that was never seen, far below 1 it is a **near copy**. The ratio must be looked at beside the class. Who copies perfectly is classified perfectly.
 #
-# «table: class agreement, ratio, near copies for held out, variants, samples»
+
+# %%
+rows = {}
+for row in K.about["metrics"]["sounds"]:
+    low, middle, high = row["ratio"]
+    rows[row["set"]] = {
+        "n": row["n"], "class right": f"{row['class'][0]:.1%} ± {row['class'][1]:.1%}",
+        "ratio, median (10 to 90 %)": f"{middle:.2f} ({low:.2f} to {high:.2f})",
+        "near copies": f"{row['near_copies']:.1%}",
+        "loudness, dB": "{:.1f} ± {:.1f}".format(*row["loudness"]), "silent": row["silent"]}
+tables.table(rows, index="", caption="Near copies: ratio below 0.5")
+
+# %% [markdown]
+# «What the table shows.»
+#
+# **The second half of a hit.** The first quarter of a held-out sound is known, the rest is drawn: lesson 5's `inpaint`, unchanged.
+
+# %%
+mask = torch.zeros(1, 1, 8192)
+mask[..., 2048:] = 1
+noise = torch.randn(4, 1, 8192, generator=seeded(2)).to(device)
+y = torch.arange(4, device=device)
+completed = last(dpmpp(inpaint(K, held_out.to(device), mask.to(device)), K.schedule, noise,
+                       timesteps(K.schedule, 20), y=y)).cpu()
+assert (completed[..., :2048] == held_out[..., :2048]).all()
+media.players({"held out": held_out, "completed": completed.clamp(-1, 1)})
+
+# %% [markdown]
+# «What one hears.»
 #
 # ## 6.21 3-D: a sculpture with two shadows
 #
@@ -235,12 +405,24 @@ for k in range(200):
 plots.show(x.detach().cpu(), columns=4, title="Four sculptures: the front, the side")
 
 # %% [markdown]
-# «figure: one sculpture that turns»
-#
+# One sculpture from all sides, its voxels above one half:
+
+# %%
+media.turntable([media.voxel_points(density[k].detach().cpu()) for k in range(2)],
+                columns=2, size=128, alt="two sculptures that turn")
+
+# %% [markdown]
 # Twenty seeds, longer, by `python benchmarks/sculptures.py`, judged by the digit classifier. Beside them the same without guidance; voxels that were fitted to the shadows of *real* digits, which shows what voxels can do; and how much two shadows of twenty differ, with real digits as the measure.
 
 # %%
-# «table: sculptures.csv»
+with open(storage.ASSETS / "sculptures.csv") as file:
+    rows = {row.pop("way"): row for row in csv.DictReader(file)}
+columns = {"front": "a 3 in front", "side": "a 7 from the side", "both": "both",
+           "both_rounded": "both, rounded", "voxels": "voxels",
+           "variety_front": "variety, front", "variety_side": "variety, side"}
+tables.table({name: {new: row[old] for old, new in columns.items()}
+              for name, row in rows.items()}, index="",
+             caption="Of 20: the classifier reads it; variety: mean distance of two pictures")
 
 # %% [markdown]
 # **What the table shows.** All 20 sculptures cast both shadows, and so do 20 of 20 whose voxels are rounded to 0 or 1; the fit to real shadows has 19. Without guidance it is 11 of 20, with a ninth of the voxels: most of the others are nearly empty. And the price: two distilled threes differ by 0.37, two real ones by 0.64. Score distillation **seeks modes**. It climbs to a picture that is likely under every noise at once, it does not draw one from the distribution; the high guidance that it needs narrows it further.
@@ -254,18 +436,44 @@ plots.show(x.detach().cpu(), columns=4, title="Four sculptures: the front, the s
 # Self-attention is so by itself: it takes sums over all tokens, and a sum has no order. It was the *position embedding* of lesson 2 that told tokens apart. So `PointTransformer` is lesson 2's DiT without positions; a point's coordinates are its token.
 
 # %%
-# «equivariance: 1e-5 in float32, 1e-12 in float64; with positions added it fails»
+P = train.load("clouds", device)
+furniture_test = data.clouds("test")                                    # x (39, 512, 3)
+x = furniture_test.x[:2].to(device)
+pi = torch.randperm(512, generator=seeded(0))
+positions = torch.randn(512, 3, generator=seeded(1)).to(device)         # of a place in the list
+nets = {"PointTransformer": lambda x: P(x, 0.5, y=0),
+        "with positions added": lambda x: P(x + 0.1 * positions, 0.5, y=0)}
+with torch.no_grad():
+    for name, f in nets.items():
+        off = (f(x[:, pi]) - f(x)[:, pi]).norm() / f(x).norm()
+        print(f"{name}: |f(pi x) - pi f(x)| / |f(x)| = {off:.1e}")
+
+# %%
+y = torch.arange(3, device=device).repeat_interleave(4)                 # 4 of each class
+x = sampling.sample_batches(P, sampling.SAMPLERS["dpmpp"], 30, {"y": y}, clip_range=None)
+print("a row of each:", *furniture.CLASSES)
+media.turntable(x, columns=4, alt="twelve sampled clouds that turn")
 
 # %% [markdown]
-# «samples that turn; distances»
-#
 # The distance of two clouds is the **Chamfer distance**: from each point of one to the nearest point of the other, squared, averaged, both ways added,
 #
 # $$d(X, Y) = \frac1{|X|}\sum_{x\in X}\min_{y\in Y}\|x-y\|^2 + \frac1{|Y|}\sum_{y\in Y}\min_{x\in X}\|x-y\|^2 \tag{6.52}$$
 #
 # To compare *sets* of shapes, put both sets together and look at each shape's nearest neighbour. **1-NNA** is the share whose neighbour is of the same set. If both come from one distribution, it is 50 % up to chance; 100 % says that the sets are apart. And what is far *below* 50 %? There each sample's nearest neighbour is in the other set: copies. So 1-NNA against the training set is an alarm, and against held-out shapes a score. With 39 held-out shapes its interval is wide, and it stands beside the number.
 #
-# «table»
+
+# %%
+rows = {}
+for row in P.about["metrics"]["clouds"]:
+    interval = lambda values: "{:.2f} ({:.2f} to {:.2f})".format(*values)
+    rows[row["set"]] = {"n": row["n"], "ratio to the training set": interval(row["ratio"]),
+                        "near copies": f"{row['near_copies']:.0%}",
+                        "1-NNA, training": interval(row["one_nna_train"]),
+                        "1-NNA, held out": interval(row["one_nna_held_out"])}
+tables.table(rows, index="", caption="Chamfer distance, 95 % intervals")
+
+# %% [markdown]
+# «What the table shows.»
 #
 # ## 6.23 Actions
 #
