@@ -136,7 +136,7 @@ for name, model in {"masked": M, "autoregressive": A}.items():
         rows[f"{name}, {row['steps']} steps{order}"] = scores(row)
 rows["captions of the grammar (floor)"] = scores(M.about["metrics"]["real"])
 tables.table(rows, ".3f", index="",
-             caption=f"{M.about['metrics']['n']:,} captions: valid ones, distance of the parts")
+             caption=f"{card['n']:,} captions: valid, and the parts' distance")
 
 # %% [markdown]
 # «What the tables show.»
@@ -233,7 +233,8 @@ for row in card["samples"]:
     of[f"solved, {row['order']}"] = row["solved"]
 for row in card["samples"]:
     rows[row["steps"]][f"from nothing, {row['order']}"] = row["valid"]
-tables.table(list(rows.values()), ".1%", caption=f"{card['n']:,} puzzles; {card['n']:,} grids")
+tables.table(list(rows.values()), ".1%",
+             caption=f"{card['n']:,} puzzles, and as many grids from nothing")
 
 # %% [markdown]
 # «What the table shows.»
@@ -277,7 +278,7 @@ tables.table(rows, index="remasking", caption="Share of valid grids from nothing
 
 # %%
 V = train.load("moving_digits", device)
-real = data.moving_digits(4, frames=16, seed=1, split="test").x          # (4, 16, 1, 32, 32)
+real = data.moving_digits(4, frames=16, seed=1, split="test").x          # (4, 16, 1, H, W)
 ts = timesteps(V.schedule, 10)
 clip = rollout(V, V.schedule, real[:, :2].to(device), ts, 14, 8, new=2, sampler=dpmpp,
                generator=seeded(0)).cpu().clamp(-1, 1)                  # (4, 16, ...)
@@ -348,7 +349,8 @@ for row in K.about["metrics"]["sounds"]:
         "n": row["n"], "class right": f"{row['class'][0]:.1%} ± {row['class'][1]:.1%}",
         "ratio, median (10 to 90 %)": f"{middle:.2f} ({low:.2f} to {high:.2f})",
         "near copies": f"{row['near_copies']:.1%}",
-        "loudness, dB": "{:.1f} ± {:.1f}".format(*row["loudness"]), "silent": row["silent"]}
+        "loudness, dB": "{:.1f} ± {:.1f}".format(*row["loudness"]),
+        "silent": row["silent"]}
 tables.table(rows, index="", caption="Near copies: ratio below 0.5")
 
 # %% [markdown]
@@ -422,7 +424,7 @@ columns = {"front": "a 3 in front", "side": "a 7 from the side", "both": "both",
            "variety_front": "variety, front", "variety_side": "variety, side"}
 tables.table({name: {new: row[old] for old, new in columns.items()}
               for name, row in rows.items()}, index="",
-             caption="Of 20: the classifier reads it; variety: mean distance of two pictures")
+             caption="Of 20, as the classifier reads them; variety: two pictures' distance")
 
 # %% [markdown]
 # **What the table shows.** All 20 sculptures cast both shadows, and so do 20 of 20 whose voxels are rounded to 0 or 1; the fit to real shadows has 19. Without guidance it is 11 of 20, with a ninth of the voxels: most of the others are nearly empty. And the price: two distilled threes differ by 0.37, two real ones by 0.64. Score distillation **seeks modes**. It climbs to a picture that is likely under every noise at once, it does not draw one from the distribution; the high guidance that it needs narrows it further.
@@ -440,7 +442,7 @@ P = train.load("clouds", device)
 furniture_test = data.clouds("test")                                    # x (39, 512, 3)
 x = furniture_test.x[:2].to(device)
 pi = torch.randperm(512, generator=seeded(0))
-positions = torch.randn(512, 3, generator=seeded(1)).to(device)         # of a place in the list
+positions = torch.randn(512, 3, generator=seeded(1)).to(device)         # of a place
 nets = {"PointTransformer": lambda x: P(x, 0.5, y=0),
         "with positions added": lambda x: P(x + 0.1 * positions, 0.5, y=0)}
 with torch.no_grad():
