@@ -4,8 +4,8 @@
         autoencoders with 2, 4, 8 and 16 channels, two seeds; on each, standardised, one and the
         same diffusion model: about 10 minutes a row on two idle cores
     python benchmarks/latents.py scale
-        the autoencoder with 8 channels; the diffusion model with its latents rescaled, as they
-        are, and two repairs
+        the autoencoder with 8 channels; the diffusion model with its latents rescaled to deviation
+        1, as they are, and at 5.5, the deviation of Stable Diffusion's, there also with two repairs
     python benchmarks/latents.py readers
         a U-Net with cross-attention and a transformer with joint attention (MM-DiT) on the latents
         of `nouns_vae`, 30 minutes each
@@ -50,11 +50,14 @@ COLUMNS = ["experiment", "variant", "seed", "steps", "seconds", "parameters", "l
 COLUMNS += ["squared_error", *DECODED, *SAMPLED]
 VARIANTS = {
     "channels": ("2", "4", "8", "16"),
-    "scale": ("rescaled", "forgotten", "schedule shifted", "input normalised"),
+    "scale": (
+        "rescaled", "forgotten", "deviation 5.5", "5.5, schedule shifted", "5.5, input normalised"
+    ),
     "readers": ("U-Net, cross-attention", "MM-DiT"),
 }
 SEEDS = {"channels": (0, 1), "scale": (0, 1), "readers": (0,)}
 AUTOENCODER = {"steps": 3_000, "batch_size": 16}
+LARGE = 5.5                                                 # 1 / 0.18215, Stable Diffusion's factor
 DIFFUSION = {"steps": 1_500, "batch_size": 32, "p_drop": 0.1}
 EXAMPLES = 50_000
 cosine = Schedule.cosine()
@@ -178,13 +181,14 @@ def prepared(experiment: str, variant: str, seed: int) -> tuple[Denoiser, Autoen
     vae = autoencoder(int(variant) if experiment == "channels" else 8, seed)
     c = reconstruction(vae, 200)["latent_std"]
     if experiment == "scale":
-        vae = unscaled(vae, 1 / c if variant == "rescaled" else 1.0)
+        wanted = {"rescaled": 1.0, "forgotten": c}.get(variant, LARGE)
+        vae, c = unscaled(vae, wanted / c), wanted
     torch.manual_seed(seed)
-    if variant == "input normalised":
+    if variant.endswith("input normalised"):
         net = unet(8, NormalisedInput)
         net.c = c
         return Denoiser(net, cosine, "v"), vae, DIFFUSION
-    schedule = shifted(cosine, c) if variant == "schedule shifted" else cosine
+    schedule = shifted(cosine, c) if variant.endswith("schedule shifted") else cosine
     return Denoiser(unet(vae.latent_channels), schedule, "v"), vae, DIFFUSION
 
 

@@ -1,0 +1,75 @@
+"""Tokenizer, text encoder and U-Net as one network: (x, step, tokens) -> a tensor like the latent.
+"""
+import torch
+from torch import Tensor, nn
+
+from ... import validate
+from ..layers import hidden_matrices
+from .text_encoder import ClipTextEncoder
+from .tokenizer import BytePairTokenizer
+from .unet import StableDiffusionUNet
+
+
+class StableDiffusionNet(nn.Module):
+    """Stable Diffusion without its autoencoder: what a `Denoiser` of latents holds.
+
+    unet, text: the arguments of StableDiffusionUNet and ClipTextEncoder, as dicts
+    tokenizer:  a BytePairTokenizer, or one's merges, "a b" each, of a code that was learned
+
+    net(x, step, tokens): the latents x (B, 4, H, W), step (B,) 0 ... T - 1, token ids (B, L) or
+    (1, L). `null` is the empty text: guidance leads away from it.
+    Raises TypeError or ValueError as its parts do, and where they do not fit together.
+    """
+
+    def __init__(self, unet: dict, text: dict, tokenizer: BytePairTokenizer | list[str]):
+        super().__init__()
+        self.unet = StableDiffusionUNet(**unet)
+        self.text = ClipTextEncoder(**text)
+        sizes = self.text.config
+        if not isinstance(tokenizer, BytePairTokenizer):
+            tokenizer = BytePairTokenizer.from_merges(tokenizer, sizes["length"])
+        if len(tokenizer.vocabulary) != sizes["vocabulary"]:
+            raise ValueError(
+                f"the tokenizer has {len(tokenizer.vocabulary)} tokens, and the text encoder "
+                f"{sizes['vocabulary']}"
+            )
+        if sizes["dim"] != self.unet.config["context_dim"]:
+            raise ValueError(
+                f"the text encoder's vectors have {sizes['dim']} numbers, and the U-Net reads "
+                f"{self.unet.config['context_dim']}"
+            )
+        self.tokenizer = tokenizer
+        merges = [" ".join(pair) for pair in tokenizer.merges]
+        self.config = {"unet": self.unet.config, "text": sizes, "tokenizer": merges}
+        self.null = {"tokens": tokenizer("")}
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        tokens: Tensor | None = None,
+        context: Tensor | None = None,
+        extra: Tensor | None = None,
+    ) -> Tensor:
+        """x: (B, C, H, W), t: (B,) the step, tokens: (B, L), (1, L), or None for the empty text
+
+        context: the text encoder's output in place of tokens; extra: channels beside x, such as
+        mask and masked latent. Raises TypeError or ValueError for inputs of another shape.
+        """
+        if context is None:
+            context = self.encode(self.null["tokens"] if tokens is None else tokens, len(x))[
+                "context"
+            ]
+        x = x if extra is None else torch.cat([x, validate.real(extra, "extra").to(x)], dim=1)
+        return self.unet(x, t, context.to(x.dtype))
+
+    def encode(self, tokens: Tensor, B: int) -> dict[str, Tensor]:
+        """The text encoder's output for a batch of B, as the argument context: once a picture."""
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or len(tokens) not in (1, B):
+            raise ValueError(f"tokens must be ({B}, L) or (1, L), as net.tokenizer makes them")
+        context = self.text(tokens.to(self.text.position_embedding.device))
+        return {"context": context.expand(B, -1, -1)}
+
+    def muon_parameters(self) -> list[nn.Parameter]:
+        """The weights that Muon should move: those of all layers but the first and the last."""
+        return hidden_matrices(self, (self.unet.stem, self.unet.out))
