@@ -47,7 +47,7 @@ import math
 
 import torch
 
-from course_lib import Schedule, ancestral, ddim, heun, last, sde, timesteps
+from course_lib import Schedule, ancestral, cfg, ddim, heun, last, sde
 from course_lib.lab import (
     attributes,
     data,
@@ -180,20 +180,21 @@ print("\n".join(captions))
 #
 # $$\frac{\text{time with pixels}}{\text{time with latents}} = \frac{c_{\text{text}} + n\,c_x}{c_{\text{text}} + n\,c_z + c_{\text{decoder}}} \tag{6.5}$$
 #
-# Measure the four costs, in turns, at a batch of 1 and of 32. Ten guided steps are $n = 10$ evaluations of twice the batch.
+# Measure the four costs, in turns, at a batch of 1 and of 32. Ten guided steps are $n = 10$ guided evaluations.
 
 # %%
 def costs(B):
-    """Seconds: an evaluation with guidance on pixels, on latents, the decoder, the text."""
-    tokens = T.net.tokenizer(data.nouns(2 * B, seed=3).captions).to(device)
-    t = torch.full((2 * B,), 0.5, device=device)
-    x, z = torch.randn(2 * B, 3, 32, 32), torch.randn(2 * B, 8, 8, 8)
+    """Seconds: a guided evaluation on pixels, on latents, the decoder, the text."""
+    tokens = T.net.tokenizer(data.nouns(B, seed=3).captions).to(device)
+    t = torch.full((B,), 0.5, device=device)
+    x, z = torch.randn(B, 3, 32, 32), torch.randn(B, 8, 8, 8)
     x, z = x.to(device), z.to(device)
-    of_x, of_z = (D.net.encode(tokens, 2 * B) for D in (T, L))
+    of_x, of_z = (D.net.encode(tokens, B) for D in (T, L))
+    on_x, on_z = (cfg(D, 2.0, D.net.encode(0, B)) for D in (T, L))
     with torch.no_grad():
         return profiling.median_seconds(
-            lambda: T(x, t, **of_x), lambda: L(z, t, **of_z),
-            lambda: vae.to_images(z[:B]), lambda: T.net.encode(tokens, 2 * B))
+            lambda: on_x(x, t, **of_x), lambda: on_z(z, t, **of_z), lambda: vae.to_images(z),
+            lambda: (T.net.encode(tokens, B), T.net.encode(0, B)))
 
 rows = []
 for B in (1, 32):

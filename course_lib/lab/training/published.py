@@ -86,8 +86,7 @@ def load_published(
     sizes = _unet_arguments(configs["unet"]), _text_arguments(configs["text_encoder"])
     with torch.device("meta"):                              # sizes without numbers
         vae = AutoencoderKL(**_vae_arguments(configs["vae"]))
-        net = StableDiffusionNet(*sizes, tokenizer)
-    net.null = {"tokens": tokenizer("")}
+        net = StableDiffusionNet(*sizes, tokenizer, _steps(configs["scheduler"]))
     device = default_device() if device is None else validate.device(device)
     for part, module in (("unet", net.unet), ("text_encoder", net.text), ("vae", vae)):
         _fill(module, folder, part, dtype, device)
@@ -190,17 +189,21 @@ def _tokenizer(folder: Path, text: dict) -> BytePairTokenizer:
         raise FileNotFoundError(missing) from error
 
 
-def _schedule(config: dict) -> tuple[Schedule, str, object]:
-    """Schedule, target and the steps that the network counts: t = (i + 1) / T is step i."""
-    T = config.get("num_train_timesteps", 1000)
+def _schedule(config: dict) -> tuple[Schedule, str]:
+    """The schedule and the target of its prediction_type."""
     kind = config.get("prediction_type", "epsilon")
     if kind not in TARGETS:
         raise ValueError(f"prediction_type is one of {', '.join(TARGETS)}; got {kind!r}")
     low, high = config.get("beta_start", 0.00085), config.get("beta_end", 0.012)
+    T = _steps(config)
     root = torch.linspace(low**0.5, high**0.5, T, dtype=torch.float64)
     zero_terminal = config.get("rescale_betas_zero_snr", False)
     schedule = (Schedule.zero_terminal_snr if zero_terminal else Schedule.from_betas)(root**2)
-    return schedule, TARGETS[kind], lambda t: (T * t - 1).clamp(min=0)
+    return schedule, TARGETS[kind]
+
+
+def _steps(config: dict) -> int:
+    return config.get("num_train_timesteps", 1000)
 
 
 # ---- weights

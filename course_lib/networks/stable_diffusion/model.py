@@ -1,5 +1,4 @@
-"""Tokenizer, text encoder and U-Net as one network: (x, step, tokens) -> a tensor like the latent.
-"""
+"""Tokenizer, text encoder and U-Net as one network: (x, t, tokens) -> a tensor like the latent."""
 import torch
 from torch import Tensor, nn
 
@@ -15,14 +14,18 @@ class StableDiffusionNet(nn.Module):
 
     unet, text: the arguments of StableDiffusionUNet and ClipTextEncoder, as dicts
     tokenizer:  a BytePairTokenizer, or one's merges, "a b" each, of a code that was learned
+    steps:      T of its training: the U-Net counts steps, and t = (i + 1) / T is step i
 
-    net(x, step, tokens): the latents x (B, 4, H, W), step (B,) 0 ... T - 1, token ids (B, L) or
-    (1, L). `null` is the empty text: guidance leads away from it.
+    net(x, t, tokens): latents x (B, 4, H, W), t (B,) in [0, 1], token ids (B, L) or (1, L). `null`
+    is the empty text: guidance leads away from it.
     Raises TypeError or ValueError as its parts do, and where they do not fit together.
     """
 
-    def __init__(self, unet: dict, text: dict, tokenizer: BytePairTokenizer | list[str]):
+    def __init__(
+        self, unet: dict, text: dict, tokenizer: BytePairTokenizer | list[str], steps: int = 1000
+    ):
         super().__init__()
+        self.steps = validate.whole(steps, "steps")
         self.unet = StableDiffusionUNet(**unet)
         self.text = ClipTextEncoder(**text)
         sizes = self.text.config
@@ -40,7 +43,12 @@ class StableDiffusionNet(nn.Module):
             )
         self.tokenizer = tokenizer
         merges = [" ".join(pair) for pair in tokenizer.merges]
-        self.config = {"unet": self.unet.config, "text": sizes, "tokenizer": merges}
+        self.config = {
+            "unet": self.unet.config,
+            "text": sizes,
+            "tokenizer": merges,
+            "steps": steps,
+        }
         self.null = {"tokens": tokenizer("")}
 
     def forward(
@@ -51,7 +59,7 @@ class StableDiffusionNet(nn.Module):
         context: Tensor | None = None,
         extra: Tensor | None = None,
     ) -> Tensor:
-        """x: (B, C, H, W), t: (B,) the step, tokens: (B, L), (1, L), or None for the empty text
+        """x: (B, C, H, W), t: (B,), tokens: (B, L), (1, L), or None for the empty text
 
         context: the text encoder's output in place of tokens; extra: channels beside x, such as
         mask and masked latent. Raises TypeError or ValueError for inputs of another shape.
@@ -61,7 +69,8 @@ class StableDiffusionNet(nn.Module):
                 "context"
             ]
         x = x if extra is None else torch.cat([x, validate.real(extra, "extra").to(x)], dim=1)
-        return self.unet(x, t, context.to(x.dtype))
+        step = (self.steps * t - 1).clamp(min=0)
+        return self.unet(x, step, context.to(x.dtype))
 
     def encode(self, tokens: Tensor, B: int) -> dict[str, Tensor]:
         """The text encoder's output for a batch of B, as the argument context: once a picture."""

@@ -171,7 +171,7 @@ class BytePairTokenizer:
         Warns where a text is cut. Raises TypeError for texts that are no strings.
         """
         texts = [texts] if isinstance(texts, str) else validate.strings(texts, "texts")
-        rows = torch.full((len(texts), self.length), self.vocabulary[self.pad])
+        rows = torch.full((len(texts), self.length), self.vocabulary[self.pad], device="cpu")
         for row, text in zip(rows, texts):
             parts = self.split(text)
             left_out = self._text(parts[self.length - 2 :])
@@ -181,7 +181,7 @@ class BytePairTokenizer:
                     stacklevel=2,
                 )
             parts = [START, *parts[: self.length - 2], END]
-            row[: len(parts)] = torch.tensor([self._id(part) for part in parts])
+            row[: len(parts)] = torch.tensor([self._id(part) for part in parts], device="cpu")
         return rows
 
     def _id(self, part: str) -> int:
