@@ -193,7 +193,8 @@ def costs(B):
     on_x, on_z = (cfg(D, 2.0, D.net.encode(0, B)) for D in (T, L))
     with torch.no_grad():
         return profiling.median_seconds(
-            lambda: on_x(x, t, **of_x), lambda: on_z(z, t, **of_z), lambda: vae.to_images(z),
+            lambda: on_x(x, t, **of_x), lambda: on_z(z, t, **of_z),
+            lambda: vae.to_images(z),
             lambda: (T.net.encode(tokens, B), T.net.encode(0, B)))
 
 rows = []
