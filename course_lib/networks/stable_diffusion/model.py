@@ -50,6 +50,7 @@ class StableDiffusionNet(nn.Module):
             "steps": steps,
         }
         self.null = {"tokens": tokenizer("")}
+        self.control: nn.Module | None = None               # a ControlNet, for `hint`
 
     def forward(
         self,
@@ -58,11 +59,13 @@ class StableDiffusionNet(nn.Module):
         tokens: Tensor | None = None,
         context: Tensor | None = None,
         extra: Tensor | None = None,
+        hint: Tensor | None = None,
     ) -> Tensor:
         """x: (B, C, H, W), t: (B,), tokens: (B, L), (1, L), or None for the empty text
 
         context: the text encoder's output in place of tokens; extra: channels beside x, such as
-        mask and masked latent. Raises TypeError or ValueError for inputs of another shape.
+        mask and masked latent; hint: the picture that `control` follows.
+        Raises TypeError or ValueError for inputs of another shape.
         """
         if context is None:
             context = self.encode(self.null["tokens"] if tokens is None else tokens, len(x))[
@@ -70,7 +73,10 @@ class StableDiffusionNet(nn.Module):
             ]
         x = x if extra is None else torch.cat([x, validate.real(extra, "extra").to(x)], dim=1)
         step = (self.steps * t - 1).clamp(min=0)
-        return self.unet(x, step, context.to(x.dtype))
+        if hint is not None and self.control is None:
+            raise ValueError("this network follows no hint: set net.control to a ControlNet")
+        control = None if hint is None else self.control(validate.real(hint, "hint").to(x))
+        return self.unet(x, step, context.to(x.dtype), control)
 
     def encode(self, tokens: Tensor, B: int) -> dict[str, Tensor]:
         """The text encoder's output for a batch of B, as the argument context: once a picture."""

@@ -243,6 +243,7 @@ class StableDiffusionUNet(nn.Module):
     def _build_levels(self, widths: list[int], depth: int, middle: bool) -> None:
         last, c = len(widths) - 1, widths[0]
         skips = [c]                                         # the stem's features are kept, too
+        factors = [0]                                       # how often each was halved
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
         for k, width in enumerate(widths):
@@ -250,7 +251,10 @@ class StableDiffusionUNet(nn.Module):
             resample = same_conv(width, width, stride=2) if k < last else None
             self.down.append(self._level(k, sizes, resample))
             skips += [width] * (depth + (k < last))
+            factors += [k] * depth + [k + 1] * (k < last)
             c = width
+        # of each skip connection: its channels, and how often its height and width were halved
+        self.skips = list(zip(skips, factors))
         # always with a transformer, also where the last level has none
         self.middle = self._level(last, [(c, c)] * 2, None, 1) if middle else None
         for k, width in reversed(list(enumerate(widths))):
@@ -279,9 +283,12 @@ class StableDiffusionUNet(nn.Module):
         ]
         return Level([StepBlock(c, d, emb_dim, groups) for c, d in sizes], made, resample)
 
-    def forward(self, x: Tensor, step: Tensor, context: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, step: Tensor, context: Tensor, control: list[Tensor] | None = None
+    ) -> Tensor:
         """x: (B, in_channels, H, W), step: (B,), 0 ... T - 1, context: (B, L, context_dim)
 
+        control: what is added to each skip connection, then to the middle, as a ControlNet makes it
         Raises TypeError or ValueError for inputs of another shape.
         """
         _require("this network takes latents", x, "B", self.in_channels, "H", "W")
@@ -304,6 +311,9 @@ class StableDiffusionUNet(nn.Module):
         if self.middle is not None:
             h = self.middle.step(0, h, emb, context)
             h = self.middle.blocks[1](h, emb)
+        if control is not None:
+            skips = [skip + more for skip, more in zip(skips, control[:-1], strict=True)]
+            h = h + control[-1]
         for level in self.up:
             for k in range(len(level.blocks)):
                 h = level.step(k, torch.cat([h, skips.pop()], dim=1), emb, context)

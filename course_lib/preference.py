@@ -1,0 +1,46 @@
+"""Learning from pairs: of two pictures for one text, which is better?
+
+Direct preference optimisation for diffusion models: Wallace et al. 2024, eq. 14; Rafailov et al.
+2023. No reward model and no sampling: the loss compares errors of denoising.
+"""
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import validate
+
+
+def dpo_loss(
+    D: Callable,
+    reference: Callable,
+    winner: Tensor,
+    loser: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    beta: float,
+    **condition,
+) -> Tensor:
+    """-log sigmoid(-beta ((l_w - l_w') - (l_l - l_l'))) of each pair: (B,)
+
+    l: the loss of D, l': that of the reference, with the same noise eps and time t for winner and
+    loser (B, ...); D's falls faster on the winner than on the loser, or the sigmoid is small.
+
+    D, reference: with a method `loss(x0, t, eps, **condition)`, such as a Denoiser; the reference
+                  is not trained
+    beta:         how far D may go from the reference: small is far
+    Raises TypeError or ValueError for pairs of unequal shape, and a beta that is not above 0.
+    """
+    winner = validate.real(winner, "winner")
+    loser = validate.real(loser, "loser", like=winner)
+    validate.number(beta, "beta", 0, above=True)
+    for model, name in ((D, "D"), (reference, "reference")):
+        if not hasattr(model, "loss"):
+            got = type(model).__name__
+            raise TypeError(f"{name} must have a loss, such as a Denoiser; got {got}")
+    change = D.loss(winner, t, eps, **condition) - D.loss(loser, t, eps, **condition)
+    with torch.no_grad():
+        before = reference.loss(winner, t, eps, **condition)
+        before = before - reference.loss(loser, t, eps, **condition)
+    return -F.logsigmoid(-beta * (change - before))
