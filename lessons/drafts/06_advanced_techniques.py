@@ -20,12 +20,12 @@
 # | section | | minutes | what it gives |
 # | --- | --- | --- | --- |
 # | 6.1 An autoencoder of one's own | core | 12 | what a latent is, and what it loses |
-# | 6.2 Diffusion in the latents | core | 8 | text to image at a quarter of the price |
+# | 6.2 Diffusion in the latents | core | 8 | text to image in a quarter of the time |
 # | 6.3 The forgotten scale | core | 8 | the best-known omission in public code |
 # | 6.4 Better autoencoder, better model? | core | 6 | how to choose the latent's size |
 # | 6.5 A transformer that reads: MM-DiT | deeper | 10 | Stable Diffusion 3's network |
 # | 6.6 Learning a score | core | 10 | why diffusion needs noise levels |
-# | 6.7 Scores without noise | deeper | 8 | implicit and sliced score matching |
+# | 6.7 Scores without a noise target | deeper | 8 | implicit and sliced score matching |
 # | 6.8 One equation | core | 15 | SDE, Fokker-Planck, the reverse family |
 # | 6.9 Same marginals, other journeys | core | 8 | what is special about the reverse SDE |
 # | 6.10 Solvers of the SDE | deeper | 10 | noise or no noise, at equal cost |
@@ -74,7 +74,7 @@ seeded = lambda seed: torch.Generator().manual_seed(seed)
 #
 # A picture of 32 x 32 pixels has 3,072 numbers, and most of them repeat their neighbours. **Must the diffusion model work on all of them?** Rombach et al. (2022) train two networks one after the other. An **autoencoder** learns to write a picture down in fewer numbers, its **latent**, and to read it back. Then a diffusion model learns the latents, which are small. Stable Diffusion is built this way: the autoencoder keeps the details, the diffusion model decides what is in the picture.
 #
-# The **encoder** maps a picture $x$ to the mean $\mu(x)$ and the log-variance of a Gaussian $q(z\mid x)$; the **decoder** maps a latent back to $\hat x(z)$. The pair is a **variational autoencoder**, VAE (Kingma & Welling 2014). Say that the decoder's picture is right up to Gaussian noise of deviation $s$ per pixel value, and that latents have the prior $\mathcal N(0, I)$. The bound of lesson 1, (1.20), then has two terms:
+# The **encoder** maps a picture $x$ to the mean $\mu(x)$ and the log-variance of a Gaussian $q(z\mid x)$; the **decoder** maps a latent back to $\hat x(z)$. The pair is a **variational autoencoder**, VAE (Kingma & Welling 2014). Say that the decoder's picture is right up to Gaussian noise of deviation $s$ per pixel value, and that latents have the prior $\mathcal N(0, I)$. The bound of lesson 1, (1.20) with $z$ in place of $x_{1:T}$, then has two terms:
 #
 # $$-\log p(x) \le \mathbb E_{z\sim q}\frac{\|x-\hat x(z)\|^2}{2s^2} + \mathrm{KL}\big(q(z\mid x)\,\|\,\mathcal N(0,I)\big) + \tfrac P2\log 2\pi s^2 \tag{6.1}$$
 #
@@ -86,7 +86,7 @@ seeded = lambda seed: torch.Generator().manual_seed(seed)
 #
 # $$\mathcal L = \frac1P\Big[\mathbb E_{z\sim q}\|x-\hat x(z)\|^2 + w_{\mathrm{KL}}\,\mathrm{KL}\Big], \qquad w_{\mathrm{KL}} = 2s^2 \tag{6.3}$$
 #
-# So the KL weight says how exact the picture has to be. In (6.3) both terms are sums. Code that takes the *mean* over the latent's $d$ numbers has divided the weight by $d$; code that takes the mean over pixels and the sum over latents has multiplied it by $P$. The same "1e-6" means different models. With Stable Diffusion's $10^{-6}$ the KL term nearly vanishes, and so does what it was for: the latents' deviation is not 1 (section 6.3).
+# So the KL weight says how exact the picture has to be. In (6.3) both terms are sums. Code that sums over pixels and takes the *mean* over the latent's $d$ numbers has divided the weight by $d$; code that takes the mean over pixels and the sum over latents has multiplied it by $P$. The same "1e-6" means different models. With Stable Diffusion's $10^{-6}$ the KL term nearly vanishes, and so does what it was for: latents with a deviation near 1.
 #
 # The encoder's and the decoder's plan is Stable Diffusion's, with fewer channels. Convolution blocks with shortcuts; between levels a convolution of stride 2, padded on the right and at the bottom only; self-attention at the lowest level; a 1x1 convolution before and after the latent. One thing is ours: the first layer folds 2 x 2 pixels into channels, which is faster.
 
@@ -148,17 +148,17 @@ tables.table({name: dict(zip(channels, values.tolist())) for name, values in row
              ".3f", index="", caption="The eight channels of the latent")
 
 # %% [markdown]
-# **What the table shows.** Two channels have **collapsed** (**posterior collapse**): their mean is constant and their $q$ is the prior, for every picture. They cost nothing and carry nothing: at this KL weight a channel is used fully or not at all. The other six have means with deviations near 1 and small noise.
+# **What the table shows.** Two channels have **collapsed** (**posterior collapse**): their mean is nearly constant and their $q$ nearly the prior, for every picture. They cost nothing and carry nothing. The other six have means with deviations near 1 and small noise.
 #
-# **What does an autoencoder throw away?** The squared error's answer to missing information is the mean of what is still possible, so what is thrown away comes back blurred. On photographs this would be hair, grass and skin. Therefore Stable Diffusion's autoencoder has two more terms. A **perceptual** term compares features of a trained network (LPIPS, lesson 3) in place of pixels. An **adversarial** term is a second network that learns to tell pictures from reconstructions, and whose gradient the decoder climbs: it rewards *a* sharp texture over the mean of all. Neither adds information; the decoder makes up what looks right. Our figures have flat colours and few parts, and nearly all of them come back right, so we use neither.
+# **What does an autoencoder throw away?** The squared error's answer to missing information is the mean of what is still possible, so what is thrown away comes back blurred. On photographs this would be hair, grass and skin. Therefore Stable Diffusion's autoencoder has two more terms. A **perceptual** term compares features of a trained network (LPIPS, lesson 3) in place of pixels. An **adversarial** term is a second network that learns to tell pictures from reconstructions, and whose gradient the decoder climbs: it rewards *a* sharp texture over the mean of all. What the latent lacks, the decoder then makes up. Our figures have flat colours and few parts, and nearly all of them come back right, so we use neither.
 #
 # ## 6.2 Diffusion in the latents
 #
-# **What changes in the diffusion model?** Only the data. Per channel, with $m$ the mean and $1/k$ the deviation of draws of $q$ over the data, standardise the latent $y$:
+# **What changes in the diffusion model?** The data; loss, captions and samplers stay. Per channel, with $m$ the mean and $1/k$ the deviation of draws of $q$ over the data, standardise the latent $y$:
 #
 # $$z = (y - m)\,k, \qquad \hat x = \mathrm{decode}\big(z/k + m\big) \tag{6.4}$$
 #
-# Encode every training picture once, and train the network of lesson 5 on $z$, with the same loss and the same captions. At the end of sampling, by any sampler, decode once. Two things lose their meaning. Clipping to $[-1, 1]$ does, because a latent has no such range. And a known pixel does: a mask has to be brought to the latent's grid, and at its edge the decoder mixes both sides.
+# Encode every training picture once, by its mean, and train lesson 5's kind of network on $z$ (other widths, and a noisier distribution of times). A collapsed channel's mean stays near 0, though a draw of its $q$ would not. At the end of sampling, by any sampler, decode once. Two things lose their meaning. Clipping to $[-1, 1]$ does, because a latent has no such range. And a known pixel does: a mask has to be brought to the latent's grid, and at its edge the decoder mixes both sides.
 
 # %%
 z = vae.to_latents(test.x.to(device))                                    # (250, 8, 8, 8)
@@ -176,7 +176,7 @@ print("\n".join(captions))
 # %% [markdown]
 # **What the figure shows.** Both draw what was asked for. Where a caption leaves a part out (the third names no body, the tenth no glasses), each model chooses for itself.
 #
-# **What does it save?** Our U-Net on pixels works at 16 x 16 positions after its first layer, the one on latents at 8 x 8. So an evaluation of the network costs about a quarter. The caption is encoded once a picture in both. With $n$ evaluations of a network of cost $c_x$ or $c_z$,
+# **What does it save?** Our U-Net on pixels works at 16 x 16 positions after its first layer, the one on latents at 8 x 8. So an evaluation has a quarter of the positions. The caption is encoded once a picture in both. With $n$ evaluations of a network of cost $c_x$ or $c_z$,
 #
 # $$\frac{\text{time with pixels}}{\text{time with latents}} = \frac{c_{\text{text}} + n\,c_x}{c_{\text{text}} + n\,c_z + c_{\text{decoder}}} \tag{6.5}$$
 #
@@ -209,7 +209,7 @@ tables.table(rows, ".1f", caption="Milliseconds a picture")
 # %% [markdown]
 # «What the table shows.»
 #
-# **And is it as good?** Live we can afford 50 figures: a standard error of up to 7 points. The second table has 2,000 captions of each split, the same for both models, and the whole time from captions to pixels (`python benchmarks/latents.py pixels`).
+# **And is it as good?** Live we can afford 50 figures: a standard error of up to 7 points. The second table has 2,000 captions of each of lesson 5's splits ("test": new combinations, "pairs": pairs of parts that training never has), the same for both models, and the whole time from captions to pixels (`python benchmarks/latents.py pixels`).
 
 # %%
 def accuracies(x, parts):
@@ -251,7 +251,7 @@ tables.table(times, ".2f", index="",
 #
 # $$\log\mathrm{SNR}_{c}(t) = \log\mathrm{SNR}(t) + 2\log c \tag{6.6}$$
 #
-# A factor on the data is a shift of the schedule. With $c>1$ the model spends its training and its steps at cleaner levels, and where the schedule ends with a little signal left, as most do, $c$ multiplies it: sampling, which starts from $\mathcal N(0, I)$, does not have it. With $c<1$ it is the other way round. The shift can be used on purpose, too. High-resolution pictures survive more noise, because neighbouring pixels repeat each other; so Stable Diffusion 3 shifts the flow's time by a factor $s$:
+# A factor on the data is a shift of the log SNR (and $x_t$ becomes larger, too). With $c>1$ the model spends its training and its steps at cleaner levels, and where the schedule ends with a little signal left, as most do, $c$ multiplies it: sampling, which starts from $\mathcal N(0, I)$, does not have it. With $c<1$ it is the other way round. The shift can be used on purpose, too. High-resolution pictures survive more noise, because neighbouring pixels repeat each other; so Stable Diffusion 3 shifts the flow's time by a factor $s$:
 #
 # $$t' = \frac{s\,t}{1+(s-1)\,t} \qquad\Longrightarrow\qquad \log\mathrm{SNR}(t') = \log\mathrm{SNR}(t) - 2\log s \tag{6.7}$$
 #
@@ -271,6 +271,8 @@ for k in range(3):
 tables.table(rows, ".2f", caption=f"log SNR; 2 log 3 = {2 * math.log(3):.2f}")
 
 # %% [markdown]
+# The columns of each pair differ by 2.20, and the factor and the shift go opposite ways.
+#
 # **Does it matter?** Our autoencoder's deviations are near 1 already, because its KL weight is large. So we take one with Stable Diffusion's weight, $10^{-6}$, whose latents have the deviation in the table's first column, and train the same network on them for 2,000 steps, two seeds each: with the latents divided by their deviation; as they are; and as they are with two repairs. The first shifts the schedule back by (6.6). The second divides $x_t$ by its own deviation before it enters the network, and leaves the schedule alone. (`python benchmarks/latents.py scale`)
 
 # %%
@@ -305,7 +307,7 @@ plots.show({name: samples[f"scale, {name}, 0"] / 127.5 - 1
 #
 # ## 6.4 Better autoencoder, better model?
 #
-# **If the latent loses details, why not a larger latent?** The same autoencoder with 2, 4, 8 and 16 channels, trained for 3,000 steps of 16 pictures; then on the latents of each, standardised, the same diffusion model for 1,500 steps of 32; two seeds of both. (`python benchmarks/latents.py channels`)
+# **If the latent loses details, why not a larger latent?** An autoencoder like ours, with Stable Diffusion's KL weight and 2, 4, 8 or 16 channels, trained for 3,000 steps of 16 pictures; then on the latents of each, standardised, the same diffusion model for 1,500 steps of 32; two seeds of both. (`python benchmarks/latents.py channels`)
 
 # %%
 rows = {}
@@ -318,16 +320,16 @@ tables.table(rows, index="channels",
              caption="1,000 reconstructions, 500 samples, two seeds")
 
 # %% [markdown]
-# **What the table shows.** Reconstruction gets better with every step: the accessory is read in 78 and 80 % of the decoded pictures with 2 channels, in 96 and 95 % with 16. The samples gain from 2 to 4 channels, 66 to 73 % for the body. From 4 to 16 they do not: the differences are as large as those between the two seeds, up to 8 points. So the gap between what the autoencoder could show and what the model draws grows, for the accessory from 31 points to 43 and 39.
+# **What the table shows.** Reconstruction gets better with every step: the accessory is read in 78 and 80 % of the decoded pictures with 2 channels, in 96 and 95 % with 16. The body's samples gain 5 to 7 points from 2 to 4 channels. All other single steps lie within the seeds' difference, up to 8 points; from 2 to 16 the accessory gains 7. So for the accessory the gap between what the autoencoder could show and what the model draws grows, from 32 and 31 points to 43 and 39; for the body it does not.
 #
-# More channels give the diffusion model more to learn, and what they add is the part that is hard to predict. This exchange is **learnability against fidelity**. On photographs it can turn into a loss: Yao et al. (2025) report that more channels reconstruct better, and that the diffusion model then has to be larger or trained longer to be as good. In our ten minutes the samples stay about equal. Four directions of the field, each with its own bet:
+# More channels give the diffusion model more to learn; probably what they add is hard to predict. This exchange is **learnability against fidelity**. On photographs it can turn into a loss: Yao et al. (2025) report that more channels reconstruct better, and that the diffusion model then has to be larger or trained longer to be as good. In our ten minutes of training the samples lose nothing. Four directions of the field, each with its own bet:
 #
 # - **Representation autoencoders**: diffuse the features of a network that was trained to recognise, and train a decoder that inverts it.
 # - **High compression**: 32 or 64 pixels a side for one position of the latent, with shortcuts around the down-sampling so that it can be trained (DC-AE).
 # - **Regularised latents**: noise on the latent while the decoder trains, or a KL term, or a prior that is trained along. They smooth the latent at the decoder's cost.
 # - **Back to pixels**: large patches and transformers, no autoencoder at all.
 #
-# What they share is the lesson of the table: an autoencoder for diffusion is not chosen by its reconstruction alone.
+# What they share: an autoencoder for diffusion is not chosen by its reconstruction alone.
 #
 # ## 6.5 A transformer that reads: MM-DiT · deeper
 #
@@ -335,7 +337,7 @@ tables.table(rows, index="channels",
 #
 # $$\mathrm{softmax}\Big(\tfrac1{\sqrt d}\,[Q_c; Q_x]\,[K_c; K_x]^\top\Big)\,[V_c; V_x] \tag{6.8}$$
 #
-# The brackets stack the tokens of the caption above those of the picture. Time and a pooled summary of the caption enter through the adaptive norms of a DiT (lesson 2). A mask hides the padding of short captions from both streams.
+# $Q$, $K$ and $V$ are queries, keys and values (lesson 2), $c$ the caption's and $x$ the picture's. The brackets stack the tokens of the caption above those of the picture. Time and a pooled summary of the caption enter through the adaptive norms of a DiT (lesson 2). A mask hides the padding of short captions from both streams.
 
 # %%
 import torch.nn.functional as F
@@ -360,7 +362,7 @@ print("text", tuple(of_text.shape), "picture", tuple(of_picture.shape),
       "; padding changes nothing")
 
 # %% [markdown]
-# In the library this is `networks.dit.MMDiT`, with several heads, queries and keys of a fixed root mean square (so that attention in half precision cannot grow), and a test of its own. Both networks on the latents of `nouns_vae`, 30 minutes on the same machine (`python benchmarks/latents.py readers`):
+# In the library this is `networks.dit.MMDiT`, with several heads, queries and keys of a fixed root mean square (so that attention in half precision cannot grow), and a test of its own. Section 6.2's kind of network (a U-Net with cross-attention) and an MM-DiT, on the latents of `nouns_vae`, 30 minutes each on one and the same core (`python benchmarks/latents.py readers`):
 
 # %%
 columns = {"parameters": "parameters", "steps": "steps"}
@@ -422,7 +424,7 @@ for sigma in (0.8, 0.4, 0.2, 0.1):
 tables.table(rows, ".3g", caption="Gradients by theta, 200,000 examples")
 
 # %% [markdown]
-# **What the table shows.** At every level the two gradients differ by less than one standard error, where the wrong sign is 11 to 99 errors away at the three larger levels. (At the smallest one the noise of the target hides even a wrong sign: the test has no power there.) The deviation of one gradient grows as the level falls, and the explicit one's does not. That is the price of (6.10), and the reason to weight a loss by $\sigma^2$: then the target is the noise itself, of variance 1 at every level, and the loss is the one of lesson 1.
+# **What the table shows.** At every level the two gradients differ by less than one standard error, where the wrong sign is 11 to 99 errors away at the three larger levels. At the smallest level the shifted score differs from the true one by nearly a constant, and the mean of a score is 0; so a wrong sign hardly changes the gradient, and this test cannot see it. The denoising gradient is the noisier one at every level; at the smallest its deviation is 256, the explicit one's 0.3. Weighted by $\sigma^2$, (6.10) has the noise itself as target, of variance 1 at every level: that is the loss of lesson 1.
 #
 # **Then why not learn the score at one very small level, and follow it?** Lesson 4 had the tool: **Langevin dynamics** (4.14), small steps along the score with fresh noise, which leave the level's density as it is (4.15). Start points from $\mathcal N(0, 4)$, take 600 steps with the exact score, and compare three plans: the small level alone, a large level alone, and twenty levels from large to small (**annealed Langevin**, Song & Ermon 2019).
 
@@ -450,21 +452,23 @@ falling = torch.logspace(math.log10(2.0), math.log10(0.02), 20)
 plans = {"one small level": [0.02], "one large level": [1.0],
          "twenty levels, falling": falling.tolist()}
 start = 2 * torch.randn(5_000, 1, generator=seeded(0), dtype=torch.float64)
-rows = {name: seen(langevin(start, levels, 600, seeded(1)))
+rows = {f"{name}, 600 steps": seen(langevin(start, levels, 600, seeded(1)))
         for name, levels in plans.items()}
+rows["twenty levels, 2,400 steps"] = seen(
+    langevin(start, plans["twenty levels, falling"], 2400, seeded(1)))
 rows["the data"] = seen(bumps.sample(5_000, seed=3))
-tables.table(rows, index="600 steps", caption="Five clouds of 1,000 points each")
+tables.table(rows, index="", caption="Five clouds of 1,000 points each")
 
 # %% [markdown]
-# **What the table shows.** Alone, the small level brings every point to a bump and leaves it at the nearest one: half of the points are left of 0, as at the start, where the data has 31 %. Its score says nothing about the other bump: points would have to cross a gap in which the density is $e^{-22}$ times that of the bumps. The large level mixes the two bumps and blurs them. Falling levels do the one after the other: the masses are set while the bumps still overlap, the details after that. They come to 0.32 in place of 0.31, about equal with this spread; the exact value is 0.30: 30 steps a level are not quite enough, and noise levels make mixing fast, not free. A diffusion model is the same idea with the levels in its time.
+# **What the table shows.** Alone, the small level brings every point to a bump, and half of the points are left of 0, as at the start, where the data has 31 %. Its score says nothing about the other bump: points would have to cross a gap in which the density is $e^{-22}$ times that of the bumps. The large level mixes the two bumps and blurs them. Falling levels do the one after the other: the masses are set while the bumps still overlap, the details after that. With falling levels and 30 steps a level they come to 0.32, with 120 to 0.30, as in the data up to the spread: noise levels make mixing fast, not free. A diffusion model is the same idea with the levels in its time.
 #
-# ## 6.7 Scores without noise: implicit and sliced · deeper
+# ## 6.7 Scores without a noise target: implicit and sliced · deeper
 #
-# **Can a score be learnt without noise?** Expand the square in (6.9). The middle term still has the unknown score, but $q\,\nabla\log q = \nabla q$, and integration by parts moves the derivative to $s$ ($q\,s$ vanishes far away): $-\int q\,s\cdot\nabla\log q\,dx = -\int s\cdot\nabla q\,dx = \int q\,\nabla\cdot s\,dx$. What is left is **implicit score matching** (Hyvärinen 2005):
+# **Can a score be learnt without the noise as target?** Expand the square in (6.9). The middle term still has the unknown score, but $q\,\nabla\log q = \nabla q$, and integration by parts moves the derivative to $s$ ($q\,s$ vanishes far away): $-\int q\,s\cdot\nabla\log q\,dx = -\int s\cdot\nabla q\,dx = \int q\,\nabla\cdot s\,dx$. What is left is **implicit score matching** (Hyvärinen 2005):
 #
 # $$J_{\text{ISM}}(s) = \mathbb E_q\Big[\tfrac12\|s(x)\|^2 + \nabla\cdot s(x)\Big] = J_{\text{ESM}}(s) - \tfrac12\,\mathbb E_q\|\nabla\log q\|^2 \tag{6.12}$$
 #
-# It needs no noise and no target. The price is the divergence: one backward pass for each dimension. **Sliced score matching** (Song et al. 2019) looks along one random direction $z$ with mean 0 and covariance $I$ instead:
+# It needs no target, and holds without any noise. The price is the divergence: one backward pass for each dimension. **Sliced score matching** (Song et al. 2019, in its variance-reduced form) looks along one random direction $z$ with mean 0 and covariance $I$ instead:
 #
 # $$J_{\text{SSM}}(s) = \mathbb E_q\,\mathbb E_z\Big[\tfrac12\|s(x)\|^2 + z^\top\frac{\partial s}{\partial x}z\Big] = J_{\text{ISM}}(s) \tag{6.13}$$
 #
@@ -505,7 +509,7 @@ tables.table(rows, index="loss",
              caption="Derivative by theta of four losses, 50,000 points")
 
 # %% [markdown]
-# **What the table shows.** All three losses have the explicit one's gradient, within 2.5 standard errors. Their noise differs. At the largest level denoising has half the implicit losses' deviation, at the smallest six times as much: there its target explodes, and theirs does not mind. The sliced loss pays about a tenth for its random direction. With two dimensions the exact divergence costs two backward passes; with 3,072 it would be 3,072, and denoising costs none.
+# **What the table shows.** All three losses have the explicit one's gradient, within 2.5 standard errors. Their noise differs. At the largest level denoising has half the implicit losses' deviation, at the smallest six times as much: there its target grows like $1/\sigma$, and theirs do not contain it. The sliced loss pays about a tenth for its random direction. With two dimensions the exact divergence costs two backward passes; with 3,072 it would be 3,072, and denoising needs no extra one.
 #
 # ## 6.8 One equation
 #
@@ -521,7 +525,7 @@ tables.table(rows, index="loss",
 #
 # $$\frac{d}{dt}\,\mathbb E\,\varphi(x_t) = \mathbb E\Big[f\,x_t\cdot\nabla\varphi(x_t) + \tfrac12 g^2\,\Delta\varphi(x_t)\Big] \tag{6.16}$$
 #
-# The operator in the brackets is the **generator** of the process, and (6.16) is the whole theory in one line: it holds for every $\varphi$, so with the density at one time it fixes $q_t$ at all. Write the means as integrals and integrate by parts, once for the first term and twice for the second; the density vanishes far away, so nothing is left at the ends:
+# The operator in the brackets is the **generator** of the process, and (6.16) is the whole theory in one line: it holds for every $\varphi$, so with the density at one time it fixes $q_t$ at all times, under mild conditions. Write the means as integrals and integrate by parts, once for the first term and twice for the second; the density vanishes far away, so nothing is left at the ends:
 #
 # $$\frac{\partial q_t}{\partial t} = -\nabla\cdot(f\,x\,q_t) + \tfrac12 g^2\,\Delta q_t \tag{6.17}$$
 #
@@ -531,7 +535,7 @@ tables.table(rows, index="loss",
 #
 # $$dx = \Big[f\,x - \tfrac{1+\lambda^2}2\,g^2\,\nabla\log q_t(x)\Big]dt + \lambda\,g\,dw, \qquad t \text{ falling} \tag{6.18}$$
 #
-# *Check.* Let $\tau$ run backwards, $\tau = 1 - t$. By (6.17), the density of (6.18) changes by
+# *Check.* Let $\tau$ run backwards, $\tau = 1 - t$. By (6.17), a density $q$ of (6.18) that equals $q_t$ now changes by
 #
 # $$\frac{\partial q}{\partial\tau} = \nabla\cdot(f\,x\,q) - \tfrac{1+\lambda^2}2g^2\,\nabla\cdot(q\nabla\log q) + \tfrac{\lambda^2}2g^2\Delta q = \nabla\cdot(f\,x\,q) - \tfrac12g^2\Delta q \tag{6.19}$$
 #
@@ -597,7 +601,7 @@ print(f"(6.21): {known:.4f}")
 tables.table(rows, index="process", caption="Five clouds of 4,000 points each")
 
 # %% [markdown]
-# **What the table shows.** The distances to fresh draws are about equal for all, and equal to those of the forward process itself: the floor. The correlations are not. $\lambda = 1$ has the forward value; without noise a point stays near its rank, at 0.86; with $\lambda = 2$ it nearly forgets where it was. Twice the steps change little, so these are no errors of the solver. Same marginals, other journeys. For samples the choice of $\lambda$ does not matter until the steps are large or the network errs; for an edit, in which the start carries the picture (lesson 5), it does.
+# **What the table shows.** The distances to fresh draws are about equal for all, and equal to those of the forward process itself: the floor. The correlations are not. $\lambda = 1$ has the forward value; without noise points cannot pass each other, each keeps its rank, and the correlation is 0.86 (below 1 because the two densities have different shapes); with $\lambda = 2$ it nearly forgets where it was. Twice the steps change little, so these are no errors of the solver. Same marginals, other journeys. For samples the choice of $\lambda$ does not matter until the steps are large or the network errs; for an edit, in which the start carries the picture (lesson 5), it does.
 #
 # ## 6.10 Solvers of the SDE · deeper
 #
@@ -605,7 +609,7 @@ tables.table(rows, index="process", caption="Five clouds of 4,000 points each")
 #
 # $$\bar x_s = \hat x_0 + \frac{r_s^2}{r_t^2}\,(\bar x_t - \hat x_0) + r_s\sqrt{1 - \frac{r_s^2}{r_t^2}}\;z \tag{6.22}$$
 #
-# This is lesson 1's posterior $q(x_s\mid x_t, x_0)$ with $\hat x_0$ in place of $x_0$. So **ancestral sampling** is the exponential integrator of Anderson's SDE, as DDIM is that of the ODE (lesson 4). First the order, without chance. For data from $\mathcal N(0, \frac14)$ the exact denoiser is a factor on $x$, so every step is $x_s = a\,x_t + b\,z$, and the variance of the result follows step by step.
+# (With $\alpha = 1$ and $r$ as the time, (6.18) says that $\bar x - \hat x_0$ falls like $r^2$ and gets noise of variance $2r\,dr$. Divide by $r^2$: what is left is noise of variance $\int_{r_s}^{r_t} 2r^{-3}dr = r_s^{-2} - r_t^{-2}$, and times $r_s^4$ that is the last term.) This is lesson 1's posterior $q(x_s\mid x_t, x_0)$ with $\hat x_0$ in place of $x_0$. So **ancestral sampling** is the exponential integrator of Anderson's SDE, as DDIM is that of the ODE (lesson 4). First the order, without chance. For data from $\mathcal N(0, \frac14)$ the exact denoiser is a factor on $x$, so every step is $x_s = a\,x_t + b\,z$, and the variance of the result follows step by step.
 
 # %%
 solvers = {"Euler-Maruyama": (sde.euler_maruyama, {}), "ancestral": (ancestral, {}),
@@ -627,18 +631,31 @@ def final_variance(sampler, steps, options):
         variance = a**2 * variance + b**2
     return variance
 
+def with_posterior_variance(D, schedule, x, ts, generator):
+    """An ancestral step of N(0, 1/4), the variance of x0 given x_t added to the posterior's."""
+    t, s = ts
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    rho = (schedule.sigma(s) * alpha / (schedule.alpha(s) * sigma)) ** 2
+    of_x0 = sigma**2 / 4 / (alpha**2 / 4 + sigma**2)
+    step = schedule.alpha(s) * (1 - rho)
+    variance = schedule.sigma(s)**2 * (1 - rho) + step**2 * of_x0
+    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    yield step * D(x, t) + schedule.alpha(s) * rho * x / alpha + variance.sqrt() * noise
+
+# %%
 true = flow.alpha(0.05)**2 / 4 + flow.sigma(0.05)**2
-rows = {}
-for name, (sampler, options) in solvers.items():
+rows, control = {}, {"ancestral, variance added": (with_posterior_variance, {})}
+for name, (sampler, options) in (solvers | control).items():
     e = [(final_variance(sampler, n, options) / true - 1).item() for n in (20, 40, 80, 160)]
     steps = ("20 steps", "40 steps", "80 steps", "160 steps")
     rows[name] = {n: f"{value:.1%}" for n, value in zip(steps, e)}
-    rows[name]["slope, 80 to 160"] = math.log2(abs(e[3] / e[2]))
+    if abs(e[3]) > 1e-9:
+        rows[name]["slope, 80 to 160"] = math.log2(abs(e[3] / e[2]))
 tables.table(rows, ".2f", index="solver",
              caption="Relative error of the variance; slope of its logarithm")
 
 # %% [markdown]
-# **What the table shows.** Four solvers are of first order: the slope of log error against log steps is near $-1$. Heun's is of second order. Ancestral sampling has the largest error here, and the variance comes out too small: the posterior with a *fixed* $x_0$ leaves out that $x_0$ itself is uncertain. Euler and DDIM agree to the last digit, because under the flow they are the same step (lesson 4).
+# **What the table shows.** In the variance four solvers are of first order: the slope of log error against log steps is near $-1$. Heun's is of second order. Ancestral sampling has the largest error here, and the variance comes out too small: the posterior with a *fixed* $x_0$ leaves out that $x_0$ itself is uncertain, and with that variance added (last row) the error is 0. Euler and DDIM agree to the last digit, because under the flow they are the same step (lesson 4).
 #
 # Now bumps in place of a bell, an equal number of *evaluations* of $D$, and one more question: what if the start is wrong? The same starting points for all. In the last column the points start with half the deviation that they should have.
 
@@ -664,9 +681,9 @@ rows["fresh draws (floor)"] = {"80 evaluations": distances(noised(bottom, 12_000
 tables.table(rows, index="solver", caption="Distance to q, three clouds of 4,000 points")
 
 # %% [markdown]
-# **What the table shows.** At every count ancestral sampling is behind DDIM. Heun's method is the worst at 10 evaluations and the best from 40 on. Euler-Maruyama comes out ahead of DDIM from 20 on; the table above suggests why (its error has the other sign, and is smaller), but that is the bell's, and another density may turn it around. The last column does turn the order around. Noise *forgets*: the solvers of the SDE end where they should even from a wrong start, and those of the ODE, which follow each point, carry the mistake to the end. A network's errors are mistakes, too, made at every level; whether noise repairs more than it costs has to be measured for each network, as lesson 4 did with churn.
+# **What the table shows.** At 10 evaluations Heun's method is the worst, then ancestral sampling; from 40 on all are about equal. The last column tells them apart. Noise *forgets*: the solvers of the SDE end about where they end from a right start, and those of the ODE, which follow each point, carry the mistake to the end. A network's errors are mistakes, too, made at every level; whether noise repairs more than it costs has to be measured for each network, as lesson 4 did with churn.
 #
-# **An old question.** Lesson 3 (section 3.7) left one open: on a ring of six bumps the bound with a learned variance came to 6.32 bits per dimension, and the data's own length is 6.27. Is the rest the price of 100 steps, or of a short training? Now it can be answered, because for the exact denoiser the best variance is known. The posterior's spread that (6.22) leaves out is the variance of $x_0$ given $x_t$, and by Tweedie's formula, once more differentiated, that is $\frac{\sigma^2}{\alpha}\frac{\partial\hat x_0}{\partial x}$. Give lesson 3's bound this variance, without any training, and vary the number of steps.
+# **An old question.** Lesson 3 (section 3.7) left one open: on a ring of six bumps the bound with a learned variance came to 6.32 bits per dimension, and the data's own length is 6.27. Is the rest the price of 100 steps, or of a short training? Now it can be answered, because for the exact denoiser the best variance is known. The posterior's spread that (6.22) leaves out is the variance of $x_0$ given $x_t$. It is $\frac{\sigma^2}{\alpha}\frac{\partial\hat x_0}{\partial x}$: in $\hat x_0 = \int x_0\,p(x_0\mid x)\,dx_0$ only $p$ depends on $x$, and $\nabla_x\log p(x_0\mid x) = \frac{\alpha}{\sigma^2}(x_0 - \hat x_0)$, so the derivative is $\frac{\alpha}{\sigma^2}\operatorname{Cov}(x_0\mid x)$. Give lesson 3's bound this variance, without any training, and vary the number of steps.
 
 # %%
 from course_lib.ddpm import DDPM
@@ -714,7 +731,7 @@ tables.table(rows, ".3f",
              caption=f"The bound with the best variance; the data's own {own_length:.3f}")
 
 # %% [markdown]
-# **What the table shows.** It is the price of the steps. With 100 of them the best variance cannot get below 6.34 bits, and lesson 3's network came to 6.32 after its short training, by one draw of the noise. (The error of one draw is twice that of four, in the table.) So training is not what was missing. The distance to the data's own length falls as the number of steps grows.
+# **What the table shows.** With 25 steps even the best variance costs 0.32 ± 0.03 bits, with 100 steps 0.04 ± 0.03. Lesson 3's network came to 6.32 with its 100 steps, as the best variance does here. So no price of its short training is seen, to within 0.07 bits, the error of its one draw.
 #
 # ## 6.11 Clocks and rulers: what a flow adds
 #
@@ -751,12 +768,13 @@ views = {"cosine, its own": own, "linear": Schedule.linear(), "flow": Schedule.f
 rows = {}
 for name, schedule in views.items():
     euler = drawn(schedule, points, sde.euler_maruyama, noise_level=0.0)
-    rows[name] = {"DDIM, to the first row": rms(drawn(schedule, points), first),
-                  "DDIM, to 100 steps": rms(first, fine), "Euler in t": rms(euler, fine)}
+    own_way = drawn(schedule, points)
+    rows[name] = {"DDIM, to the first row": rms(own_way, first),
+                  "DDIM, to 100 steps": rms(own_way, fine), "Euler in t": rms(euler, fine)}
 tables.table(rows, ".2g", index="schedule", caption="Root mean square, 40 digits")
 
 # %% [markdown]
-# **What the table shows.** DDIM draws the same 40 digits under all four, up to rounding: at the same points, "which schedule" has no meaning. Euler's method in $t$ is not invariant, because a straight line in $t$ is another curve under another clock and ruler; only for the flow are the two the same step (lesson 4), and for VE in this clock it fails.
+# **What the table shows.** DDIM draws the same 40 digits under all four, up to rounding: at the same points, "which schedule" has no meaning. Euler's method in $t$ is not invariant, because a straight line in $t$ is another curve under another clock and ruler; of these four the two are the same step only for the flow (lesson 4), and for VE in EDM's clock, $\sigma\propto t^7$, it fails.
 #
 # **Then what can a flow add?** Three things that have to be looked at one by one. **The grid**: equal steps in the flow's $t$ are other points. **The weighting**: a loss that is even in the flow's $t$ trains other levels harder. **The coupling**: a flow may pair noise and data otherwise than at random (section 6.12). The grid first, with the same network, the same noise and DDIM:
 
@@ -781,7 +799,7 @@ tables.table(rows, index="points even in",
              caption="Root mean square to 100 steps, 40 digits, three seeds")
 
 # %% [markdown]
-# **What the table shows.** The grid matters: the linear schedule's points leave two thirds of the error of the worst, at both numbers of steps, and that is more than the spread over seeds. They are not the network's own. The other three, the flow's among them, differ by less than twice their spread. That is one network and one measure; the order may be another for yours.
+# **What the table shows.** The grid matters: the linear schedule's points leave about two thirds of the error of the worst, at both numbers of steps, and that is more than the spread over seeds. So the best grid here is not the one of the network's own schedule. The other three, the flow's among them, differ by less than twice their spread. That is one network and one measure; the order may be another for yours.
 #
 # The weighting: write every loss as one of $\epsilon$. For the flow $v - \hat v = (\epsilon-\hat\epsilon) - (x_0-\hat x_0)$, and always $\alpha(x_0-\hat x_0) = -\sigma(\epsilon-\hat\epsilon)$. So $v-\hat v = \big(1+\frac\sigma\alpha\big)(\epsilon-\hat\epsilon)$, and with $\alpha+\sigma = 1$
 #
@@ -812,13 +830,13 @@ plots.curves(level, {name: w.log10() for name, w in weights.items()},
              xlabel="log SNR   (noise → data)", ylabel="log10 of the weight")
 
 # %% [markdown]
-# **What the figure shows.** The flow's loss and the cosine schedule's $v$ loss have the same weight, $e^{-\ell/2}$, up to a constant factor and up to the small offset by which the cosine schedule avoids $t = 0$. The $\epsilon$ loss is another one: most of its weight lies around $\ell = 0$. So a flow model, trained evenly in $t$, is a $v$-prediction model with the cosine schedule, in another clock and ruler. Lesson 3 trained with several weights and found small differences on its data (section 3.5).
+# **What the figure shows.** The flow's loss and the cosine schedule's $v$ loss have the same weight, $e^{-\ell/2}$, up to a constant factor and up to the small offset by which the cosine schedule avoids $t = 0$ (there $|dt/d\ell| = \alpha\sigma/\pi$, and $w = e^{-\ell/2}/\pi$). The $\epsilon$ loss is another one: most of its weight lies around $\ell = 0$. So a flow model, trained evenly in $t$, has the same loss on $\hat x_0$ as a $v$-prediction model with the cosine schedule; its network has another input scale and another output. Lesson 3 trained with several weights and found small differences on its data (section 3.5).
 #
 # **So what does a flow add?** No power of expression, and no speed by itself: converted, it is the same model. It adds a simple clock and ruler, in which Euler's step is DDIM's; a weight that is a good default; and an open door: its derivation (lesson 3) never used that noise and data are drawn independently, nor that the noise is normal. Section 6.12 tries other *couplings*.
 #
 # ## 6.12 Couplings · deeper
 #
-# A flow model is trained on pairs: a picture $x_0$ and a noise $\epsilon$, and the line between them. Nothing in the derivation of (3.8) asked for *independent* pairs: any **coupling** will do whose first parts are data and whose second parts are normal. **Which pairs make the paths straight?** With independent pairs the lines cross, and where they cross the learned velocity is their mean, so paths bend. The pairs with the smallest total squared distance do not cross (no two of them are at one place at one time). For a batch of $n$, **optimal-transport coupling** (Pooladian et al. 2023; Tong et al. 2024) permutes the noises:
+# A flow model is trained on pairs: a picture $x_0$ and a noise $\epsilon$, and the line between them. Nothing in the derivation of (3.8) asked for *independent* pairs: any **coupling** will do whose first parts are data and whose second parts are normal. **Which pairs make the paths straight?** With independent pairs the lines cross, and where they cross the learned velocity is their mean, so paths bend. Within a batch, the pairs with the smallest total squared distance do not cross: $\langle x_0 - x_0',\,\epsilon - \epsilon'\rangle\ge0$ for any two of them, or swapping their noises would be shorter; so no two are at one place at one time. For a batch of $n$, **optimal-transport coupling** (Pooladian et al. 2023; Tong et al. 2024) permutes the noises:
 #
 # $$\pi^* = \arg\min_\pi \sum_{i=1}^n \|x_0^{(i)} - \epsilon^{(\pi(i))}\|^2 \tag{6.27}$$
 #
@@ -826,7 +844,7 @@ plots.curves(level, {name: w.log10() for name, w in weights.items()},
 #
 # $$\mathcal S = \mathbb E\int_0^1\big\|(x_1 - x_0) - v(x_t, t)\big\|^2\,dt \tag{6.28}$$
 #
-# It is 0 where all paths are straight and run evenly, and then one Euler step is exact. There is a price: with a coupling, $x_t$ given $x_0$ is no longer the normal distribution of lesson 1, so such a flow has no denoiser in our sense, and (6.24) does not convert it. Four trainings in the plane: independent pairs; pairs by (6.27) in batches of 128; reflow pairs of the first; and, as a control, the same reflow ends and starts, **shuffled**. Each is three networks with three seeds, trained at once.
+# It is 0 where all paths are straight and run evenly, and then one Euler step is exact. There is a price: with a coupling, $x_t$ given $x_0$ is no longer the normal distribution of lesson 1. So the denoiser that belongs to such a flow gives no score by (1.29): the ODE and (6.24) still hold, the SDE (6.18) does not. Four trainings in the plane: independent pairs; pairs by (6.27) in batches of 128; reflow pairs of the first; and, as a control, the same reflow ends and starts, **shuffled**. Each is three networks with three seeds, trained at once.
 
 # %%
 from scipy.optimize import linear_sum_assignment
@@ -917,7 +935,7 @@ tables.table(rows, index="pairs",
              caption="Straightness, and distance to q after so many steps of Euler")
 
 # %% [markdown]
-# **What the table shows.** With independent pairs the paths bend: one step is useless, and four steps are still behind fifty. Optimal transport within batches makes them straight to a few thousandths, and so does reflow: two steps are as good as fifty. The shuffled pairs have the same starts and ends as reflow's, and bend as the independent ones do. So it is the *coupling* that straightens, not the second training and not the points. Two limits. In the plane a batch of 128 covers the data well; in 3,072 dimensions a batch's best permutation is little better than chance, and the published gains are modest. And reflow inherits the first model's mistakes: its ends are that model's ends, and no number of steps brings it nearer to the data than the first model comes with fifty.
+# **What the table shows.** With independent pairs the paths bend: one step is useless, and four steps are still behind fifty. Optimal transport within batches makes them straight to a few thousandths, and so does reflow: two steps are as good as fifty. The shuffled pairs have the same starts and ends as reflow's, and bend as the independent ones do. So it is the *coupling* that straightens, not the second training and not the points. Two limits. In the plane the best permutation of 128 normal points has 5 % of the squared length of a random one, in 3,072 dimensions 96 %: there is little to choose from. And reflow inherits the first model's mistakes: its ends are that model's ends, and at none of these counts does it come nearer to the data than the first model with fifty steps. Optimal transport does: it has no such teacher.
 #
 # ## 6.13 Likelihood
 #
@@ -980,7 +998,7 @@ tables.table(rows, ".2g", caption="log p against log q at t = 0.05, 200 points")
 # %% [markdown]
 # **What the table shows.** Both come to the known density within 0.01 nats, `solve_ivp` with 80 evaluations, our fixed grid with 200. What is left at the tightest tolerance is **truncation**: at $t = 0.999$ the density is not quite the prior's. In the last column, which ends with the known $q$ there, it is gone. (`sde.log_likelihood` works in $\log\frac\sigma\alpha$ and solves the linear part of the ODE exactly; on a network it needs no tolerance to be chosen, only a grid that is made finer until the number stands.)
 #
-# **The divergence of a picture.** The divergence is the trace of the Jacobian. Exactly, it takes one backward pass for each dimension: 2 for a point in the plane, 784 for a digit. **Hutchinson's estimate** takes one. For random $z$ with mean 0 and covariance $I$,
+# **The divergence of a picture.** The divergence is the trace of the Jacobian. Exactly, it takes one backward pass for each dimension: 2 for a point in the plane, 784 for a digit. (Below, the middle 16 x 16 pixels of a digit.) **Hutchinson's estimate** takes one. For random $z$ with mean 0 and covariance $I$,
 #
 # $$\mathbb E\,z^\top J z = \operatorname{tr}J \tag{6.31}$$
 #
@@ -1009,9 +1027,9 @@ for name, variance in derived.items():
 tables.table(rows, ".3f", index="probe", caption="A network's divergence, 20,000 probes")
 
 # %% [markdown]
-# **What the table shows.** Both means are the trace, and the deviations of one estimate are as derived. Signs are better here by a factor of 1.6, because much of $\|S\|^2$ lies on the diagonal, as it does where each pixel's prediction depends on that pixel most.
+# **What the table shows.** Both means are the trace within their errors (0.03 and 0.04), and the deviations of one estimate are as derived. Signs are better here by a factor of 1.6, because much of $\|S\|^2$ lies on the diagonal, as it does where each pixel's prediction depends on that pixel most.
 #
-# **Pixels are whole numbers.** A density on 256 points has no bound. A model may put a narrow bump on each level and reach any likelihood. **Dequantisation** adds uniform noise $u\in[-\frac12,\frac12]\Delta$ that fills each level's bin, of width $\Delta$. By Jensen's inequality it bounds the probability of the level:
+# **Pixels are whole numbers.** Where the data lie on 256 points, a density can be as high as one likes: a model may put a narrow bump on each level and reach any likelihood. **Dequantisation** adds uniform noise $u\in[-\frac12,\frac12]\Delta$ that fills each level's bin, of width $\Delta$. By Jensen's inequality it bounds the probability of the level:
 #
 # $$\log \Pr(x) = \log\int_{\text{bin}} p(x+u)\,du \ge \mathbb E_u\log p(x+u) + P\log\Delta \tag{6.33}$$
 #
@@ -1019,7 +1037,7 @@ tables.table(rows, ".3f", index="probe", caption="A network's divergence, 20,000
 #
 # $$\text{bits per dimension} = -\frac{\mathbb E_u\log_2 p(x+u)}{P} - \log_2\Delta \tag{6.34}$$
 #
-# For pixels in $[-1, 1]$, $\Delta = \frac2{255}$ and $-\log_2\Delta = 6.99$. The well-known "8 bits" is the same for pixels in $[0, 256)$ divided by 256; used for a density on $[-1, 1]$ it gives a number that looks fine and is a bit too long. **What if the noise is forgotten?** One pixel of the digits, with values 0 to 255, and models that put a bump on each level, $s$ levels wide (its deviation is $s\Delta$), as often as the level occurs:
+# For pixels in $[-1, 1]$, $\Delta = \frac2{255}$ and $-\log_2\Delta = 6.99$. The well-known "8 bits" is the same for pixels in $[0, 256)$ divided by 256; used for a density on $[-1, 1]$ it gives a number that looks fine and is 1.006 bits too long. **What if the noise is forgotten?** One pixel of the digits, with values 0 to 255, and models that put a bump on each level, $s$ levels wide (its deviation is $s\Delta$), as often as the level occurs:
 
 # %%
 values = (data.mnist("train")[0][:20_000, 0, 14, 14] + 1) / 2 * 255   # one pixel, 0 ... 255
@@ -1045,11 +1063,11 @@ tables.table(rows, {"s": "g", "without noise": ".2f", "dequantised": ".2f"},
 # %% [markdown]
 # **What the table shows.** Without noise the length falls below the entropy, then below zero, by 3.3 bits for each factor of ten: a number that has no meaning. With noise it stays above the entropy, as (6.33) says, and of these widths $0.3$ is the best.
 #
-# **And the bound of lesson 1?** It is a likelihood, too: that of the process with noise ($\lambda = 1$), where (6.30) is that of the ODE. Section 6.14 finds that with a real network these are two different models. So a paper's "NLL by the ODE" and another's "NLL by the bound" are not one column of a table.
+# **And the bound of lesson 1?** It is a likelihood, too: that of the process with noise ($\lambda = 1$), where (6.30) is that of the ODE. With an inexact denoiser these are two different models. So a paper's "NLL by the ODE" and another's "NLL by the bound" are not one column of a table.
 #
 # ## 6.14 The bound, and bits of MNIST · deeper
 #
-# In continuous time the terms of lesson 1's bound become one integral over log SNR (Kingma et al. 2021). From a first level $t_0$ to a last one $t_1$, with $\ell = \log\mathrm{SNR}$:
+# In (1.24) each step costs half the fall of the SNR times $\|x_0-\hat x_0\|^2$. With small steps the sum is an integral; $d\,\mathrm{SNR} = \mathrm{SNR}\,d\ell$ with $\ell = \log\mathrm{SNR}$, and $\mathrm{SNR}\,\|x_0-\hat x_0\|^2 = \|\epsilon-\hat\epsilon\|^2$ (Kingma et al. 2021). From a first level $t_0$, where $p(x_0\mid x_{t_0})$ is taken to be normal around $x_{t_0}/\alpha$ with deviation $\sigma/\alpha$, to a last one $t_1$:
 #
 # $$-\log p(x_0) \le \underbrace{\tfrac12\int_{\ell(t_1)}^{\ell(t_0)} \mathbb E\,\|\epsilon-\hat\epsilon\|^2\,d\ell}_{\text{denoising}} + \underbrace{\mathrm{KL}\big(q(x_{t_1}|x_0)\,\|\,\mathcal N(0, \sigma_{t_1}^2I)\big)}_{\text{prior}} + \underbrace{\mathbb E\big[-\log p(x_0|x_{t_0})\big]}_{\text{first level}} \tag{6.35}$$
 #
@@ -1083,19 +1101,20 @@ ts = flow.t_from_log_snr(torch.linspace(9, -9, 400, dtype=torch.float64))
 torch.testing.assert_close(
     bound(exact, x0, ts, seeded(6)),
     sde.variational_bound(exact, flow, x0, ts, generator=seeded(6)))
+x = flow.perturb(x0, ts[0], eps)
+own = -bumps.log_prob(x, flow.alpha(ts[0]), flow.sigma(ts[0])) - flow.alpha(ts[0]).log()
 rows = {}
 for name, D in denoisers.items():
-    of_ode = -sde.log_likelihood(D, flow, flow.perturb(x0, ts[0], eps), ts)
-    of_ode = of_ode + flow.alpha(ts[0]).log()               # of x / alpha, as in the bound
+    of_ode = -sde.log_likelihood(D, flow, x, ts)
+    of_ode = of_ode - flow.alpha(ts[0]).log()               # of x / alpha, as in the bound
     of_bound = bound(D, x0, ts, seeded(6))
-    gap = of_ode - of_bound
-    rows[name] = {"ODE": of_ode.mean(), "bound": of_bound.mean(),
-                  "ODE - bound": f"{gap.mean():.3f} ± {gap.std() / len(gap)**0.5:.3f}"}
-rows["the data itself"] = {"ODE": -bumps.log_prob(x0).mean()}
+    rows[name] = {"ODE": of_ode.mean(), "bound": of_bound.mean()}
+    for what, gap in {"ODE - bound": of_ode - of_bound, "ODE - data": of_ode - own}.items():
+        rows[name][what] = f"{gap.mean():.3f} ± {gap.std() / len(gap)**0.5:.3f}"
 tables.table(rows, ".3f", index="denoiser", caption="Mean of -log p, nats, 4,000 points")
 
 # %% [markdown]
-# **What the table shows.** For the exact denoiser the two agree, within two standard errors, with the data's own. The shifted denoiser has the *shorter* ODE code, by 0.12 nats; the ripples have the *longer* one, by 0.14: an ODE adds up the slopes of the errors, and the bound adds up their squares.
+# **What the table shows.** For the exact denoiser the ODE has the data's own length, and the bound agrees with it. The shifted denoiser has the *shorter* ODE code, by 0.10 nats; the ripples have the *longer* one, by 0.16: the ODE pays for slopes of the error and for a wrong end point, the bound for squares of the error.
 #
 # **The same for a network.** `mnist_likelihood` is a small U-Net, trained on dequantised digits with the loss of (6.35): the $\epsilon$ error at noise levels that are even in log SNR, from 15 to $-8$ (`python tools/recipes/mnist_likelihood.py`). At a log SNR of 15 the noise's deviation is a fourteenth of a grey level's width: that is our first level, and the ODE starts there from the dequantised digit itself. One Rademacher probe for each digit, the same at all times. Live on 64 test digits; the header of the checkpoint has 256, and what changes when a choice is changed.
 
@@ -1124,7 +1143,7 @@ rows = {name: {"difference": with_error(*numbers)}
 tables.table(rows, index="what is changed", caption="Bits per dimension, the same digits")
 
 # %% [markdown]
-# **What the tables show.** On the same digits the two codes are about equally long, $1.465\pm0.018$ bits by the ODE and $1.467\pm0.018$ by the bound; paired, the difference is $-0.002\pm0.004$. That is this network's case and no law: the bumps had denoisers that lie on either side. The choices cost less than a hundredth of a bit, but for one. The bound with a first level of 13 in place of 15 is longer by 0.17 bits. Its first term writes the digit down as a normal distribution around $x_{t_0}$ and knows nothing of the bins' edges, and at 13 the noise's deviation is a fifth of a bin's width.
+# **What the tables show.** On the same digits the two codes are about equally long, $1.465\pm0.018$ bits by the ODE and $1.467\pm0.018$ by the bound; paired, the difference is $-0.002\pm0.004$. That is this network's case and no law: the bumps had denoisers that lie on either side. The choices cost less than a hundredth of a bit, but for one. The bound with a first level of 13 in place of 15 is longer by 0.17 bits. Its first term writes the digit down as a normal distribution around $x_{t_0}$, which knows nothing of the bins' edges; that is probably why, as at 13 the noise's deviation is a fifth of a bin's width.
 #
 # So three things belong to a number in bits per dimension: the process, the dequantisation, the first level. A table that leaves one out cannot be compared with another.
 #
