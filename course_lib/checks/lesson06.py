@@ -877,7 +877,18 @@ def sample_latents(mixture: GaussianMixture, c: float, n: int, seed: int,
 
 
 def draw_models(kind: str) -> Case:
-    """Four models, one of which was trained on latents that are too large, or too small."""
+    """Four models, one of which was trained on latents that are too large, or too small; drawn
+    until the two kinds can be told apart by the deviations, and by the means as well.
+    """
+    for _ in range(20):
+        c = four_models(kind)
+        std, mean = ratio_of_stds(c)[c.name], distance_of_means(c)[c.name]
+        if (std > 0.85 and mean > 0.3) if kind == "too large" else (std < 0.75 and mean < 0.2):
+            break
+    return c
+
+
+def four_models(kind: str) -> Case:
     g = fresh_generator()
     mixture = toy_latents()
     c = Case(kind=kind, names=["A", "B", "C", "D"], factor=between(5, 7).item())

@@ -86,9 +86,9 @@ seeded = lambda seed: torch.Generator().manual_seed(seed)
 #
 # $$\mathcal L = \frac1P\Big[\mathbb E_{z\sim q}\|x-\hat x(z)\|^2 + w_{\mathrm{KL}}\,\mathrm{KL}\Big], \qquad w_{\mathrm{KL}} = 2s^2 \tag{6.3}$$
 #
-# So the KL weight says how exact the picture has to be. In (6.3) both terms are sums. Code that sums over pixels and takes the *mean* over the latent's $d$ numbers has divided the weight by $d$; code that takes the mean over pixels and the sum over latents has multiplied it by $P$. The same "1e-6" means different models. With Stable Diffusion's $10^{-6}$ the KL term nearly vanishes, and so does what it was for: latents with a deviation near 1.
+# So the KL weight says how exact the picture has to be. Inside the bracket both terms are sums. Code that sums over pixels and takes the *mean* over the latent's $d$ numbers has divided the weight by $d$; code that takes the mean over pixels and the sum over latents has multiplied it by $P$. The same "1e-6" means different models. With Stable Diffusion's $10^{-6}$ the KL term nearly vanishes, and so does what it was for: latents with a deviation near 1.
 #
-# The encoder's and the decoder's plan is Stable Diffusion's, with fewer channels. Convolution blocks with shortcuts; between levels a convolution of stride 2, padded on the right and at the bottom only; self-attention at the lowest level; a 1x1 convolution before and after the latent. One thing is ours: the first layer folds 2 x 2 pixels into channels, which is faster.
+# The encoder's and the decoder's plan is Stable Diffusion's, with fewer channels. Convolution blocks with shortcuts; between levels a convolution of stride 2, padded on the right and at the bottom only; self-attention at the lowest level; a 1x1 convolution before and after the latent. One thing is ours: the first layer folds 2 x 2 pixels into channels.
 
 # %%
 net = AutoencoderKL(3, latent_channels=8, widths=(48, 64), depth=1, patch_size=2)
@@ -154,11 +154,11 @@ tables.table({name: dict(zip(channels, values.tolist())) for name, values in row
 #
 # ## 6.2 Diffusion in the latents
 #
-# **What changes in the diffusion model?** The data; loss, captions and samplers stay. Per channel, with $m$ the mean and $1/k$ the deviation of draws of $q$ over the data, standardise the latent $y$:
+# **What changes in the diffusion model?** The data; loss, captions and samplers stay. Per channel, with $m$ the mean and $1/k$ the deviation of draws of $q$ over the data (of the means alone a collapsed channel would be blown up), standardise the latent $y$:
 #
 # $$z = (y - m)\,k, \qquad \hat x = \mathrm{decode}\big(z/k + m\big) \tag{6.4}$$
 #
-# Encode every training picture once, by its mean, and train lesson 5's kind of network on $z$ (other widths, and a noisier distribution of times). A collapsed channel's mean stays near 0, though a draw of its $q$ would not. At the end of sampling, by any sampler, decode once. Two things lose their meaning. Clipping to $[-1, 1]$ does, because a latent has no such range. And a known pixel does: a mask has to be brought to the latent's grid, and at its edge the decoder mixes both sides.
+# Encode every training picture once, by its mean, and train lesson 5's kind of network on $z$ (other widths, and a noisier distribution of times). At the end of sampling, by any sampler, decode once. Two things lose their meaning. Clipping to $[-1, 1]$ does, because a latent has no such range. Known pixels do, too: a mask has to be brought to the latent's grid, and at its edge the decoder mixes both sides.
 
 # %%
 z = vae.to_latents(test.x.to(device))                                    # (250, 8, 8, 8)
@@ -251,7 +251,7 @@ tables.table(times, ".2f", index="",
 #
 # $$\log\mathrm{SNR}_{c}(t) = \log\mathrm{SNR}(t) + 2\log c \tag{6.6}$$
 #
-# A factor on the data is a shift of the log SNR (and $x_t$ becomes larger, too). With $c>1$ the model spends its training and its steps at cleaner levels, and where the schedule ends with a little signal left, as most do, $c$ multiplies it: sampling, which starts from $\mathcal N(0, I)$, does not have it. With $c<1$ it is the other way round. The shift can be used on purpose, too. High-resolution pictures survive more noise, because neighbouring pixels repeat each other; so Stable Diffusion 3 shifts the flow's time by a factor $s$:
+# A factor on the data is a shift of the log SNR (and $x_t$ becomes larger, too). With $c>1$ the model spends its training and its steps at cleaner levels, and where the schedule ends with a little signal left, as most do, $c$ multiplies it: sampling, which starts from $\mathcal N(0, I)$, does not have it. With $c<1$ the last steps start from a level that is too noisy for the data, and details merge. The shift can be used on purpose, too. High-resolution pictures survive more noise, because neighbouring pixels repeat each other; so Stable Diffusion 3 shifts the flow's time by a factor $s$:
 #
 # $$t' = \frac{s\,t}{1+(s-1)\,t} \qquad\Longrightarrow\qquad \log\mathrm{SNR}(t') = \log\mathrm{SNR}(t) - 2\log s \tag{6.7}$$
 #
@@ -273,7 +273,7 @@ tables.table(rows, ".2f", caption=f"log SNR; 2 log 3 = {2 * math.log(3):.2f}")
 # %% [markdown]
 # The columns of each pair differ by 2.20, and the factor and the shift go opposite ways.
 #
-# **Does it matter?** Our autoencoder's deviations are near 1 already, because its KL weight is large. So we take one with Stable Diffusion's weight, $10^{-6}$, and train the same network on its latents for 1,500 steps, two seeds of both: with the latents divided by their deviation; as they are (deviations of 2.4 and 2.0); and at 5.5, the deviation of Stable Diffusion's own latents, $1/0.18215$. There we also try two repairs. The first shifts the schedule back by (6.6). The second divides $x_t$ by its own deviation before it enters the network, and leaves the schedule alone. (`python benchmarks/latents.py scale`)
+# **Does it matter?** Our autoencoder's deviations are near 1 already: its KL weight, $10^{-3}$ in (6.3), is large. So we take one with Stable Diffusion's weight, $10^{-6}$, and train the same network on its latents for 1,500 steps, two seeds of both: with the latents divided by their deviation; as they are (deviations of 2.4 and 2.0); and at 5.5, the deviation of Stable Diffusion's own latents, $1/0.18215$. There we also try two repairs. The first shifts the schedule back by (6.6). The second divides $x_t$ by its own deviation before it enters the network, and leaves the schedule alone. (`python benchmarks/latents.py scale`)
 
 # %%
 def shipped_rows(experiment):
@@ -319,9 +319,9 @@ tables.table(rows, index="channels",
              caption="1,000 reconstructions, 500 samples, two seeds")
 
 # %% [markdown]
-# **What the table shows.** Reconstruction gets better with every step: the accessory is read in 78 and 80 % of the decoded pictures with 2 channels, in 96 and 95 % with 16. The body's samples gain 5 to 7 points from 2 to 4 channels. All other single steps lie within the seeds' difference, up to 8 points; from 2 to 16 the accessory gains 7. So for the accessory the gap between what the autoencoder could show and what the model draws grows, from 32 and 31 points to 43 and 39; for the body it does not.
+# **What the table shows.** Reconstruction gets better with each doubling of the channels: the accessory is read in 78 and 80 % of the decoded pictures with 2 channels, in 96 and 95 % with 16. The body's samples gain 5 to 7 points from 2 to 4 channels. All other single steps lie within the seeds' difference, up to 8 points; from 2 to 16 the accessory gains 7. So for the accessory the gap between what the autoencoder could show and what the model draws grows, from 32 and 31 points to 43 and 39; for the body it does not.
 #
-# More channels give the diffusion model more to learn; probably what they add is hard to predict. This exchange is **learnability against fidelity**. On photographs it can turn into a loss: Yao et al. (2025) report that more channels reconstruct better, and that the diffusion model then has to be larger or trained longer to be as good. In our ten minutes of training the samples lose nothing. Four directions of the field, each with its own bet:
+# More channels give the diffusion model more to learn; probably what they add is hard to predict. This exchange is **learnability against fidelity**. On photographs it can turn into a loss: Yao et al. (2025) report that more channels reconstruct better, and that the diffusion model then has to be larger or trained longer to be as good.  Four directions of the field, each with its own bet:
 #
 # - **Representation autoencoders**: diffuse the features of a network that was trained to recognise, and train a decoder that inverts it.
 # - **High compression**: 32 or 64 pixels a side for one position of the latent, with shortcuts around the down-sampling so that it can be trained (DC-AE).
@@ -423,7 +423,7 @@ for sigma in (0.8, 0.4, 0.2, 0.1):
 tables.table(rows, ".3g", caption="Gradients by theta, 200,000 examples")
 
 # %% [markdown]
-# **What the table shows.** At every level the two gradients differ by less than one standard error, where the wrong sign is 11 to 99 errors away at the three larger levels. At the smallest level the shifted score differs from the true one by nearly a constant, and the mean of a score is 0; so a wrong sign hardly changes the gradient, and this test cannot see it. The denoising gradient is the noisier one at every level; at the smallest its deviation is 256, the explicit one's 0.3. Weighted by $\sigma^2$, (6.10) has the noise itself as target, of variance 1 at every level: that is the loss of lesson 1.
+# **What the table shows.** At every level the two gradients differ by less than one standard error, where the wrong sign is 11 to 99 errors away at the three larger levels. A wrong sign changes the gradient by $2\,\mathbb E[\partial_\theta s\cdot\nabla\log q]$. At the smallest level $\partial_\theta s$ is nearly constant, and the mean of a score is 0, so this test cannot see it there. The denoising gradient is the noisier one at every level; at the smallest its deviation is 256, the explicit one's 0.3. Weighted by $\sigma^2$, (6.10) has the noise itself as target, of variance 1 at every level: that is the loss of lesson 1.
 #
 # **Then why not learn the score at one very small level, and follow it?** Lesson 4 had the tool: **Langevin dynamics** (4.14), small steps along the score with fresh noise, which leave the level's density as it is (4.15). Start points from $\mathcal N(0, 4)$, take 600 steps with the exact score, and compare three plans: the small level alone, a large level alone, and twenty levels from large to small (**annealed Langevin**, Song & Ermon 2019).
 
@@ -520,29 +520,29 @@ tables.table(rows, index="loss",
 #
 # $$f = -\frac1{1-t}, \qquad g^2 = \frac{2t}{1-t} \tag{6.15}$$
 #
-# **How does the density move?** Take any smooth function $\varphi$ and watch its mean. Expand $\varphi(x_t + f x_t h + g\sqrt h z)$ to first order in $h$; the noise has mean 0 and variance 1 in each direction, so its first-order term vanishes and its second-order term leaves half the sum of second derivatives, $\frac{h}{2}g^2\Delta\varphi$:
+# **How does the density move?** Take any smooth function $\varphi$ and watch its mean. Expand $\varphi(x_t + f x_t h + g\sqrt h z)$ to first order in $h$; the noise has mean 0 and variance 1 in each direction, so its first-order term vanishes and its second-order term leaves half the sum of second derivatives, $\frac{h}{2}g^2\nabla^2\varphi$:
 #
-# $$\frac{d}{dt}\,\mathbb E\,\varphi(x_t) = \mathbb E\Big[f\,x_t\cdot\nabla\varphi(x_t) + \tfrac12 g^2\,\Delta\varphi(x_t)\Big] \tag{6.16}$$
+# $$\frac{d}{dt}\,\mathbb E\,\varphi(x_t) = \mathbb E\Big[f\,x_t\cdot\nabla\varphi(x_t) + \tfrac12 g^2\,\nabla^2\varphi(x_t)\Big] \tag{6.16}$$
 #
 # The operator in the brackets is the **generator** of the process, and (6.16) is the whole theory in one line: it holds for every $\varphi$, so with the density at one time it fixes $q_t$ at all times, under mild conditions. Write the means as integrals and integrate by parts, once for the first term and twice for the second; the density vanishes far away, so nothing is left at the ends:
 #
-# $$\frac{\partial q_t}{\partial t} = -\nabla\cdot(f\,x\,q_t) + \tfrac12 g^2\,\Delta q_t \tag{6.17}$$
+# $$\frac{\partial q_t}{\partial t} = -\nabla\cdot(f\,x\,q_t) + \tfrac12 g^2\,\nabla^2 q_t \tag{6.17}$$
 #
 # This is the **Fokker-Planck equation**; without noise, $g = 0$, it is the **continuity equation** of a fluid with the velocity $f\,x$. Both hold with any velocity $v(x, t)$ in place of $f\,x$: the derivation did not use its form.
 #
-# **The trick.** Since $\Delta q = \nabla\cdot\nabla q = \nabla\cdot(q\,\nabla\log q)$, noise and a velocity are exchangeable: the term $\frac12 g^2\Delta q$ is what a fluid of velocity $-\frac12 g^2\nabla\log q$ does. So one can take away some of the noise, or all of it, or add more, and pay with a velocity along the score. Run the time backwards and use this with a factor $\lambda\ge0$ on the noise:
+# **The trick.** Since $\nabla^2 q = \nabla\cdot\nabla q = \nabla\cdot(q\,\nabla\log q)$, noise and a velocity are exchangeable: the term $\frac12 g^2\nabla^2 q$ is what a fluid of velocity $-\frac12 g^2\nabla\log q$ does. So one can take away some of the noise, or all of it, or add more, and pay with a velocity along the score. Run the time backwards and use this with a factor $\lambda\ge0$ on the noise:
 #
 # $$dx = \Big[f\,x - \tfrac{1+\lambda^2}2\,g^2\,\nabla\log q_t(x)\Big]dt + \lambda\,g\,dw, \qquad t \text{ falling} \tag{6.18}$$
 #
-# *Check.* Let $\tau$ run backwards, $\tau = 1 - t$. By (6.17), a density $q$ of (6.18) that equals $q_t$ now changes by
+# *Check.* Let $\tau$ run backwards, $\tau = 1 - t$. The score $\nabla\log q_t$ in (6.18) is a given function. Let the density $q$ of (6.18) be $q_t$ at one time; then $q\,\nabla\log q_t = \nabla q$, and by (6.17) it changes by
 #
-# $$\frac{\partial q}{\partial\tau} = \nabla\cdot(f\,x\,q) - \tfrac{1+\lambda^2}2g^2\,\nabla\cdot(q\nabla\log q) + \tfrac{\lambda^2}2g^2\Delta q = \nabla\cdot(f\,x\,q) - \tfrac12g^2\Delta q \tag{6.19}$$
+# $$\frac{\partial q}{\partial\tau} = \nabla\cdot(f\,x\,q) - \tfrac{1+\lambda^2}2g^2\,\nabla\cdot(q\nabla\log q) + \tfrac{\lambda^2}2g^2\nabla^2 q = \nabla\cdot(f\,x\,q) - \tfrac12g^2\nabla^2 q \tag{6.19}$$
 #
-# which is (6.17) backwards: $\lambda$ has cancelled. $\lambda = 0$ is the probability-flow ODE (4.13). $\lambda = 1$ is **Anderson's reverse process** (1982), the limit of ancestral sampling. Started from the same density, *all have the same marginals $q_t$*, if the score is exact and the steps are small.
+# which is (6.17) backwards: $\lambda$ has cancelled, and $q$ stays $q_t$. $\lambda = 0$ is the probability-flow ODE (4.13). $\lambda = 1$ is **Anderson's reverse process** (1982), the limit of ancestral sampling. A step of Euler's method from $t$ to $t-h$ subtracts $h$ times the bracket and adds $\lambda g\sqrt h\,z$. Started from the same density, *all have the same marginals $q_t$*, if the score is exact and the steps are small.
 #
 # ## 6.9 Same marginals, other journeys
 #
-# **Then what is special about $\lambda = 1$?** The marginals say where the points are at each time, not which point came from where. Ask Bayes' rule for one small step back, as in lesson 1: $q(x_{t-h}\mid x_t) \propto q_{t-h}(x_{t-h})\;q(x_t\mid x_{t-h})$. Let $\delta = x_{t-h}-x_t$. The second factor is by (6.14) a Gaussian around $\delta = -f\,x\,h$ with variance $g^2h$, and in so small a step $\log q_{t-h}(x_t+\delta) \approx \log q_t(x_t) + \delta\cdot\nabla\log q_t$. Complete the square:
+# **Then what is special about $\lambda = 1$?** The marginals say where the points are at each time, not which point came from where. Ask Bayes' rule for one small step back, as in lesson 1: $q(x_{t-h}\mid x_t) \propto q_{t-h}(x_{t-h})\;q(x_t\mid x_{t-h})$. Let $\delta = x_{t-h}-x_t$. The second factor is by (6.14) a Gaussian around $\delta = -f\,x\,h$ with variance $g^2h$, so $\delta$ is of the order $\sqrt h$, and its exponent of the order 1. Beside it $\log q_{t-h}(x_t+\delta) \approx \log q_t(x_t) + \delta\cdot\nabla\log q_t$, as the terms of the order $h$ may be dropped. Complete the square:
 #
 # $$q(x_{t-h}\mid x_t) \approx \mathcal N\Big(x_t - \big[f\,x_t - g^2\,\nabla\log q_t(x_t)\big]h,\; g^2h\,I\Big) \tag{6.20}$$
 #
@@ -600,7 +600,7 @@ print(f"(6.21): {known:.4f}")
 tables.table(rows, index="process", caption="Five clouds of 4,000 points each")
 
 # %% [markdown]
-# **What the table shows.** The distances to fresh draws are about equal for all, and equal to those of the forward process itself: the floor. The correlations are not. $\lambda = 1$ has the forward value; without noise points cannot pass each other, each keeps its rank, and the correlation is 0.86 (below 1 because the two densities have different shapes); with $\lambda = 2$ it nearly forgets where it was. Twice the steps change little, so these are no errors of the solver. Same marginals, other journeys. For samples the choice of $\lambda$ does not matter until the steps are large or the network errs; for an edit, in which the start carries the picture (lesson 5), it does.
+# **What the table shows.** The distances to fresh draws are about equal for all, and equal to those of the forward process itself: the floor. The correlations are not. $\lambda = 1$ has the forward value; without noise points cannot pass each other, each keeps its rank, and the correlation is 0.86 (below 1 because the two densities have different shapes); with $\lambda = 2$ it nearly forgets where it was. Twice the steps change little, so these are no errors of the solver. Same marginals, other journeys.
 #
 # ## 6.10 Solvers of the SDE · deeper
 #
@@ -631,7 +631,7 @@ def final_variance(sampler, steps, options):
     return variance
 
 def with_posterior_variance(D, schedule, x, ts, generator):
-    """An ancestral step of N(0, 1/4), the variance of x0 given x_t added to the posterior's."""
+    """Ancestral sampling of N(0, 1/4), with the variance of x0 given x_t added."""
     t, s = ts
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     rho = (schedule.sigma(s) * alpha / (schedule.alpha(s) * sigma)) ** 2
@@ -734,7 +734,7 @@ tables.table(rows, ".3f",
 #
 # ## 6.11 Clocks and rulers: what a flow adds
 #
-# VP, VE, flow: three schools, three sets of papers, and often the sentence that flows need fewer steps. **What does a schedule change?** Divide $x_t = \alpha_t x_0 + \sigma_t\epsilon$ by $\alpha_t$ and write $r = \sigma/\alpha$:
+# One often reads that flows need fewer steps. **What does a schedule change?** Divide $x_t = \alpha_t x_0 + \sigma_t\epsilon$ by $\alpha_t$ and write $r = \sigma/\alpha$:
 #
 # $$\bar x = \frac{x_t}{\alpha_t} = x_0 + r\,\epsilon \tag{6.23}$$
 #
@@ -742,7 +742,7 @@ tables.table(rows, ".3f",
 #
 # $$D_{\text{new}}(x, t) = D\Big(\frac{\alpha(t^*)}{\alpha_{\text{new}}(t)}\,x,\; t^*\Big), \qquad \text{with } t^* \text{ where } D\text{'s own log SNR is the same} \tag{6.24}$$
 #
-# for all levels that $D$'s own schedule reaches. This is `sde.change_schedule`. Take the digits' network, which was trained with the cosine schedule, and draw with it under four schedules, all at the same 16 log-SNR points from the same noise. Once by DDIM, once by Euler's method for the ODE in $t$.
+# for all levels that $D$'s own schedule reaches (where both $\alpha$ are 0, as at the flow's $t = 1$, the ratio is $\sigma(t^*)/\sigma_{\text{new}}$). This is `sde.change_schedule`. Take the digits' network, which was trained with the cosine schedule, and draw with it under four schedules, all at the same 16 log-SNR points from the same noise. Once by DDIM, once by Euler's method for the ODE in $t$.
 
 # %%
 D = train.load("mnist_small", device)
@@ -773,7 +773,7 @@ for name, schedule in views.items():
 tables.table(rows, ".2g", index="schedule", caption="Root mean square, 40 digits")
 
 # %% [markdown]
-# **What the table shows.** DDIM draws the same 40 digits under all four, up to rounding: at the same points, "which schedule" has no meaning. Euler's method in $t$ is not invariant, because a straight line in $t$ is another curve under another clock and ruler; of these four the two are the same step only for the flow (lesson 4), and for VE in EDM's clock, $\sigma\propto t^7$, it fails.
+# **What the table shows.** DDIM draws the same 40 digits under all four, up to rounding: at the same points, "which schedule" has no meaning. Euler's method in $t$ is not invariant, because a straight line in $t$ is another curve under another clock and ruler; of these four, Euler and DDIM are the same step only for the flow (lesson 4), and for VE in EDM's clock, $\sigma\propto t^7$, it fails.
 #
 # **Then what can a flow add?** Three things that have to be looked at one by one. **The grid**: equal steps in the flow's $t$ are other points. **The weighting**: a loss that is even in the flow's $t$ trains other levels harder. **The coupling**: a flow may pair noise and data otherwise than at random (section 6.12). The grid first, with the same network, the same noise and DDIM:
 
@@ -829,7 +829,7 @@ plots.curves(level, {name: w.log10() for name, w in weights.items()},
              xlabel="log SNR   (noise → data)", ylabel="log10 of the weight")
 
 # %% [markdown]
-# **What the figure shows.** The flow's loss and the cosine schedule's $v$ loss have the same weight, $e^{-\ell/2}$, up to a constant factor and up to the small offset by which the cosine schedule avoids $t = 0$ (there $|dt/d\ell| = \alpha\sigma/\pi$, and $w = e^{-\ell/2}/\pi$). The $\epsilon$ loss is another one: most of its weight lies around $\ell = 0$. So a flow model, trained evenly in $t$, has the same loss on $\hat x_0$ as a $v$-prediction model with the cosine schedule; its network has another input scale and another output. Lesson 3 trained with several weights and found small differences on its data (section 3.5).
+# **What the figure shows.** The flow's loss and the cosine schedule's $v$ loss have the same weight, $e^{-\ell/2}$, up to a constant factor and up to the small offset by which the cosine schedule avoids $t = 0$ (without it $|dt/d\ell| = \alpha\sigma/\pi$, and $w = e^{-\ell/2}/\pi$). The $\epsilon$ loss is another one: most of its weight lies around $\ell = 0$. So a flow model, trained evenly in $t$, has the same loss on $\hat x_0$ as a $v$-prediction model with the cosine schedule; its network has another input scale and another output. Lesson 3 trained with several weights and found small differences on its data (section 3.5).
 #
 # **So what does a flow add?** No power of expression, and no speed by itself: converted, it is the same model. It adds a simple clock and ruler, in which Euler's step is DDIM's; a weight that is a good default; and an open door: its derivation (lesson 3) never used that noise and data are drawn independently, nor that the noise is normal. Section 6.12 tries other *couplings*.
 #
@@ -995,9 +995,9 @@ for steps in (25, 50, 100, 200):
 tables.table(rows, ".2g", caption="log p against log q at t = 0.05, 200 points")
 
 # %% [markdown]
-# **What the table shows.** Both come to the known density within 0.01 nats, `solve_ivp` with 80 evaluations, our fixed grid with 200. What is left at the tightest tolerance is **truncation**: at $t = 0.999$ the density is not quite the prior's. In the last column, which ends with the known $q$ there, it is gone. (`sde.log_likelihood` works in $\log\frac\sigma\alpha$ and solves the linear part of the ODE exactly; on a network it needs no tolerance to be chosen, only a grid that is made finer until the number stands.)
+# **What the table shows.** Both come to the known density within 0.01 nats, `solve_ivp` with 80 evaluations, our fixed grid with 200. What is left at the tightest tolerance is **truncation**: at $t = 0.999$ the density is not quite the prior's. In the last column, which ends with the known $q$ there, it is gone. (On a network `sde.log_likelihood` needs no tolerance, only a grid that is made finer until the number stands.)
 #
-# **The divergence of a picture.** The divergence is the trace of the Jacobian. Exactly, it takes one backward pass for each dimension: 2 for a point in the plane, 784 for a digit. (Below, the middle 16 x 16 pixels of a digit.) **Hutchinson's estimate** takes one. For random $z$ with mean 0 and covariance $I$,
+# **The divergence of a picture.** The divergence is the trace of the Jacobian. Exactly, it takes one backward pass for each dimension: 2 for a point in the plane, 784 for a digit. (Below, the middle 16 x 16 pixels of a digit.) (For the flow, $v = (x - \hat x_0)/t$, so the divergence of $v$ is $(P - \nabla\cdot D)/t$ for $P$ pixels.) **Hutchinson's estimate** takes one: the row $z^\top J$ is the gradient of $z\cdot f(x)$. For random $z$ with mean 0 and covariance $I$,
 #
 # $$\mathbb E\,z^\top J z = \operatorname{tr}J \tag{6.31}$$
 #
@@ -1012,7 +1012,7 @@ x = cosine.perturb(digit, 0.3, torch.randn(digit.shape, generator=seeded(0)).to(
 net = lambda x: D_digits(x, 0.3, y=torch.full((len(x),), 7, device=device))
 J = torch.autograd.functional.jacobian(lambda a: net(a).flatten(), x)
 J = J[:, 0].flatten(1).double()                                         # (256, 256)
-S, D_numbers = (J + J.T) / 2, J.diagonal()
+S = (J + J.T) / 2
 derived = {"signs": 2 * (S.square().sum() - S.diagonal().square().sum()),
            "normal": 2 * S.square().sum()}
 
@@ -1021,9 +1021,9 @@ for name, variance in derived.items():
     z = torch.randn(20_000, 256, generator=seeded(1), dtype=torch.float64).to(device)
     z = z.sign() if name == "signs" else z
     estimates = ((z @ J) * z).sum(1)
-    rows[name] = {"mean": estimates.mean(), "trace": D_numbers.sum(),
+    rows[name] = {"mean": estimates.mean(), "trace": J.diagonal().sum(),
                   "deviation of one": estimates.std(), "by (6.32)": variance.sqrt()}
-tables.table(rows, ".3f", index="probe", caption="A network's divergence, 20,000 probes")
+tables.table(rows, ".3f", index="probe", caption="The divergence of D, 20,000 probes")
 
 # %% [markdown]
 # **What the table shows.** Both means are the trace within their errors (0.03 and 0.04), and the deviations of one estimate are as derived. Signs are better here by a factor of 1.6, because much of $\|S\|^2$ lies on the diagonal, as it does where each pixel's prediction depends on that pixel most.
@@ -1062,7 +1062,7 @@ tables.table(rows, {"s": "g", "without noise": ".2f", "dequantised": ".2f"},
 # %% [markdown]
 # **What the table shows.** Without noise the length falls below the entropy, then below zero, by 3.3 bits for each factor of ten: a number that has no meaning. With noise it stays above the entropy, as (6.33) says, and of these widths $0.3$ is the best.
 #
-# **And the bound of lesson 1?** It is a likelihood, too: that of the process with noise ($\lambda = 1$), where (6.30) is that of the ODE. With an inexact denoiser these are two different models. So a paper's "NLL by the ODE" and another's "NLL by the bound" are not one column of a table.
+# **And the bound of lesson 1?** It bounds the likelihood of the process with noise ($\lambda = 1$), where (6.30) is that of the ODE. With an inexact denoiser these are two different models. So a paper's "NLL by the ODE" and another's "NLL by the bound" are not one column of a table.
 #
 # ## 6.14 The bound, and bits of MNIST · deeper
 #
@@ -1160,14 +1160,14 @@ tables.table(rows, index="what is changed", caption="Bits per dimension, the sam
 # | VAE, KL weight | an autoencoder whose latent is a Gaussian near the prior; how near |
 # | posterior collapse | a latent channel that equals the prior for every input |
 # | perceptual, adversarial term | feature distance; a critic's gradient, for sharp texture |
-# | score matching: explicit, implicit, sliced, denoising | four losses with the score as minimiser |
+# | score matching: explicit, denoising; implicit, sliced (6.7) | four losses with the score as minimiser |
 # | annealed Langevin dynamics | Langevin steps at falling noise levels |
 # | SDE, drift, diffusion | $dx = f x\,dt + g\,dw$; its two coefficients |
 # | VP, VE, flow | $\alpha^2+\sigma^2=1$; $\alpha=1$; $\alpha = 1-t$ and $\sigma = t$ |
 # | generator; Fokker-Planck, continuity equation | how means of functions move; how the density moves, with and without noise |
 # | Anderson's reverse process | the forward process, run backwards: $\lambda = 1$ |
 # | Euler-Maruyama | Euler's method with noise $g\sqrt h\,z$ |
-# | coupling, optimal transport, reflow, straightness | which noise goes with which picture; the shortest pairs; the model's own pairs; (6.28) |
+# | coupling; optimal transport, reflow, straightness (6.12) | which noise goes with which picture; the shortest pairs; the model's own pairs; (6.28) |
 # | instantaneous change of variables | (6.29) |
 # | Hutchinson's estimate, Rademacher probe | a trace from random vectors; signs |
 # | dequantisation, bits per dimension | noise that fills a level's bin; the code length (6.34) |
@@ -1188,4 +1188,4 @@ tables.table(rows, index="what is changed", caption="Bits per dimension, the sam
 # | (6.33), (6.34) | Theis et al. 2016, *A Note on the Evaluation of Generative Models*, section 3.1 |
 # | (6.35) | Kingma et al. 2021, eq. 11 to 15 |
 #
-# **Next:** lesson 6 goes on with other kinds of data: text, video, sound, shapes and actions.
+# **Next:** the second part of this lesson takes the same ideas to other data, text, video, sound, shapes and actions (in preparation). Lesson 7 builds Stable Diffusion on the first part.

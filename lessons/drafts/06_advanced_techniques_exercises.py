@@ -13,7 +13,7 @@
 #
 # Seven questions, 23 points, about two and a half hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("6.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
 #
-# As in the lesson, $t = 0$ is data and $t = 1$ is noise, $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with standard deviations $\alpha$ and $\sigma$, and a denoiser `D(x, t, **condition)` returns its x0-prediction $\hat x_0$. Section numbers are the lesson's. Questions 6.5 and 6.7 need part I, the others part II.
+# As in the lesson, $t = 0$ is data and $t = 1$ is noise, $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with standard deviations $\alpha$ and $\sigma$, and a denoiser `D(x, t, **condition)` returns its x0-prediction $\hat x_0$. Section numbers are the lesson's. Questions 6.5 and 6.7 need part I, the others part II; the core sections suffice for all. `check.summary` also counts questions 6.8 to 6.12, which come with the lesson's second part.
 
 # %% tags=["setup"]
 {{setup}}
@@ -139,7 +139,7 @@ tables.table(rows, ".2f", index="probe", caption="200 batches of 100 estimates")
 # %% [markdown]
 # ## 6.3 Bug hunt: a likelihood and a step (5 points, 30 minutes)
 #
-# Two functions that were put together from public code. The first turns a model's log-density into bits per dimension of 8-bit pictures; `log_prob` expects pictures in $[-1, 1]$, scaled as everywhere in this course: $x = \text{pixels} / 127.5 - 1$. The second is a step of the reverse family by Euler-Maruyama (section 6.8), $\lambda$ = `level`, with the fresh noise `z`.
+# Two functions that were put together from public code. The first turns a model's log-density into bits per dimension of 8-bit pictures; `log_prob` expects pictures in $[-1, 1]$, scaled as everywhere in this course: $x = \text{pixels} / 127.5 - 1$. The second is a step of the reverse family by Euler-Maruyama (section 6.9), with $\lambda$ = `lam` and the fresh noise `z`.
 
 # %%
 def copied_bits(log_prob, pixels, generator):
@@ -148,13 +148,13 @@ def copied_bits(log_prob, pixels, generator):
     nats = -log_prob(x) / x[0].numel()
     return nats / math.log(2) + 8                           # 8 bits a pixel
 
-def copied_step(D, schedule, x, t, s, level, z):
-    """From level t to s < t, noise level lambda, z: fresh noise like x"""
+def copied_step(D, schedule, x, t, s, lam, z):
+    """From time t to s < t, with lambda = lam, z: fresh noise like x"""
     f, g, h = sde.drift(schedule, t), sde.diffusion(schedule, t), t - s
     x = x + g * h.sqrt() * z
     score = sde.score(D, schedule, x, t)
-    slope = f * x - (1 + level**2) / 2 * g**2 * score
-    return x - h * slope + level * g * h.sqrt() * z
+    slope = f * x - (1 + lam**2) / 2 * g**2 * score
+    return x - h * slope + lam * g * h.sqrt() * z
 
 # %% [markdown]
 # Two experiments. First a model of digits for which all pixels are independent, with a spike at each of the 256 values: a Gaussian of some width (in levels), times how often the value occurs in training. Bits per dimension of 8-bit data are a number of bits that a code would need. Second the step, 200 times from $t = 0.98$ to $0.02$ for two bumps, with the exact denoiser. Here we know which mean and which deviation must come out for *every* $\lambda$.
@@ -191,15 +191,15 @@ D_pair = pair.denoiser(flow)
 ts = flow.t_from_log_snr(
     torch.linspace(flow.log_snr(0.98), flow.log_snr(0.02), 201, dtype=torch.float64))
 
-def walk(step, level, n=4000):
+def walk(step, lam, n=4000):
     x = flow.perturb(pair.sample(n, seed=1).double(), ts[0], randn(n, 1, seed=2))
     for k in range(200):
         z = randn(n, 1, seed=100 + k)
-        x = step(D_pair, flow, x, ts[k], ts[k + 1], level, z)
+        x = step(D_pair, flow, x, ts[k], ts[k + 1], lam, z)
     return {"mean": x.mean(), "deviation": x.std()}
 
 def walks(name, step):
-    return {f"{name}, lambda = {level}": walk(step, level) for level in (0.0, 1.0)}
+    return {f"{name}, lambda = {lam}": walk(step, lam) for lam in (0.0, 1.0)}
 
 variance = 0.15**2 + 0.3 * 0.7 * 1.8**2                     # of the data
 known = {"exact, at t = 0.02": {"mean": 0.98 * (0.7 * 0.8 - 0.3),
@@ -219,13 +219,13 @@ def bits_per_dimension(log_prob, pixels, generator):
     return nats / math.log(2) + math.log2(127.5)            # a bin is 1 / 127.5 wide
     ### END SOLUTION
 
-def reverse_step(D, schedule, x, t, s, level, z):
-    """From level t to s < t (0-dim. tensors), noise level lambda, z: fresh noise like x"""
+def reverse_step(D, schedule, x, t, s, lam, z):
+    """From time t to s < t (0-dim. tensors), with lambda = lam, z: fresh noise like x"""
     ### BEGIN SOLUTION
     f, g, h = sde.drift(schedule, t), sde.diffusion(schedule, t), t - s
     score = sde.score(D, schedule, x, t)
-    slope = f * x - (1 + level**2) / 2 * g**2 * score
-    return x - h * slope + level * g * h.sqrt() * z
+    slope = f * x - (1 + lam**2) / 2 * g**2 * score
+    return x - h * slope + lam * g * h.sqrt() * z
     ### END SOLUTION
 
 # %% tags=["check:6.3"]
@@ -248,7 +248,7 @@ tables.table(known | walks("copied", copied_step) | walks("repaired", reverse_st
 # %% [markdown]
 # ## 6.4 The same network as a flow (4 points, 20 minutes)
 #
-# A network that was trained under a variance-preserving schedule can be used as a flow, without a step of training (section 6.11). Write `as_flow` yourself, without `sde.change_schedule`: it takes a denoiser `D` with its schedule `D.schedule` ($\alpha^2+\sigma^2 = 1$), and returns a denoiser under `Schedule.flow()`. It is called with $t$ a number or of shape (B,), passes conditions on, and works at $t = 1$, where sampling starts, and at $t = 0$. `D.schedule.t_from_log_snr` finds a time.
+# A network that was trained under a variance-preserving schedule can be used as a flow, without a step of training (section 6.11). Write `as_flow` yourself, without `sde.change_schedule`: it takes a denoiser `D` with its schedule `D.schedule` ($\alpha^2+\sigma^2 = 1$), and returns a denoiser under `Schedule.flow()`. It returns a function of $x$, $t$ and conditions, which needs no `.schedule`. That is called with $t$ a number or of shape (B,), passes conditions on, and works at $t = 1$, where sampling starts, and at $t = 0$. `D.schedule.t_from_log_snr` finds a time.
 
 # %% tags=["answer:6.4"]
 def as_flow(D):
@@ -269,7 +269,7 @@ assert check.passed("6.4")
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# Draw ten digits with it: the network `mnist_small`, which has the cosine schedule, `ddim` and 20 steps that are even in the flow's $t$. Compare with the network under its own schedule from the same noise, at its own 20 even times and at the flow's noise levels. And what does the network draw when it is used under the flow schedule just as it is?
+# Draw ten digits with it: the network `mnist_small`, which has the cosine schedule, `ddim` and 20 steps that are even in the flow's $t$. Compare with the network under its own schedule from the same noise, at its own 20 even times and at the flow's noise levels. And what does the network draw when it is used under the flow schedule just as it is? (A sampler refuses a denoiser whose own schedule is another one, and is right; `lambda x, t, **c: D(x, t, **c)` has none.)
 
 # %% tags=["solution"]
 digits = train.load("mnist_small", device="cpu")
@@ -369,7 +369,7 @@ print(f"{right} of 20 puzzles solved")
 # %% [markdown]
 # ## 6.6 Optimal transport in a batch (3 points, 20 minutes)
 #
-# A flow may pair noise and data otherwise than at random (section 6.12). Within a batch, the **optimal-transport coupling** reorders the noises such that the sum of squared distances $\sum_i\|x_0^{(i)}-\epsilon^{(i)}\|^2$ is as small as it can be (Tong et al. 2024; Pooladian et al. 2023). `scipy.optimize.linear_sum_assignment` finds the best assignment for a matrix of costs. Write it for any shape of data. `x0` and `eps` stay as they are.
+# A flow may pair noise and data otherwise than at random (section 6.12 does; nothing of it is needed here). Within a batch, the **optimal-transport coupling** reorders the noises such that the sum of squared distances $\sum_i\|x_0^{(i)}-\epsilon^{(i)}\|^2$ is as small as it can be (Tong et al. 2024; Pooladian et al. 2023). `scipy.optimize.linear_sum_assignment` finds the best assignment for a matrix of costs. Write it for any shape of data. `x0` and `eps` stay as they are.
 
 # %% tags=["answer:6.6"]
 def couple(x0, eps):
@@ -387,7 +387,7 @@ assert check.passed("6.6")
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# How much shorter do the paths become? Measure the mean of $\|x_0-\epsilon\|^2$ with the coupling, over that of pairs at random, for batches of 8, 64 and 512, once for two moons and once for digits. What would you expect in 784 dimensions?
+# How much shorter do the paths become? Measure the mean of $\|x_0-\epsilon\|^2$ with the coupling, over that of pairs at random, for batches of 8, 64 and 512, once for `data.two_moons` and once for digits. What would you expect in 784 dimensions?
 
 # %% tags=["solution"]
 def shortened(x0, B, batches=5):
@@ -412,7 +412,7 @@ tables.table(rows, index="", caption="Squared length, coupled / at random; five 
 # %% [markdown]
 # ## 6.7 Open: how few channels does Nouns need? (3 points, 30 minutes; the rest is an evening)
 #
-# The latent of `nouns_vae` has eight channels. Start with what is there: keep some channels of the latent's mean, put all others at their mean over the data (`vae.shift`), decode, and see which of the five parts are still right. **What is the smallest set of channels with which each part is right in at least 95 % of new combinations?**
+# The latent of `nouns_vae` has eight channels. Start with what is there: keep some channels of the latent's mean, put all others at their mean over the data (`vae.shift`), decode, and see which of the five parts are still right. **What is the smallest set of channels with which each part is right in at least 95 % of new combinations?** The lesson's table of the eight channels leaves two out at once. Look at 50 figures to screen (about a second a set; a standard error of 3 points at 95 %), and at all 200 to decide. `enough()` returns the list.
 
 # %%
 vae = train.load("nouns_vae", device="cpu")

@@ -111,7 +111,9 @@ def _step_off(parts: Parts) -> None:
 def _affines(parts: Parts) -> None:
     for module in parts.each(StepBlock):
         if module.norm1.num_channels == module.norm2.num_channels:
-            module.norm1, module.norm2 = module.norm2, module.norm1
+            first = module.norm1
+            module.norm1 = module.norm2
+            module.norm2 = first
 
 
 def _no_scale(parts: Parts) -> None:
