@@ -26,7 +26,8 @@
 # | 7.9 Preference | core | 10 | and what a flawed judge does |
 # | 7.10 Nine channels | deeper | 6 | inpainting by a network of its own |
 # | 7.11 One word, one subject | deeper | 8 | textual inversion, DreamBooth |
-# | 7.12 Afterwards | core, deeper | 6 | SDXL, SD3, Flux, turbo models |
+# | 7.12 Afterwards | core | 4 | SDXL, SD3, Flux, turbo models |
+# | 7.13 Guidance in one pass | deeper | 3 | half the cost of a step |
 
 # %% tags=["setup"]
 {{setup}}
@@ -338,4 +339,21 @@ for name, A in {"A random": torch.randn(2, 5, generator=seeded(2)),
 #
 # ## 7.12 Afterwards
 #
-# «half a page»
+# Stable Diffusion 1.5 is of 2022. What has changed since, in the terms of this course:
+#
+# - **Larger, and with more conditions.** SDXL (Podell et al. 2023) has a U-Net of 2.6 billion parameters and two text encoders; the picture's original size and crop are conditions, so that small training pictures need not be thrown away.
+# - **Transformers and flows.** Stable Diffusion 3 (Esser et al. 2024) and Flux are MM-DiTs (section 6.5) under the flow schedule, with latents of 16 channels and the shift (6.7) for high resolutions.
+# - **Language models as text encoders.** A caption's meaning is read better by a model that was trained on text alone: T5 in SD3 and Flux, a vision-language model in Qwen-Image (2025).
+# - **Few steps.** Consistency models (lesson 4) on latents; adversarial distillation (Sauer et al. 2024, SDXL Turbo), in which a critic judges one-step samples.
+# - **Editing in context.** The picture to be edited is a part of the token sequence, beside the noisy one; no mask, no inversion (Flux Kontext, 2025).
+# - **Hybrids.** One transformer writes text token by token and denoises patches of pictures (Zhou et al. 2024, Transfusion).
+#
+# One repair was small: with $\alpha_1 = 0.068$ the model never learnt to start from pure noise, and could not draw a black picture; a schedule that ends at an SNR of zero, with $v$-prediction, mends that (Lin et al. 2023; lesson 3).
+#
+# ## 7.13 Guidance in one pass · deeper
+#
+# Guidance costs two evaluations a step. **Guidance distillation** (Meng et al. 2023) trains a student that is told the scale $w$ and predicts at once what the teacher's two evaluations give:
+#
+# $$D_{\text{student}}(x, t, c, w) \approx D(x, t, \varnothing) + w\,\big[D(x, t, c) - D(x, t, \varnothing)\big] \tag{7.23}$$
+#
+# Half the cost; the price is that a negative prompt no longer has a place where it could enter.
