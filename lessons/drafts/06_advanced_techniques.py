@@ -302,7 +302,7 @@ plots.show({name: samples[f"scale, {name}, 0"] / 127.5 - 1
            title="The same eight captions")
 
 # %% [markdown]
-# **What the table shows.** As they are, at deviations of 2.4 and 2.0, the latents cost at most a few points: 4 and 5 of the accessory, where one value has a standard error of 2. At 5.5 they cost 23 and 24 points of the accessory and 5 and 6 of the body. The shifted schedule repairs that (50 «and»); the divided input does not (32 «and»). So what hurts is the noise levels, not the size of the network's input. That is our 1,500 steps with the cosine schedule. Stable Diffusion's schedule also ends at $\alpha_1 = 0.068$, so there the start is wrong, too; exercise 6.5 shows it.
+# **What the table shows.** As they are, at deviations of 2.4 and 2.0, the latents cost at most a few points: 4 and 5 of the accessory, where one value has a standard error of 2. At 5.5 they cost 23 and 24 points of the accessory and 5 and 6 of the body. The shifted schedule repairs that (accessory 50 and 56 %), the divided input does not (32 and 34 %). So what hurts is the noise levels, not the size of the network's input. That is our 1,500 steps with the cosine schedule. Stable Diffusion's schedule also ends at $\alpha_1 = 0.068$, so there the start is wrong, too; exercise 6.5 shows it.
 #
 # ## 6.4 Better autoencoder, better model?
 #
