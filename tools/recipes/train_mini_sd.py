@@ -20,7 +20,7 @@ WITHHELD = ("shark", "pizza", "robot", "rainbow", "panda", "piano", "volcano", "
             "helicopter", "snowman")
 UNET = {
     "in_channels": 8,
-    "widths": (64, 128),
+    "widths": (64, 96),
     "depth": 1,
     "context_dim": 128,
     "num_heads": 4,
