@@ -289,8 +289,9 @@ HEAD = noun_parts.PARTS.index("head")
 shark = noun_parts.load_art().names["head"].index("shark")
 parts = noun_parts.draw_parts(12, seed=3)
 parts[:, HEAD] = shark
-dozen, dozen_captions = noun_parts.render(parts), noun_parts.plain_captions(parts)
-z = vae.to_latents(dozen.to(device))                                     # (12, 8, 8, 8)
+dozen = noun_parts.render(parts)
+dozen_captions = noun_parts.plain_captions(parts)
+z = vae.to_latents(dozen.to(device))                                    # (12, 8, 8, 8)
 plots.show({"the dozen": dozen}, columns=12)
 
 def fine_tune(D, parameters, seconds, lr):
@@ -320,7 +321,7 @@ print(fine_tune(full, list(full.net.unet.parameters()), 45, 1e-4), "steps of all
 
 # %%
 def judged(D, head=None, n=50):
-    """Attribute accuracy on new combinations, with this head or with any that was trained."""
+    """Attribute accuracy on new combinations, with this head or with trained ones."""
     parts = noun_parts.draw_parts(n, seed=5, split="test")
     if head is not None:
         parts[:, HEAD] = head
