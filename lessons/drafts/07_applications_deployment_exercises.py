@@ -1,0 +1,504 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Lesson 7 · Exercises
+#
+# {{badge}}
+#
+# Five questions, 15 points, about an hour and three quarters. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("7.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
+#
+# As in the lesson, $t = 0$ is data and $t = 1$ is noise, $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with standard deviations $\alpha$ and $\sigma$, and step $i = 0\dots T-1$ of a schedule of $T$ steps is the time $t = (i+1)/T$. Section numbers are the lesson's. All questions need its first part, and none needs a trained model.
+
+# %% tags=["setup"]
+{{setup}}
+
+# %%
+import re
+
+import torch
+from torch import nn
+
+from course_lib import Schedule
+from course_lib.checks import check, hint
+from course_lib.lab import data, tables
+from course_lib.lab.data.caption_grammar import draw_captions
+from course_lib.networks.stable_diffusion import layout
+from course_lib.networks.stable_diffusion.tokenizer import (
+    END,
+    SIGNS,
+    START,
+    BytePairTokenizer,
+    split_words,
+)
+from course_lib.networks.stable_diffusion.unet import StableDiffusionUNet
+
+# %%
+torch.manual_seed(0)
+# most tensors here are small and gain nothing from a second thread
+torch.set_num_threads(1)
+seeded = lambda k: torch.Generator().manual_seed(k)
+randn = lambda *shape, seed: torch.randn(shape, generator=seeded(seed))
+
+# %% [markdown]
+# ## 7.1 The name map of one block (3 points, 20 minutes)
+#
+# A published tensor is found by its name (section 7.4). Below are the weights of one block of our U-Net and its transformer, and those of the same block in the published file, with their shapes. *Each side is sorted by itself*: a row is no pair. Five names from elsewhere in the network, with their partners, stand under it.
+
+# %%
+with torch.device("meta"):                                  # sizes, no numbers
+    sd_1 = StableDiffusionUNet()
+shapes = lambda state: {name: tuple(value.shape) for name, value in state.items()}
+ours, theirs = shapes(sd_1.state_dict()), shapes(layout.to_published(sd_1))
+
+def weights(names, start, parts):
+    return sorted(name for name in names if name.startswith(start)
+                  and name.split(".")[2:4] in parts and name.endswith("weight"))
+
+left = weights(ours, "down.1.", (["blocks", "0"], ["transformers", "0"]))
+right = weights(theirs, "down_blocks.1.", (["resnets", "0"], ["attentions", "0"]))
+tables.table([{"ours": a, "shape": str(ours[a]), "published": b, "its shape": str(theirs[b])}
+              for a, b in zip(left, right)],
+             caption="Weights of the second level's first block, each side sorted by itself")
+examples = {
+    "stem.weight": "conv_in.weight",
+    "time.3.bias": "time_embedding.linear_2.bias",
+    "down.0.resample.weight": "down_blocks.0.downsamplers.0.conv.weight",
+    "up.0.resample.conv.bias": "up_blocks.0.upsamplers.0.conv.bias",
+    "middle.blocks.1.emb.bias": "mid_block.resnets.1.time_emb_proj.bias"}
+for a, b in examples.items():
+    print(f"{a:26s} {b}")
+
+# %% [markdown]
+# Write the map. It has to be right for all 686 tensors of this U-Net, biases included, and for U-Nets of other sizes: rules, no list. The two names that you cannot see here are `norm` and `out`, the last norm and the last convolution: `conv_norm_out` and `conv_out`. Do without `layout`.
+
+# %% tags=["answer:7.1"]
+def published_name(ours):
+    """ "down.0.blocks.1.emb.bias" -> "down_blocks.0.resnets.1.time_emb_proj.bias" """
+    ### BEGIN SOLUTION
+    ends = {"stem": "conv_in", "out": "conv_out", "norm": "conv_norm_out",
+            "time.1": "time_embedding.linear_1", "time.3": "time_embedding.linear_2"}
+    layer, kind = ours.rsplit(".", 1)                       # kind: weight or bias
+    if layer in ends:
+        return f"{ends[layer]}.{kind}"
+    name = re.sub(r"\.transformers\.(\d+)\.(norm\d|self|cross|mlp)",
+                  r".attentions.\1.transformer_blocks.0.\2", ours)
+    for old, new in (("down.", "down_blocks."), ("up.", "up_blocks."),
+                     ("middle.", "mid_block."), (".blocks.", ".resnets."),
+                     (".emb.", ".time_emb_proj."), (".shortcut.", ".conv_shortcut."),
+                     (".resample.conv.", ".upsamplers.0.conv."),
+                     (".resample.", ".downsamplers.0.conv."),
+                     (".transformers.", ".attentions."), ("self_attention.", "attn1.to_"),
+                     ("cross_attention.", "attn2.to_"), ("to_out.", "to_out.0."),
+                     ("mlp.proj.", "ff.net.0.proj."), ("mlp.out.", "ff.net.2.")):
+        name = name.replace(old, new)
+    return name
+    ### END SOLUTION
+
+# %% tags=["check:7.1"]
+check("7.1", published_name)
+### BEGIN HIDDEN TESTS
+assert check.passed("7.1")
+### END HIDDEN TESTS
+
+# %% [markdown] tags=["solution"]
+# **Solution, used.** What does a wrong map do? A name that the file does not have is reported at once. So take four maps that use every name of the file once, and exchange two. How many of the 686 tensors get one of another shape, in Stable Diffusion 1.5? And in a small U-Net, where all widths and the caption's vectors have the same size? Where every tensor fits, the network loads in silence; then how far is its output from the right one, in standard deviations as in (7.10), with random weights?
+
+# %% tags=["solution"]
+def randomised(net):
+    """The network with random weights; none of them is 0 or 1."""
+    g = seeded(0)
+    for p in net.parameters():
+        noise = torch.randn(p.shape, generator=g)
+        p.data = noise / (p[0].numel() ** 0.5 if p.ndim > 1 else 2)
+    return net.eval()
+
+small = dict(widths=(32, 32), depth=1, context_dim=32, num_heads=4)
+net = randomised(StableDiffusionUNet(**small))
+inputs = randn(8, 4, 8, 8, seed=1), torch.arange(8) * 120.0, randn(8, 5, 32, seed=2)
+
+def exchanged(a, b, where):
+    """The map with two words of the published names exchanged, in names with a third."""
+    swap = {a: b, b: a}
+    def name_of(name):
+        parts = published_name(name).split(".")
+        return ".".join(swap.get(part, part) if where in parts else part for part in parts)
+    return name_of
+
+def misfits(name_of, net):
+    """How many tensors of the file have another shape than the network's."""
+    file = layout.to_published(net)
+    return sum(value.shape != file[name_of(name)].shape
+               for name, value in net.state_dict().items())
+
+# %% tags=["solution"]
+rows = {}
+with torch.no_grad():
+    wanted = net(*inputs)
+    for a, b, where in (("norm1", "norm3", "attentions"), ("to_q", "to_k", "attn1"),
+                        ("attn1", "attn2", "attentions"), ("conv1", "conv2", "resnets")):
+        name_of = exchanged(a, b, where)
+        count, off = misfits(name_of, net), ""
+        if count == 0:
+            other, file = StableDiffusionUNet(**small).eval(), layout.to_published(net)
+            other.load_state_dict({name: file[name_of(name)] for name in net.state_dict()})
+            off = f"{(other(*inputs) - wanted).abs().max() / wanted.std():.2f}"
+        rows[f"{a} and {b}, in {where}"] = {"misfits in 1.5": misfits(name_of, sd_1),
+                                            "in the small one": count, "off": off}
+tables.table(rows, index="exchanged", caption="Of 686 tensors, and of "
+             f"{len(net.state_dict())} in a small U-Net of equal widths")
+
+# %% [markdown] tags=["solution"]
+# **What the table shows.** «7.1»
+
+# %% [markdown]
+# ## 7.2 LoRA, from blank (4 points, 25 minutes)
+#
+# Write (7.11) for one linear layer. `with_lora` gives back a layer, an `nn.Module`, that computes `linear(x)` plus the low-rank change, times `alpha / rank`. At the start it computes what `linear` does, as in the lesson: `up` is zero, `down` is drawn from `generator`. The two factors are the only parameters that ask for gradients; the base is frozen. `linear` itself computes afterwards what it did before. `x` has any number of dimensions, of which the last is the layer's input. A layer may have no bias.
+
+# %% tags=["answer:7.2"]
+def with_lora(linear, rank, alpha, generator):
+    """linear: nn.Linear -> an nn.Module: linear(x) + alpha / rank (x down^T) up^T"""
+    ### BEGIN SOLUTION
+    class LowRankLinear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            m, n = linear.weight.shape
+            self.linear = linear.requires_grad_(False)
+            self.down = nn.Parameter(torch.randn(rank, n, generator=generator) / n**0.5)
+            self.up = nn.Parameter(torch.zeros(m, rank))
+
+        def forward(self, x):
+            change = x @ self.down.T @ self.up.T            # (..., m)
+            return self.linear(x) + alpha / rank * change
+
+    return LowRankLinear()
+    ### END SOLUTION
+
+# %% tags=["check:7.2"]
+check("7.2", with_lora)
+### BEGIN HIDDEN TESTS
+assert check.passed("7.2")
+### END HIDDEN TESTS
+
+# %% [markdown] tags=["solution"]
+# **Solution, used.** A layer of $20\times16$ weights shall become another one, $W + \Delta$. The change $\Delta$ has rank 2, with the singular values 2 and 1. Nobody tells the adapter: it sees inputs and the right outputs, 500 batches of 256, with adapters of four ranks. A change of rank 1 can reach the larger singular value at best, and $1/\sqrt{2^2+1^2} = 45\,\%$ of $\Delta$ is left then (Eckart & Young 1936). In the last row both factors start at zero.
+
+# %% tags=["solution"]
+torch.manual_seed(0)
+base = nn.Linear(16, 20)
+U, V = (torch.linalg.qr(randn(n, 2, seed=n))[0] for n in (20, 16))
+delta = U @ torch.tensor([2.0, 1.0]).diag() @ V.T           # (20, 16)
+
+def adapt(rank, both_zero=False):
+    """The change that was found, (20, 16), and the number of weights that were trained."""
+    layer, g = with_lora(base, rank, rank, seeded(1)), seeded(2)
+    factors = [p for p in layer.parameters() if p.requires_grad]
+    if both_zero:
+        for p in factors:
+            p.data.zero_()
+    optimizer = torch.optim.Adam(factors, lr=0.02)
+    for _ in range(500):
+        x = torch.randn(256, 16, generator=g)
+        loss = (layer(x) - base(x) - x @ delta.T).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    one = torch.eye(16)
+    return (layer(one) - base(one)).detach().T, sum(p.numel() for p in factors)
+
+# %% tags=["solution"]
+rows = {}
+for name, options in {"rank 1": (1,), "rank 2": (2,), "rank 4": (4,), "rank 8": (8,),
+                      "rank 2, both factors zero": (2, True)}.items():
+    found, count = adapt(*options)
+    sizes = torch.linalg.svdvals(found)[:4].tolist()
+    rows[name] = {"weights trained": f"{count} of 320",
+                  "left of the change": (found - delta).norm() / delta.norm(),
+                  "its singular values": ", ".join(f"{s:.3f}" for s in sizes)}
+tables.table(rows, {"left of the change": ".2%"}, index="adapter", caption="500 steps of Adam")
+
+# %% [markdown] tags=["solution"]
+# **What the table shows.** «7.2»
+
+# %% [markdown]
+# ## 7.3 Why does this prompt break the tokenizer? (2 points, 15 minutes)
+#
+# A byte-pair encoder that somebody wrote by hand. `tokenizer.rank` maps each pair of tokens that may be merged to its place among the merges, 0 for the one that was learned first. `tokenizer.vocabulary` maps a token to its id. `split_words(text)` gives the words of a text, in small letters.
+
+# %%
+def copied_encode(tokenizer, text):
+    """-> tokenizer.length ids: start, the text, end, padding"""
+    parts = []
+    for word in split_words(text):
+        signs = [*word[:-1], word[-1] + "</w>"]
+        k = 0
+        while k < len(signs) - 1:
+            if (signs[k], signs[k + 1]) in tokenizer.rank:
+                signs[k:k + 2] = [signs[k] + signs[k + 1]]
+            else:
+                k += 1
+        parts += signs
+    parts = [START, *parts, END][:tokenizer.length]
+    parts += [tokenizer.pad] * (tokenizer.length - len(parts))
+    return [tokenizer.vocabulary.get(part, tokenizer.vocabulary[END]) for part in parts]
+
+# %%
+import warnings
+
+warnings.simplefilter("ignore", UserWarning)                # the library's: a text is cut
+tokenizer = BytePairTokenizer.learn(draw_captions(300), 800, length=48)
+rows = []
+for text in ("a figure with a red hat", "a body", "a bear with a backpack", "a blasé face",
+             "a figure " + "with a red hat " * 12):
+    wanted, copied = tokenizer(text)[0].tolist(), copied_encode(tokenizer, text)
+    row = {"text": text[:30], "first difference at": "", "right": "", "copied": ""}
+    places = [k for k in range(48) if wanted[k] != copied[k]]
+    if places:
+        row |= {"first difference at": places[0], "right": tokenizer.tokens[wanted[places[0]]],
+                "copied": tokenizer.tokens[copied[places[0]]]}
+    rows.append(row)
+tables.table(rows, caption="Rows of 48 ids, the library's and the copied encoder's")
+
+# %% [markdown]
+# There are three bugs, and each of the last three prompts shows one. Write the encoder as it should be. `SIGNS` maps a byte, 0 to 255, to the sign that stands for it in the vocabulary; `text.encode()` gives the bytes of a text.
+
+# %% tags=["answer:7.3"]
+def encode(tokenizer, text):
+    """-> tokenizer.length ids: start, the text, end, padding"""
+    ### BEGIN SOLUTION
+    parts = []
+    for word in split_words(text):
+        signs = [SIGNS[byte] for byte in word.encode()]
+        signs[-1] += "</w>"
+        while True:
+            known = [k for k in range(len(signs) - 1)
+                     if (signs[k], signs[k + 1]) in tokenizer.rank]
+            if not known:
+                break
+            k = min(known, key=lambda k: tokenizer.rank[signs[k], signs[k + 1]])
+            signs[k:k + 2] = [signs[k] + signs[k + 1]]
+        parts += signs
+    parts = [START, *parts[:tokenizer.length - 2], END]
+    parts += [tokenizer.pad] * (tokenizer.length - len(parts))
+    return [tokenizer.vocabulary[part] for part in parts]
+    ### END SOLUTION
+
+# %% tags=["check:7.3"]
+check("7.3", encode)
+### BEGIN HIDDEN TESTS
+assert check.passed("7.3")
+### END HIDDEN TESTS
+
+# %% [markdown] tags=["solution"]
+# **Solution.** (1) The pairs were merged in the order of the text. A code has to be written in the order in which it was learned: of all pairs that stand in the word, the one with the lowest rank. (2) The letters were looked up, and not their bytes. é has two bytes, and neither is the letter. Worse, the sign `é` *is* in the vocabulary: it stands for the byte 233. So nothing fails. Letters such as ł are not, and become an end token in the middle of the text. (3) The row was cut with the end in it, so a long text has none. How often does each of them show? 300 captions, as drawn, in a café, and twice each, and what `decode` makes of the ids.
+
+# %% tags=["solution"]
+def leftmost(tokenizer, word):
+    signs, k = [SIGNS[byte] for byte in word.encode()], 0
+    signs[-1] += "</w>"
+    while k < len(signs) - 1:
+        if (signs[k], signs[k + 1]) in tokenizer.rank:
+            signs[k:k + 2] = [signs[k] + signs[k + 1]]
+        else:
+            k += 1
+    return signs
+
+def in_text_order(text):
+    parts = [part for word in split_words(text) for part in leftmost(tokenizer, word)]
+    parts = [START, *parts[:46], END]
+    return [tokenizer.vocabulary[part] for part in [*parts, *[END] * (48 - len(parts))]]
+
+captions = draw_captions(300, seed=1)
+kinds = {"captions": captions, "in a café": ["in a café, " + text for text in captions],
+         "twice the caption": [text + ", and " + text for text in captions]}
+rows = []
+for kind, texts in kinds.items():
+    wanted = tokenizer(texts)
+    for name, encoder in {"text order": in_text_order,
+                          "all three bugs": lambda text: copied_encode(tokenizer, text),
+                          "repaired": lambda text: encode(tokenizer, text)}.items():
+        found = torch.tensor([encoder(text) for text in texts])
+        same = [a == b for a, b in zip(tokenizer.decode(found), tokenizer.decode(wanted))]
+        rows.append({"texts": kind, "encoder": name,
+                     "other ids": (found != wanted).any(1).double().mean(),
+                     "no end": (found != tokenizer.vocabulary[END]).all(1).double().mean(),
+                     "decoded alike": torch.tensor(same).double().mean()})
+tables.table(rows, ".1%", caption="300 texts of each kind")
+
+# %% [markdown] tags=["solution"]
+# **What the table shows.** «7.3»
+
+# %% [markdown]
+# ## 7.5 The scheduler that is one step off (3 points, 20 minutes)
+#
+# A sampler needs three things for each of its $n$ steps: the step $i$ that the network is told, and the $\alpha$ and $\sigma$ of the level that $x$ has there. Both grids of (7.9) are wanted, for a schedule of $T$ steps. Here is a function from three sources, each of which had a convention of its own.
+
+# %%
+def copied_levels(schedule, n, spacing):
+    """-> steps (n,) for the network, alpha (n,), sigma (n,)"""
+    T = schedule.T
+    if spacing == "trailing":
+        steps = torch.arange(T, 0, -T / n).round().long()
+    else:
+        steps = torch.arange(n - 1, -1, -1) * (T // n)
+    t = steps / T
+    return steps, schedule.alpha(t), schedule.sigma(t)
+
+# %% [markdown]
+# Two tests. First what it says of the first and the last step. The published pipeline, with `timestep_spacing="leading"` and `steps_offset=1`, goes from 981 to 1 in 50 steps, and the network was trained on steps 0 to 999. Then a *perfect* network for two bumps in one dimension. Like a real one it is told the step, and it predicts the noise of that step's level. `sample` is DDIM; its start has the right level for the first of its steps, whatever that is.
+
+# %%
+sd, bumps = Schedule.scaled_linear(), data.GaussianMixture([[-1.0], [0.8]], 0.15, [0.3, 0.7])
+exact = bumps.denoiser(sd)
+
+def network(x, step):
+    """eps of the level of step 0 ... 999"""
+    t = (step.double() + 1) / sd.T
+    t = t.clamp(max=1)                                      # a real one goes on beyond 999
+    return (x - sd.alpha(t) * exact(x, t)) / sd.sigma(t)
+
+def sample(levels, n, spacing):
+    """4,000 numbers, by DDIM"""
+    steps, alpha, sigma = levels(sd, n, spacing)
+    x = alpha[0] * bumps.sample(4000, seed=1).double()
+    x = x + sigma[0] * randn(4000, 1, seed=2).double()
+    for k in range(n):
+        eps = network(x, steps[k])
+        x0 = (x - sigma[k] * eps) / alpha[k]
+        x = alpha[k + 1] * x0 + sigma[k + 1] * eps if k < n - 1 else x0
+    return x
+
+# %%
+def described(levels, n, spacing):
+    steps, alpha, sigma = levels(sd, n, spacing)
+    x = sample(levels, n, spacing)
+    return {"steps": f"{int(steps[0])} ... {int(steps[-1])}", "first alpha": alpha[0],
+            "last sigma": sigma[-1], "deviation of a bump": x[x > 0].std()}
+
+for n in (50, 10):
+    tables.table({f"copied, {spacing}": described(copied_levels, n, spacing)
+                  for spacing in ("trailing", "leading")}, ".4f", index="",
+                 caption=f"{n} steps; the bumps of the data have the deviation 0.15")
+
+# %% [markdown]
+# There are three bugs. Each is one step, and all samples look well. Write the function as it should be.
+
+# %% tags=["answer:7.5"]
+def levels(schedule, n, spacing):
+    """spacing: "trailing" or "leading" -> steps (n,) for the network, alpha (n,), sigma (n,)"""
+    ### BEGIN SOLUTION
+    T = schedule.T
+    if spacing == "trailing":
+        steps = torch.arange(T, 0, -T / n).round().long() - 1
+    else:
+        steps = torch.arange(n - 1, -1, -1) * (T // n) + 1
+    t = (steps.double() + 1) / T
+    return steps, schedule.alpha(t), schedule.sigma(t)
+    ### END SOLUTION
+
+# %% tags=["check:7.5"]
+check("7.5", levels)
+### BEGIN HIDDEN TESTS
+assert check.passed("7.5")
+### END HIDDEN TESTS
+
+# %% [markdown] tags=["solution"]
+# **Solution.** (1) Trailing: the last of $T$ steps has the number $T-1$. The levels were right, but the network was told one step more. (2) Leading: the offset of 1 was missing. (3) Step $i$ is the level $t=(i+1)/T$, and not $i/T$. On the trailing grid (1) and (3) hide each other: repair one of them alone, and what was told right is told wrong. Measured, one bug at a time: the deviation of a bump, and how far the samples are from those of the repaired function with the same noise.
+
+# %% tags=["solution"]
+def with_bug(shift_network=0, shift_steps=0):
+    """levels, with the network told other steps, or with other steps."""
+    def bugged(schedule, n, spacing):
+        steps = levels(schedule, n, spacing)[0] + shift_steps
+        t = (steps.double() + 1) / schedule.T
+        return steps + shift_network, schedule.alpha(t), schedule.sigma(t)
+    return bugged
+
+bugs = {"repaired": with_bug(), "network told one step more": with_bug(1),
+        "network told one step less": with_bug(-1), "no offset": with_bug(0, -1)}
+for n in (50, 10):
+    rows = []
+    for spacing in ("trailing", "leading"):
+        wanted = sample(levels, n, spacing)
+        for name, bugged in bugs.items():
+            if spacing == "leading" or name != "no offset":
+                x = sample(bugged, n, spacing)
+                rows.append({"grid": spacing, "": name, "deviation of a bump": x[x > 0].std(),
+                             "from the repaired": (x - wanted).square().mean().sqrt()})
+    tables.table(rows, ".4f", caption=f"{n} steps, 4,000 numbers")
+
+# %% [markdown] tags=["solution"]
+# **What the tables show.** «7.5»
+
+# %% [markdown]
+# ## 7.6 Derivation: zero convolutions, or why does anything learn? (3 points, 20 minutes)
+#
+# A ControlNet's features $u$ reach the U-Net through a layer $Z$ that is zero (section 7.8). In small: $u = Wx$, with a layer $W$ behind $Z$, and $s = s_0 + Zu$. The loss $\mathcal L$ depends on $s$; the gradient that arrives, $g = \partial\mathcal L/\partial s$, stays the same. Derive the gradients of both layers, $\mathrm dZ$ and $\mathrm dW$, for any $Z$ and $W$. Then both take one step of gradient descent *at the same time*, with rate `lr`. Give the gradients before it and after it. The check calls your function with autograd switched off.
+
+# %% tags=["answer:7.6"]
+def two_steps(Z, W, x, g, lr):
+    """Z (m, n), W (n, k), x (k,), g (m,) -> dZ, dW at first; dZ, dW after the step"""
+    ### BEGIN SOLUTION
+    dZ, dW = torch.outer(g, W @ x), torch.outer(Z.T @ g, x)
+    Z, W = Z - lr * dZ, W - lr * dW
+    return dZ, dW, torch.outer(g, W @ x), torch.outer(Z.T @ g, x)
+    ### END SOLUTION
+
+# %% tags=["check:7.6"]
+check("7.6", two_steps)
+### BEGIN HIDDEN TESTS
+assert check.passed("7.6")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# What happens in the four cases $Z = 0$ or not, $W = 0$ or not? Which of them is a ControlNet's start, and which LoRA's, with $B$ for $Z$ and $A$ for $W$? Ask your function, and then train: $s = s_0 + Z\tanh(Wx)$, with the right $s$ from two other layers of the same sizes.
+
+# %% tags=["solution"]
+x, W, Z, g = (randn(*shape, seed=k) for k, shape in enumerate(((6,), (4, 6), (3, 4), (3,))))
+kinds = {"Z = 0": (0 * Z, W), "W = 0": (Z, 0 * W), "both zero": (0 * Z, 0 * W),
+         "neither": (Z, W)}
+rows = {}
+for name, start in kinds.items():
+    sizes = [d.norm() for d in two_steps(*start, x, g, 0.1)]
+    rows[name] = dict(zip(("|dZ|", "|dW|", "|dZ| after a step", "|dW| after a step"), sizes))
+tables.table(rows, ".2f", index="", caption="Gradients, lr = 0.1")
+
+# %% tags=["solution"]
+x = randn(256, 6, seed=10)
+teacher = lambda x: torch.tanh(x @ randn(4, 6, seed=11).T) @ randn(3, 4, seed=12).T
+
+def trained(Z, W, bias=False, steps=1000, lr=0.1):
+    """How far s is from s_0 at the start, and the loss after training, over that of s_0."""
+    b = torch.zeros(3)
+    parameters = [p.clone().requires_grad_() for p in (Z, W, b)]
+    losses = []
+    for _ in range(steps + 1):
+        Z, W, b = parameters
+        change = torch.tanh(x @ W.T) @ Z.T + bias * b
+        losses.append((change - teacher(x)).square().mean())
+        if len(losses) == 1:
+            disturbed = change.detach().square().mean().sqrt()
+        gradients = torch.autograd.grad(losses[-1], parameters)
+        parameters = [(p - lr * d).detach().requires_grad_()
+                      for p, d in zip(parameters, gradients)]
+    return {"|s - s_0| at the start": disturbed,
+            "loss after 10 steps": losses[10] / teacher(x).square().mean(),
+            "after 1,000": losses[-1] / teacher(x).square().mean()}
+
+rows = {name: trained(*start) for name, start in kinds.items()}
+rows["both zero, Z with a bias"] = trained(*kinds["both zero"], bias=True)
+tables.table(rows, ".3f", index="", caption="Losses over that of s_0; 256 examples")
+
+# %% [markdown] tags=["solution"]
+# **Solution.** $\mathcal L$ depends on $Z$ by $s = s_0 + Zu$ alone, so $\mathrm dZ = g\,u^\top$. What reaches $u$ is $Z^\top g$, and $u = Wx$, so $\mathrm dW = Z^\top g\,x^\top$. With $Z = 0$ the first is not zero and the second is. After the step $Z$ is $-\eta\,g\,u^\top$, with $\eta$ the rate, and $\mathrm dW = -\eta\,|g|^2\,u\,x^\top$.
+#
+# **What the tables show.** «7.6»
+
+# %%
+check.summary(7)
