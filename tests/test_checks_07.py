@@ -167,7 +167,8 @@ class LowRankLinear(nn.Module):
         self.linear = linear.requires_grad_(False)
         self.down = nn.Parameter(torch.randn(rank, n, generator=generator) / n**0.5)
         self.up = nn.Parameter(torch.zeros(m, rank))
-        self.rank, self.alpha = rank, alpha
+        self.rank = rank
+        self.alpha = alpha
         self.scale = alpha / rank
 
     def change(self, x):
@@ -201,7 +202,8 @@ class OnPaper(nn.Module):
         self.register_buffer("W", linear.weight.detach())
         self.register_buffer("b", None if linear.bias is None else linear.bias.detach())
         A = torch.empty(linear.in_features, rank).normal_(0, 0.1, generator=generator)
-        self.A, self.B = nn.Parameter(A), nn.Parameter(torch.zeros(rank, len(self.W)))
+        self.A = nn.Parameter(A)
+        self.B = nn.Parameter(torch.zeros(rank, len(self.W)))
         self.c = alpha / rank
 
     def forward(self, x):
@@ -240,7 +242,8 @@ def not_frozen(self, generator):
 def no_parameters(self, generator):
     down, up = self.down.data, self.up.data
     del self.down, self.up
-    self.down, self.up = down, up
+    self.down = down
+    self.up = up
 
 
 def with_bias(self, generator):
@@ -321,7 +324,8 @@ def no_forward(linear, rank, alpha, generator):
         pass
 
     layer, empty = LowRankLinear(linear, rank, alpha, generator), Empty()
-    empty.down, empty.up = layer.down, layer.up
+    empty.down = layer.down
+    empty.up = layer.up
     return empty
 
 
@@ -476,7 +480,6 @@ ENCODER = {
     "keeps its last tokens": encoder(cut=lambda parts, n: [START, *parts[-(n - 2):], END]),
     "one token too early": encoder(cut=lambda parts, n: [START, *parts[: n - 3], END]),
     "merged in the order of the text": encoder(merge=first_in_text),
-    "the leftmost pair": encoder(merge=one_at_a_time(lambda known, rank_at: known[0])),
     "that was learned last": encoder(
         merge=one_at_a_time(lambda known, rank_at: max(known, key=rank_at))),
     "that is WordPiece": encoder(merge=word_piece),

@@ -10,9 +10,8 @@ import warnings
 import pytest
 import torch
 from diffusers import AutoencoderKL as PublishedVAE
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from course_lib import cfg, ddim, last, timesteps
 from course_lib.lab import sampling
@@ -22,6 +21,11 @@ from course_lib.networks.stable_diffusion.text_encoder import ClipTextEncoder
 from course_lib.networks.stable_diffusion.tokenizer import END, START, BytePairTokenizer
 from course_lib.networks.stable_diffusion.unet import StableDiffusionUNet
 from course_lib.networks.vae import AutoencoderKL
+
+transformers = pytest.importorskip("transformers")
+CLIPTextConfig = transformers.CLIPTextConfig
+CLIPTextModel = transformers.CLIPTextModel
+CLIPTokenizer = transformers.CLIPTokenizer
 
 TEXTS = ["a photo of a cat", "a red dog on a blue sofa"]
 FAMILIES = ("1.x", "2.x base", "2.x at 768")
@@ -279,6 +283,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path):
 
 def save_pipeline(folder, family="1.x", **scheduler):
     """A tiny pipeline of a family, as diffusers writes it."""
+    from diffusers import StableDiffusionPipeline
     learned = BytePairTokenizer.learn(TEXTS, 530)
     pad = END if family == "1.x" else "!"
     tokenizer = CLIPTokenizer(

@@ -395,14 +395,14 @@ def judge_lora_gradients(c: Case) -> None:
 
 def judge_lora_training(c: Case) -> None:
     """After two steps the layer is the old base and the new change."""
-    optimizer = torch.optim.SGD(c.trainable, lr=0.1)
+    optimizer = torch.optim.SGD(c.trainable, lr=1e-3)
     for _ in range(2):
         optimizer.zero_grad()
         lora_output(c, c.x).square().mean().backward()
         optimizer.step()
     reject_if((c.base.weight.grad is not None, "the base's weight gets a gradient, though nobody "
                "trains it: linear.requires_grad_(False)"))
-    compare(lora_output(c, c.x), right_output(c), rtol=1e-3, atol=1e-3, otherwise="right, until it "
+    compare(lora_output(c, c.x), right_output(c), atol=1e-4, otherwise="right, until it "
             "is trained: after two steps it is not the old base and the new change")
 
 
@@ -483,12 +483,8 @@ def latest_first(rank: dict, parts: Parts) -> Parts:
     return merge_while(rank, parts, lambda places, rank_at: max(places, key=rank_at))
 
 
-def leftmost(rank: dict, parts: Parts) -> Parts:
-    return merge_while(rank, parts, lambda places, rank_at: places[0])
-
-
-def one_pass(rank: dict, parts: Parts) -> Parts:
-    """From left to right, never back."""
+def in_text_order(rank: dict, parts: Parts) -> Parts:
+    """From left to right, the first pair that can be merged."""
     k = 0
     while k < len(parts) - 1:
         if (parts[k], parts[k + 1]) in rank:
@@ -521,7 +517,7 @@ def no_merge(rank: dict, parts: Parts) -> Parts:
     return parts
 
 
-MERGES = (by_rank, latest_first, leftmost, one_pass, one_merge, longest, no_merge)
+MERGES = (by_rank, latest_first, in_text_order, one_merge, longest, no_merge)
 
 
 def framed(parts: Parts, length: int) -> Parts:
@@ -549,20 +545,17 @@ ENCODE_MISTAKES = {
         lambda c: encode_text(c, pad=c.tokenizer.tokens[0]),
     "<|startoftext|> is missing":
         lambda c: encode_text(c, frame=lambda parts, n: [*parts[: n - 1], END]),
-    "<|endoftext|> is missing":
-        lambda c: encode_text(c, frame=lambda parts, n: [START, *parts][:n]),
     "the row is cut behind <|endoftext|>, so a long text loses it; cut the text first":
         lambda c: encode_text(c, frame=lambda parts, n: [START, *parts, END][:n]),
+    "<|endoftext|> is missing":
+        lambda c: encode_text(c, frame=lambda parts, n: [START, *parts][:n]),
     "a long text keeps its last tokens; the first ones are read, and the end is left out":
         lambda c: encode_text(c, frame=lambda parts, n: [START, *parts[-(n - 2):], END]),
     "a long text is cut one token too early: start and end take two places":
         lambda c: encode_text(c, frame=lambda parts, n: [START, *parts[: n - 3], END]),
     "the pairs are merged in the order of the text: of all pairs that can be merged, take the one "
     "that was learned first":
-        lambda c: encode_text(c, merge=one_pass),
-    "you take the leftmost pair that can be merged, each time; the one that was learned first is "
-    "wanted, wherever it stands":
-        lambda c: encode_text(c, merge=leftmost),
+        lambda c: encode_text(c, merge=in_text_order),
     "you take the pair that was learned last; the first one is wanted, with the lowest rank":
         lambda c: encode_text(c, merge=latest_first),
     "you take the longest token that fits, from left to right: that is WordPiece, not byte pairs":
@@ -813,8 +806,10 @@ def layers_case(zero_Z: bool = False, zero_W: bool = False) -> Case:
     c = Case(Z=noise(m, n) * (not zero_Z), W=noise(n, k) * (not zero_W), x=noise(k), g=noise(m),
              lr=between(0.2, 0.5).item())
     c.inputs = c.Z, c.W, c.x, c.g, c.lr
-    c.dZ, c.dW = of_Z(c, c.W), of_W(c, c.Z)
-    c.new_Z, c.new_W = c.Z - c.lr * c.dZ, c.W - c.lr * c.dW
+    c.dZ = of_Z(c, c.W)
+    c.dW = of_W(c, c.Z)
+    c.new_Z = c.Z - c.lr * c.dZ
+    c.new_W = c.W - c.lr * c.dW
     return c
 
 

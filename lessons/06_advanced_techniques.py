@@ -15,7 +15,7 @@
 #
 # **After this lesson you can** train and judge an autoencoder for diffusion, scale its latents and say what happens if you forget it; train a score by denoising and say why it needs noise levels; derive the reverse SDE and the whole family of processes with the same marginals; convert a network from one schedule to another without training; say what a flow adds and what it does not; and compute a likelihood in bits per dimension without the two usual mistakes.
 #
-# **You need** lessons 1 to 5. **It takes** «2» minutes to run on two CPU cores. The exercises are in `exercises/06_advanced_techniques.ipynb`.
+# **You need** lessons 1 to 5. **It takes** about 2 minutes to run on two CPU cores. The exercises are in `exercises/06_advanced_techniques.ipynb`.
 #
 # | section | | minutes | what it gives |
 # | --- | --- | --- | --- |
@@ -370,8 +370,7 @@ tables.table({name: over_rows(rows, columns, 0) | over_rows(rows, sampled)
              index="network", caption="Attribute accuracy of 500 samples, 30 minutes each")
 
 # %% [markdown]
-# «What the table shows.»
-#
+# **What the table shows.** In the same time the MM-DiT made three steps where the U-Net made four. Body and accessory come out about equal: one value has a standard error of 1.4 points. The MM-DiT has the glasses right more often, by 6 points. That is one seed of each; for a verdict it would take more.
 
 # %% [markdown]
 # # Part II · One equation
