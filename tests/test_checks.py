@@ -98,7 +98,7 @@ def test_an_answer_that_exits_is_not_yet_right(check, capsys):
 
 @pytest.mark.parametrize("lesson", [9, 0, "1", 1.5])
 def test_a_summary_of_a_lesson_that_is_not_there(lesson):
-    with pytest.raises(ValueError, match="lesson must be one of 1, 2, 3, 4, 5, 6; got"):
+    with pytest.raises(ValueError, match="lesson must be one of 1, 2, 3, 4, 5, 6, 7; got"):
         Checker().summary(lesson)
 
 

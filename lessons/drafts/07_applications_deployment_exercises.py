@@ -394,7 +394,7 @@ for n in (50, 10):
                  caption=f"{n} steps; the bumps of the data have the deviation 0.15")
 
 # %% [markdown]
-# There are three bugs. Each is one step, and the samples look fine. Write the function as it should be.
+# There are three bugs, of one step each. Write the function as it should be.
 
 # %% tags=["answer:7.5"]
 def levels(schedule, n, spacing):
