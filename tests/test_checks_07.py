@@ -754,7 +754,7 @@ RIGHT = {
 OTHER_STYLE = {
     "7.1": published_name_by_rules,
     "7.2": OfLinears,
-    **({"7.3": by_transformers} if find_spec("transformers") else {}),
+    "7.3": by_transformers if find_spec("transformers") else encoder(),
     "7.5": levels_of_diffusers,
     "7.6": two_steps_in_columns,
 }
