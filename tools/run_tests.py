@@ -5,7 +5,8 @@
 
 The unit tests run on all cores, one thread each. The notebooks run one after the other, each with
 the whole machine, as a student would run them; trainings in them start from nothing, in a fresh
-$COURSE_RUNS. Solutions run with COURSE_STRICT=1: a wrong one is an error.
+$COURSE_RUNS. Solutions and exercise sheets are shorter: they run on all cores, one thread each,
+solutions with COURSE_STRICT=1: a wrong one is an error.
 """
 import os
 import subprocess
@@ -19,6 +20,8 @@ from build import validate_lesson
 ROOT = Path(__file__).parents[1]
 WORKERS = str(min(os.cpu_count() or 1, 8))
 PARALLEL = ["-n", WORKERS, "--dist", "worksteal"]
+WHOLE_FILES = ["-n", WORKERS, "--dist", "loadfile"]
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 NBVAL = [
     "-p",
     "no:python",
@@ -50,21 +53,21 @@ def unit_tests(lesson: str) -> list[bool]:
         tests = sorted(str(p) for p in (ROOT / "tests").glob(f"*_{lesson}*.py"))
     if not tests:
         return []
-    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return [run("tests", *PARALLEL, *tests, **one_thread)]
+    return [run("tests", *PARALLEL, *tests, **ONE_THREAD)]
 
 
-def notebook(file: Path) -> bool:
-    """One notebook, as a student would run it."""
+def notebooks(what: str, files: list[Path], *options: str, **environment: str) -> bool:
+    """Notebooks through nbval, in a fresh $COURSE_RUNS."""
     with tempfile.TemporaryDirectory() as runs:
         return run(
-            f"{file.parent.name}/{file.name}",
+            what,
             *NBVAL,
-            str(file),
+            *options,
+            *map(str, files),
             COURSE_RUNS=runs,
             COURSE_STATIC="0",
-            COURSE_STRICT="1" if file.parent.name == "solutions" else "0",
             MPLBACKEND=INLINE,
+            **environment,
         )
 
 
@@ -73,8 +76,13 @@ def main() -> int:
     if lesson:
         validate_lesson(lesson)
     good = unit_tests(lesson)
-    for folder in ("notebooks", "solutions", "exercises"):
-        good += [notebook(file) for file in sorted((ROOT / folder).glob(f"{lesson}*.ipynb"))]
+    found = lambda folder: sorted((ROOT / folder).glob(f"{lesson}*.ipynb"))
+    for file in found("notebooks"):
+        good.append(notebooks(f"notebooks/{file.name}", [file], COURSE_STRICT="0"))
+    for folder, strict in (("solutions", "1"), ("exercises", "0")):
+        if found(folder):
+            good.append(notebooks(folder, found(folder), *WHOLE_FILES, **ONE_THREAD,
+                                  COURSE_STRICT=strict))
     print(f"== {sum(good)} of {len(good)} parts passed", flush=True)
     return 0 if good and all(good) else 1
 
