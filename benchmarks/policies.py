@@ -5,7 +5,8 @@
 Each model is trained for 1,500 steps of 128 on the demonstrations of 1,000 episodes, in half of
 which a gust of 0.3 shows how to recover. Chunks of 8 actions, of which 8 or 1 are carried out
 before the next look, and chunks of 1; without and with a gust. The expert itself stands beside
-them. To course_lib/assets/policies.csv, a row for each seed; about ten minutes on two cores.
+them, and regression on demonstrations without gusts. To course_lib/assets/policies.csv, a row for
+each seed; about twelve minutes on two cores.
 """
 import csv
 import sys
@@ -28,6 +29,7 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {           # of about equal siz
     "diffusion": lambda K: Denoiser(ActionNet(4, K), Schedule.cosine(), "edm"),
 }
 CHUNKS = ((8, 8), (8, 1), (1, 1))                           # actions of a chunk, carried out
+CALM = "regression, calm"                                   # its demonstrations have no gusts
 
 
 def trained(name: str, chunk: int, seed: int) -> tuple[nn.Module, obstacle.Policy]:
@@ -35,8 +37,9 @@ def trained(name: str, chunk: int, seed: int) -> tuple[nn.Module, obstacle.Polic
     in which it is tested.
     """
     torch.manual_seed(seed)
-    shown = obstacle.demonstrations(1000, 100 + seed, chunk, GUST)
-    model = train.train(MODELS[name](chunk), shown, seed=seed, device="cpu", **TRAINING)
+    shown = obstacle.demonstrations(1000, 100 + seed, chunk, 0.0 if name == CALM else GUST)
+    make = MODELS[name.removesuffix(", calm")]
+    model = train.train(make(chunk), shown, seed=seed, device="cpu", **TRAINING)
     if not model.done:
         raise SystemExit("stopped: nothing was written")
     if name == "diffusion":
@@ -78,7 +81,7 @@ def rows_of(seed: int) -> list[dict]:
     for gust in (0.0, GUST):
         add("expert", 1, 1, gust, 0, obstacle.expert(EPISODES, seed, gust))
     for chunk in (8, 1):
-        for name in MODELS:
+        for name in (*MODELS, CALM):
             model, policy = trained(name, chunk, seed)
             size = sum(p.numel() for p in model.parameters())
             for gust in (0.0, GUST):

@@ -18,7 +18,7 @@ KEYS = ("policy", "chunk", "execute", "gust", "seed")
 
 def test_every_row_is_there_once():
     wanted = {(name, str(chunk), str(execute), gust, str(seed))
-              for name in benchmark.MODELS for chunk, execute in benchmark.CHUNKS
+              for name in (*benchmark.MODELS, benchmark.CALM) for chunk, execute in benchmark.CHUNKS
               for gust in ("0.0", "0.3") for seed in range(benchmark.SEEDS)}
     wanted |= {("expert", "1", "1", gust, str(seed))
                for gust in ("0.0", "0.3") for seed in range(benchmark.SEEDS)}
