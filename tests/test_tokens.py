@@ -151,3 +151,11 @@ def test_a_run_of_another_model_is_not_resumed(tmp_path, monkeypatch, capsys):
     train.train(MaskedDiffusion(network(), 6), {"x0": x0}, steps=2, run_name="one")
     train.train(MaskedDiffusion(network(), 5), {"x0": x0}, steps=2, run_name="one")
     assert "other special_id (6, now 5)" in capsys.readouterr().out
+
+
+def test_muon_moves_the_matrices_of_the_layers_alone():
+    net = TokenTransformer(vocabulary=9, length=5, dim=16, depth=2, num_heads=2)
+    moved = {id(p) for p in net.muon_parameters()}
+    names = {name for name, p in net.named_parameters() if id(p) in moved}
+    assert len(names) == 2 * 4 and all(name.startswith("layers.") for name in names)
+    assert not any(name.endswith("bias") or "norm" in name for name in names)

@@ -58,3 +58,9 @@ class TokenTransformer(nn.Module):
         for layer in self.layers:
             h = layer(h, hidden, is_causal=hidden is not None)
         return self.out(self.norm(h))
+
+    def muon_parameters(self) -> list[nn.Parameter]:
+        """The weights that Muon should move: the matrices of all layers; AdamW has the embedding,
+        the positions and the output.
+        """
+        return [p for p in self.layers.parameters() if p.ndim == 2]
