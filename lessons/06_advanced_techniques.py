@@ -207,7 +207,7 @@ for B in (1, 32):
 tables.table(rows, ".1f", caption="Milliseconds a picture")
 
 # %% [markdown]
-# **What the table shows.** In a batch of 32 a guided evaluation on latents costs a third of one on pixels, and by (6.5) a picture takes three times less. For a single picture it is 1.5 times: so small a batch keeps no processor busy. The text and the decoder cost less than one evaluation in both cases.
+# **What the table shows.** In a batch of 32 a guided evaluation on latents costs little more than a quarter of one on pixels, and by (6.5) a picture takes between three and four times less. For a single picture it is less than twice, probably because so small a batch keeps no processor busy. The text and the decoder cost less than one evaluation in both cases.
 #
 # **And is it as good?** Live we can afford 50 figures: a standard error of up to 7 points. The second table has 2,000 captions of each of lesson 5's splits ("test": new combinations, "pairs": pairs of parts that training never has), the same for both models, and the whole time from captions to pixels (`python benchmarks/latents.py pixels`).
 
@@ -302,7 +302,7 @@ plots.show({name: samples[f"scale, {name}, 0"] / 127.5 - 1
            title="The same eight captions")
 
 # %% [markdown]
-# **What the table shows.** As they are, at deviations of 2.4 and 2.0, the latents cost at most a few points: 4 and 5 of the accessory, where one value has a standard error of 2. At 5.5 they cost 23 and 24 points of the accessory and 5 and 6 of the body. The shifted schedule repairs that (accessory 50 and 56 %), the divided input does not (32 and 34 %). So what hurts is the noise levels, not the size of the network's input. That is our 1,500 steps with the cosine schedule. Stable Diffusion's schedule also ends at $\alpha_1 = 0.068$, so there the start is wrong, too; exercise 6.5 shows it.
+# **What table and figure show.** As they are, at deviations of 2.4 and 2.0, the latents cost 4 and 5 points of the accessory, where a difference has a standard error of 3. At 5.5 they cost 23 and 24 points of the accessory and 5 and 6 of the body. The shifted schedule repairs that (accessory 50 and 56 %), the divided input does not (32 and 34 %). So what hurts is the noise levels, not the size of the network's input. In the figure heads and backgrounds look alike in all rows; only the shirts differ. That is our 1,500 steps with the cosine schedule. Stable Diffusion's schedule also ends at $\alpha_1 = 0.068$, so there the start is wrong, too; exercise 6.5 shows it.
 #
 # ## 6.4 Better autoencoder, better model?
 #
@@ -931,9 +931,14 @@ rows["fresh data (floor)"] = {"50 steps": spread(torch.tensor(
     [near(ring.sample(1000, seed=10**6 + k), target) for k in (1, 2, 3)]))}
 tables.table(rows, index="pairs",
              caption="Straightness, and distance to q after so many steps of Euler")
+for size in (2, 3072):                                                  # normal points
+    a, b = torch.randn(2, 128, size, generator=seeded(0))
+    cost = torch.cdist(a, b).square()
+    best = cost[linear_sum_assignment(cost)].mean() / cost.mean()
+    print(f"{size} dimensions: best pairs have {best:.0%} of random ones' squared length")
 
 # %% [markdown]
-# **What the table shows.** With independent pairs the paths bend: one step is useless, and four steps are still behind fifty. Optimal transport within batches makes them straight to a few thousandths, and so does reflow: two steps are as good as fifty. The shuffled pairs have the same starts and ends as reflow's, and bend as the independent ones do. So it is the *coupling* that straightens, not the second training and not the points. Two limits. In the plane the best permutation of 128 normal points has 5 % of the squared length of a random one, in 3,072 dimensions 96 %: there is little to choose from. And reflow inherits the first model's mistakes: its ends are that model's ends, and at none of these counts does it come nearer to the data than the first model with fifty steps. Optimal transport does: it has no such teacher.
+# **What table and lines show.** With independent pairs the paths bend: one step is useless, and four steps are still behind fifty. Optimal transport within batches makes them straight to a few thousandths, and so does reflow: two steps are as good as fifty. The shuffled pairs have the same starts and ends as reflow's, and bend as the independent ones do. So it is the *coupling* that straightens, not the second training and not the points. Two limits. In the plane the best pairs of 128 normal points have 6 % of the squared length of random ones, in 3,072 dimensions 96 %: there is little to choose from. And reflow inherits the first model's mistakes: its ends are that model's ends, and at none of these counts does it come nearer to the data than the first model with fifty steps. Optimal transport does: it has no such teacher.
 #
 # ## 6.13 Likelihood
 #

@@ -134,7 +134,7 @@ def test_eq_7_9():
             assert theirs.timesteps.tolist() == wanted
         own = timesteps(SD, n, faults.leading)[:-1] * 1000 - 1
         assert own.round().int().tolist() == leading
-        close(timesteps(SD, 10)[:-1] * 1000 - 1, torch.arange(999.0, 0, -100).double())
+    close(timesteps(SD, 10)[:-1] * 1000 - 1, torch.arange(999.0, 0, -100).double())
 
 
 def test_eq_7_10():

@@ -209,7 +209,7 @@ tables.table(rows, caption="The encoder of the U-Net")
 # %%
 for ours in ("stem.weight", "down.0.blocks.1.emb.bias",
              "up.2.transformers.0.cross_attention.k.weight"):
-    print(f"{ours:46s} {layout._renamed(ours, layout.UNET)}")
+    print(f"{ours:46s} {layout.unet_name(ours)}")
 names = layout.names_of(full)
 published = {name for parts in names.values() for name in parts}
 print(f"{len(names)} tensors of the U-Net, {len(published)} published names")

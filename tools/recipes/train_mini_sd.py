@@ -11,6 +11,7 @@ import torch
 
 from course_lib import Denoiser, Schedule
 from course_lib.lab import data, noun_parts, train
+from course_lib.lab.training.configured import to_latents
 from course_lib.networks.stable_diffusion.model import StableDiffusionNet
 from course_lib.networks.stable_diffusion.tokenizer import BytePairTokenizer
 
@@ -41,9 +42,7 @@ def without_withheld(figures: noun_parts.Nouns) -> noun_parts.Nouns:
 def main() -> None:
     figures = without_withheld(data.nouns(EXAMPLES))
     tokenizer = BytePairTokenizer.learn(figures.captions[:20_000], 1000, LENGTH)
-    vae = train.load("nouns_vae")
-    device = vae.shift.device
-    z = torch.cat([vae.to_latents(part.to(device)).cpu() for part in figures.x.split(500)])
+    z = to_latents(figures.x, "nouns_vae")
     torch.manual_seed(0)
     text = TEXT | {"vocabulary": len(tokenizer.vocabulary)}
     net = StableDiffusionNet(UNET, text, [" ".join(pair) for pair in tokenizer.merges])

@@ -17,6 +17,7 @@ from train_mini_sd import EXAMPLES, without_withheld
 from course_lib import Denoiser
 from course_lib.lab import data, noun_parts, sampling, train
 from course_lib.lab.data.outlines import outline, outline_f1
+from course_lib.lab.training.configured import to_latents
 from course_lib.networks.stable_diffusion.control import ControlNet
 
 WIDTH = 24
@@ -64,8 +65,7 @@ def main() -> None:
     D, vae = train.load("mini_sd"), train.load("nouns_vae")
     model = Controlled(D)
     figures = without_withheld(data.nouns(EXAMPLES // 2))
-    device = vae.shift.device
-    z = torch.cat([vae.to_latents(part.to(device)).cpu() for part in figures.x.split(500)])
+    z = to_latents(figures.x, "nouns_vae")
     batch = {
         "x0": z,
         "tokens": D.net.tokenizer(short_captions(figures.parts)),

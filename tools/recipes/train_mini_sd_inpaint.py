@@ -12,6 +12,7 @@ from train_mini_sd import EXAMPLES, without_withheld
 
 from course_lib import Denoiser
 from course_lib.lab import data, train
+from course_lib.lab.training.configured import to_latents
 from course_lib.networks.stable_diffusion.model import StableDiffusionNet
 
 
@@ -54,7 +55,7 @@ def main() -> None:
     figures = without_withheld(data.nouns(EXAMPLES // 2))
     mask = masks(len(figures.x))
     parts = list(zip(figures.x.split(500), mask.split(500)))
-    z = torch.cat([vae.to_latents(x.to(vae.shift.device)).cpu() for x, _ in parts])
+    z = to_latents(figures.x, "nouns_vae")
     extra = torch.cat([extra_channels(vae, x, m) for x, m in parts])
     train.train(
         inpainting_model(D),

@@ -209,7 +209,7 @@ def _steps(config: dict) -> int:
 # ---- weights
 
 def _fill(module: nn.Module, folder: Path, part: str, dtype: torch.dtype, device) -> None:
-    """The part's published tensors, converted one by one: at no time twice in memory."""
+    """The part's tensors, mapped from its files; converted ones are in memory once."""
     published = {
         name: value.to(device, dtype) if value.is_floating_point() else value
         for name, value in _tensors(folder / part, WEIGHTS[part]).items()

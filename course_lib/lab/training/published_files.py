@@ -3,6 +3,7 @@
 The first owner of Stable Diffusion 1.5's page (runwayml) took it down in August 2024, Stability AI
 those of 2.x in November 2025. What is left are copies by others; a digest says that a copy is one.
 """
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,6 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from ... import validate
-from ..storage import _file_digest
 
 
 class Source(NamedTuple):
@@ -66,7 +66,9 @@ def fetch_published(
         ) from error
     for path, digest in source.sha256.items():
         file = Path(found) / path
-        if _file_digest(file, file.stat().st_mtime_ns) != digest:
+        with file.open("rb") as stream:
+            found_digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found_digest != digest:
             raise OSError(
                 f"{file} is not the published file (its SHA-256 differs): delete it, and fetch it "
                 "again"

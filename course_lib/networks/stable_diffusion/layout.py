@@ -59,12 +59,19 @@ def names_of(module: nn.Module) -> Names:
     AutoencoderKL. Raises TypeError for another module.
     """
     if isinstance(module, StableDiffusionUNet):
-        return {name: [_renamed(name, UNET)] for name in module.state_dict()}
+        return {name: [unet_name(name)] for name in module.state_dict()}
     if isinstance(module, ClipTextEncoder):
         return {name: [_renamed(name, TEXT)] for name in module.state_dict()}
     if isinstance(module, AutoencoderKL):
         return _autoencoder_names(module)
     raise TypeError(f"no published layout is known for a {type(module).__name__}")
+
+
+def unet_name(name: str) -> str:
+    """The published name of a StableDiffusionUNet's tensor, or of one of its layers, which ends in
+    a dot: "stem.weight" -> "conv_in.weight".
+    """
+    return _renamed(name, UNET)
 
 
 def _renamed(name: str, rules: Iterable[tuple[str, str]]) -> str:
@@ -134,7 +141,8 @@ def to_ours(module: nn.Module, published: dict[str, Tensor]) -> dict[str, Tensor
     for name, parts in names.items():
         if not all(part in published for part in parts):
             continue
-        value = torch.cat([published[part] for part in parts])
+        first, *others = (published[part] for part in parts)            # one is not copied
+        value = torch.cat([first, *others]) if others else first
         if value.squeeze().shape == wanted[name].squeeze().shape:       # linear as 1x1 convolution
             value = value.reshape(wanted[name].shape)
         if value.shape != wanted[name].shape:

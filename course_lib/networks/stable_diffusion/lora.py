@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ... import validate
-from .layout import UNET, _renamed
+from .layout import unet_name
 from .unet import Attention, StableDiffusionUNet
 
 LAYERS = ("q", "k", "v", "out")
@@ -95,7 +95,7 @@ def save_lora(net: StableDiffusionUNet, file: str | Path, name: str = "lora") ->
     """
     state = {}
     for path, part in _parts(net, name).items():
-        stem = "unet." + _renamed(f"{path}.", UNET).rstrip(".")
+        stem = _published(path)
         state[f"{stem}.lora_A.weight"] = part.down.detach().half().cpu().contiguous()
         state[f"{stem}.lora_B.weight"] = (part.factor * part.up.detach()).half().cpu().contiguous()
     save_file(state, file, metadata={"format": "pt"})
@@ -114,7 +114,7 @@ def load_lora(net: StableDiffusionUNet, file: str | Path, name: str = "lora") ->
     except SafetensorError as error:
         raise OSError(f"{file} is not a whole adapter ({error})") from error
     paths = _attention_layers(net, LAYERS)
-    stems = {"unet." + _renamed(f"{path}.", UNET).rstrip("."): path for path in paths}
+    stems = {_published(path): path for path in paths}
     found: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         stem, _, factor = key.removesuffix(".weight").rpartition(".")
@@ -143,6 +143,11 @@ def _attention_layers(net: nn.Module, layers: tuple[str, ...]) -> list[str]:
     """Paths such as "down.0.transformers.0.self_attention.q"."""
     blocks = [path for path, module in net.named_modules() if isinstance(module, Attention)]
     return [f"{block}.{layer}" for block in blocks for layer in layers]
+
+
+def _published(path: str) -> str:
+    """A layer's name in an adapter's file."""
+    return "unet." + unet_name(f"{path}.").rstrip(".")
 
 
 def _parts(net: nn.Module, name: str) -> dict[str, LowRank]:
