@@ -3,8 +3,9 @@ course, its numbers in its header.
 
     python -m course_lib.lab.training configs/moving_digits.toml
     python tools/recipes/ship_modalities.py moving_digits --ship
-        200 test clips, of which two frames are known, continued to 8 and to 16 frames: is the digit
-        still the same, and does it move as fast, as in real clips
+        200 test clips, of which two frames are known, continued to 16 frames: is the digit still
+        the same, and does it move as fast, as in real clips; beside it each frame drawn after the
+        real frames before it
     ... drums --ship
         200 sounds: the class that was asked for, the distance to the training recordings and their
         variants, level and clipping; the same for held-out recordings and for fresh variants
@@ -13,6 +14,7 @@ course, its numbers in its header.
         training models; the same for held-out models and for variants of training models
 """
 import argparse
+import csv
 import json
 from pathlib import Path
 
@@ -29,30 +31,47 @@ from course_lib.video import rollout
 rounded = lambda values: [round(float(value), 5) for value in values]
 
 
+def trained(run: Path) -> dict:
+    """How long the training of a run took, by its log."""
+    with open(run / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    return {"training": {"examples": int(rows[-1]["examples"]),
+                         "seconds": round(float(rows[-1]["seconds"]))}}
+
+
 # ---- clips
 
 def moving_digits(D: Denoiser, n: int = 200) -> dict:
     """Each way to continue, by frame: the share whose digit is lost, and the speeds."""
     real = data.moving_digits(n, frames=16, seed=1, split="test")
     rows = [{"way": "real"} | of_clips(real.x)]
-    ways = {"two frames at once": (2, 0.0), "one frame": (1, 0.0), "one, noise told": (1, 0.05)}
-    for way, (new, t_known) in ways.items():
-        parts = real.x[:, :2].split(50)
-        x = torch.cat([continued(D, part, new, t_known) for part in parts])
+    ways = {
+        "two at once": lambda x: continued(D, x[:, :2], 14, new=2),
+        "one by one": lambda x: continued(D, x[:, :2], 14),
+        "one by one, noise told": lambda x: continued(D, x[:, :2], 14, t_known=0.05),
+        "one, after real ones": lambda x: after_real_frames(D, x),
+    }
+    for way, draw in ways.items():
+        x = torch.cat([draw(part) for part in real.x.split(50)])
         rows.append({"way": way} | of_clips(x))
         print(rows[-1], flush=True)
     return {"n": n, "known": 2, "clips": rows}
 
 
-@torch.no_grad()
-def continued(D: Denoiser, known: Tensor, new: int, t_known: float) -> Tensor:
-    """Clips of 16 frames that begin with the known ones."""
+def continued(D: Denoiser, known: Tensor, frames: int, **options) -> Tensor:
+    """The known frames and so many more, in windows of 8."""
     ts = timesteps(D.schedule, 10)
-    g = torch.Generator().manual_seed(0)
-    device = next(D.parameters()).device
-    x = rollout(D, D.schedule, known.to(device), ts, 14, 8, new=new, t_known=t_known,
-                sampler=dpmpp, generator=g)
+    g = torch.Generator().manual_seed(known.shape[1])
+    known = known.to(next(D.parameters()).device)
+    x = rollout(D, D.schedule, known, ts, frames, 8, sampler=dpmpp, generator=g, **options)
     return x.cpu().clamp(-1, 1)
+
+
+def after_real_frames(D: Denoiser, x: Tensor) -> Tensor:
+    """Each frame from the third on drawn after the real frames before it, never after drawn ones.
+    """
+    drawn = [continued(D, x[:, :k], 1)[:, -1:] for k in range(2, x.shape[1])]
+    return torch.cat([x[:, :2], *drawn], dim=1)
 
 
 def of_clips(x: Tensor) -> dict:
@@ -141,7 +160,7 @@ def main() -> None:
     arguments = parser.parse_args()
     file: Path = train.runs_folder() / arguments.name / f"{arguments.name}.safetensors"
     D = train.load(file)
-    numbers = judges[arguments.name](D)
+    numbers = judges[arguments.name](D) | trained(file.parent)
     command = f"python tools/recipes/ship_modalities.py {arguments.name}"
     numbers |= {"judged_by": command, "machine": train.about_machine()}
     print(json.dumps(numbers, indent=1))

@@ -13,6 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
+from ship_modalities import trained
 from torch import Tensor
 
 from course_lib.discrete import Autoregressive
@@ -37,6 +38,7 @@ def captions(model: texts.Model, n: int) -> dict:
     choices = [(32, "random")]
     if not isinstance(model, Autoregressive):
         choices = [(k, order) for k in (4, 8, 16, 32) for order in ("random", "confidence")]
+        choices += [(64, "random"), (128, "random")]
     rows = []
     for steps, order in choices:
         scores = texts.caption_scores(texts.sample_tokens(model, n, steps, order))
@@ -81,7 +83,7 @@ def main() -> None:
     model = train.load(file)
     judge = sudokus if model.about["data"] == "sudoku" else captions
     command = f"python tools/recipes/ship_tokens.py {arguments.name} --n {arguments.n}"
-    numbers = judge(model, arguments.n)
+    numbers = judge(model, arguments.n) | trained(file.parent)
     numbers |= {"judged_by": command, "machine": train.about_machine()}
     print(json.dumps(numbers, indent=1))
     if arguments.ship:
