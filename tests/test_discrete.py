@@ -81,6 +81,9 @@ def test_the_bound_of_the_exact_denoiser_is_the_data_s_own_length():
         assert abs(off) < 4 * values.std() / n**0.5
         wrong = values * batch["t"]                         # the bound without its weight
         assert abs(wrong.mean() + table[tokens].log()) > 10 * wrong.std() / n**0.5
+        trained = L * MaskedDiffusion(D, MASK).loss(**batch).double()   # by the masks' number
+        assert abs(trained.mean() + table[tokens].log()) < 4 * trained.std() / n**0.5
+        assert trained.std() < 0.75 * values.std()
 
 
 def test_the_bound_is_the_mean_autoregressive_loss_over_all_orders():

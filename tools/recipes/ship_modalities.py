@@ -19,6 +19,7 @@ import json
 from pathlib import Path
 
 import torch
+from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from course_lib import dpmpp, timesteps
@@ -44,7 +45,8 @@ def trained(run: Path) -> dict:
 def moving_digits(D: Denoiser, n: int = 200) -> dict:
     """Each way to continue, by frame: the share whose digit is lost, and the speeds."""
     real = data.moving_digits(n, frames=16, seed=1, split="test")
-    rows = [{"way": "real"} | of_clips(real.x)]
+    others = data.moving_digits(n, frames=16, seed=2, split="test")
+    rows = [{"way": "real"} | of_clips(others.x, real.x)]
     ways = {
         "two at once": lambda x: continued(D, x[:, :2], 14, new=2),
         "one by one": lambda x: continued(D, x[:, :2], 14),
@@ -53,7 +55,7 @@ def moving_digits(D: Denoiser, n: int = 200) -> dict:
     }
     for way, draw in ways.items():
         x = torch.cat([draw(part) for part in real.x.split(50)])
-        rows.append({"way": way} | of_clips(x))
+        rows.append({"way": way} | of_clips(x, real.x))
         print(rows[-1], flush=True)
     return {"n": n, "known": 2, "clips": rows}
 
@@ -74,14 +76,17 @@ def after_real_frames(D: Denoiser, x: Tensor) -> Tensor:
     return torch.cat([x[:, :2], *drawn], dim=1)
 
 
-def of_clips(x: Tensor) -> dict:
-    """The share of clips that do not show their first frame's digit, and the speeds, by frame."""
-    speeds = clips.speeds(x)
-    return {
-        "lost": rounded(clips.identity_loss(clips.read_digits(x))),
-        "speed": rounded(speeds.nanmean(0)),
-        "speed_deviation": rounded(torch.stack([s[s.isfinite()].std() for s in speeds.T])),
-    }
+def of_clips(x: Tensor, real: Tensor) -> dict:
+    """The share of clips that do not show their first frame's digit, by frame; the mean and the
+    deviation of the speeds of drawn frames, and the Wasserstein distance to those of real clips.
+    """
+    row = {"lost": rounded(clips.identity_loss(clips.read_digits(x)))}
+    own, others = clips.speeds(x), clips.speeds(real)
+    for name, part in {"to_8": slice(1, 7), "from_9": slice(7, 15)}.items():
+        speed, other = (v[:, part][v[:, part].isfinite()] for v in (own, others))
+        distance = wasserstein_distance(speed.numpy(), other.numpy())
+        row[name] = rounded([speed.mean(), speed.std(), distance])
+    return row
 
 
 # ---- sounds
