@@ -13,14 +13,18 @@ from course_lib.lab import (
     sampler_study,
     sampling,
     storage,
+    texts,
     train,
 )
+from course_lib.lab.data.sudoku import sudoku_puzzles
 from course_lib.lab.training.config import read_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {file.stem: read_config(file) for file in (ROOT / "configs").glob("*.toml")}
 SHIPPED = sorted(file.stem for file in (storage.ASSETS / "checkpoints").glob("*.safetensors"))
-NAMES = [name for name in SHIPPED if "network" in CONFIGS.get(name, {})]
+DATA = {name: CONFIGS[name]["data"] for name in SHIPPED if "network" in CONFIGS.get(name, {})}
+OTHER_DATA = ("captions", "sudoku", "moving_digits", "drums", "clouds")    # lesson 6, part III
+NAMES = [name for name in DATA if DATA[name] not in OTHER_DATA]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,6 +41,47 @@ def test_the_card_says_how_it_was_made(name):
     assert samples[0]["n"] >= least and 0 < samples[0][measured]
     assert "tools/recipes/ship.py" in about["metrics"]["judged_by"]
     assert (storage.ASSETS / f"checkpoints/{name}.safetensors").stat().st_size < 8e6
+
+
+@pytest.mark.parametrize("name", [name for name in DATA if DATA[name] in OTHER_DATA])
+def test_the_card_of_other_data_says_how_it_was_made(name):
+    about = train.load(name, device="cpu").about
+    assert about["config"] == CONFIGS[name] and f"configs/{name}.toml" in about["command"]
+    card = about["metrics"]
+    tokens = DATA[name] in ("captions", "sudoku")
+    kept = "samples" if tokens else {"moving_digits": "clips", "drums": "sounds"}.get(name, name)
+    assert card["n"] >= (1000 if tokens else 50) and card[kept]
+    recipe = "ship_tokens" if tokens else "ship_modalities"
+    assert f"tools/recipes/{recipe}.py {name}" in card["judged_by"]
+    config = CONFIGS[name]["train"]
+    assert card["training"]["examples"] == config["steps"] * config["batch_size"]
+
+
+def test_checkpoints_of_other_data_are_small():
+    """At most 2 MB each, 6 MB together."""
+    files = [storage.ASSETS / f"checkpoints/{k}.safetensors" for k in DATA if DATA[k] in OTHER_DATA]
+    sizes = [file.stat().st_size for file in files]
+    assert max(sizes) < 2e6 and sum(sizes) < 6e6
+
+
+def test_captions_are_as_valid_as_the_cards_say():
+    for name, steps in (("captions_autoregressive", 32), ("captions_masked", 64)):
+        model = train.load(name, device="cpu")
+        rows = model.about["metrics"]["samples"]
+        promised = next(row["valid"] for row in rows if row["steps"] == steps)
+        valid = texts.caption_scores(texts.sample_tokens(model, 60, steps, seed=3))["valid"]
+        assert abs(valid - promised) < 4 * (promised * (1 - promised) / 60) ** 0.5
+
+
+def test_puzzles_are_solved_as_the_card_says():
+    model = train.load("sudoku", device="cpu")
+    rows = model.about["metrics"]["samples"]
+    promised = {row["order"]: row["solved"] for row in rows if row["steps"] == 8}
+    assert promised["confidence"] > 0.9 > promised["random"] + 0.4
+    grids, hidden = sudoku_puzzles(40, 24, seed=3)
+    for order, share in promised.items():
+        right = (texts.solve(model, grids, hidden, 8, order) == grids).all(1).double().mean()
+        assert abs(right - share) < 4 * (share * (1 - share) / 40) ** 0.5
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "mnist" in name])

@@ -7,22 +7,25 @@ numbers in its header.
         captions and each part's distribution by steps; likewise captions_autoregressive
     python -m course_lib.lab.training configs/sudoku.toml
     python tools/recipes/ship_tokens.py sudoku --ship
-        grids from nothing and puzzles with one solution, by steps and order
+        grids from nothing and puzzles with one solution, by steps and order; with remasking
 """
 import argparse
 import json
 from pathlib import Path
 
+import torch
 from ship_modalities import trained
 from torch import Tensor
 
-from course_lib.discrete import Autoregressive
+from course_lib import last
+from course_lib.discrete import Autoregressive, unmask
 from course_lib.lab import storage, train
 from course_lib.lab.data.caption_grammar import caption_log_prob, caption_tokens, draw_captions
 from course_lib.lab.data.sudoku import is_sudoku, sudoku_puzzles
 from course_lib.lab.evaluation import texts
 
 FRESH = 1001                                    # a seed: training drew its captions with 0
+seeded = lambda seed: torch.Generator().manual_seed(seed)
 HIDDEN = 24                                     # places of a puzzle, of 36
 
 
@@ -68,7 +71,21 @@ def sudokus(model: texts.Model, n: int) -> dict:
                 "valid": blank.mean().item(),
                 "solved": solved.mean().item(),
             })
-    return {"n": n, "hidden": HIDDEN, "samples": rows}
+    return {"n": n, "hidden": HIDDEN, "samples": rows, "remasking": remasked(model, n // 2)}
+
+
+def remasked(model: texts.Model, n: int) -> list[dict]:
+    """The share of right grids from nothing with remasking, by its probability and steps."""
+    L, rows = model.net.config["length"], []
+    device = next(model.parameters()).device
+    for r in (0.0, 0.05, 0.1):
+        for steps in (18, 36, 72):
+            ts = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
+            blank, g = torch.full((n, L), model.mask_id, device=device), seeded(steps)
+            x = last(unmask(model, blank, ts, model.mask_id, remasking=r, generator=g)).cpu()
+            right = is_sudoku(x).double()
+            rows.append({"r": r, "steps": steps, "n": n, "valid": with_error(right)})
+    return rows
 
 
 def main() -> None:
