@@ -128,20 +128,26 @@ def of_sounds(x: Tensor, y: Tensor, classify, pool: Tensor, held_out: Tensor) ->
 # ---- shapes
 
 def clouds(D: Denoiser, n: int = 78) -> dict:
-    """As many samples of each class as the held-out models have, twice over; distances are those of
-    512 points.
+    """As many samples of each class as the held-out models have, twice over; all distances are
+    those of as many points as the network was trained on.
     """
+    points = D.data_shape[0]
+    cut = lambda clouds: clouds.x[:, :points]               # the points are a random draw
     real, test = data.clouds("train"), data.clouds("test")
-    other = data.clouds("train", seed=1)                                # other points of the same
     variants, _ = furniture.augment(data.clouds("train", furniture.POINTS).x, n, seed=7)
-    sets = {"held out": test.x, "training models, other points": other.x, "variants": variants}
+    other = cut(data.clouds("train", seed=1))                           # other points of the same
+    sets = {
+        "held out": cut(test),
+        "training models, other points": other,
+        "variants": variants[:, :points],
+    }
     for w in (1.0, 2.0):
         y = test.y.repeat(-(-n // len(test.y)))[:n]
         x = sample_batches(D, SAMPLERS["dpmpp"], 30, {"y": y}, scale=w, clip_range=None)
         sets[f"samples, w = {w:g}"] = x
-    held_out = small_sets.chamfer(test.x, real.x)
-    return {"n": n, "clouds": [
-        {"set": name} | of_clouds(x, real.x, test.x, held_out) for name, x in sets.items()
+    held_out = small_sets.chamfer(cut(test), cut(real))
+    return {"n": n, "points": points, "clouds": [
+        {"set": name} | of_clouds(x, cut(real), cut(test), held_out) for name, x in sets.items()
     ]}
 
 
