@@ -360,7 +360,7 @@ plots.show({name: view.pictures for name, view in views.items()}, columns=4,
 # %% [markdown]
 # Guess first. A missing convolution, or $v$ taken for $\epsilon$, is hard to overlook. But a picture can look right, and with most of the others it only looks worse. So here are pictures that decide: maps of (7.10), the distance from the right model in standard deviations. White is no difference (at most $10^{-6}$), black is ten deviations, on a logarithmic scale. Each row is one copy.
 #
-# *Left, the text*: one column for each token. Below, the vectors compared with the right model's. Above, within the copy, the vectors of two captions that differ in their last words, "cool" and "warm background"; with the right model this row is white up to that word. *Middle, the network*: a row for each time, from step 0 (above) to step 999; the columns are the embedding of the time, then the blocks, attentions and MLPs in the order in which they are computed, at last the network's output and $\hat x_0$. *Right, the sampler*: the state after each of ten steps, and the picture. What is computed from something wrong is wrong, too.
+# *Left, the text*: one column for each token. Below, the vectors compared with the right model's. Above, within the copy, the vectors of two captions that differ in one word near the end, "cool" and "warm"; with the right model this row is white up to that word. *Middle, the network*: a row for each time, from step 0 (above) to step 999; the columns are the embedding of the time, then the blocks, attentions and MLPs in the order in which they are computed, at last the network's output and $\hat x_0$. *Right, the sampler*: the state after each of ten steps, and the picture. What is computed from something wrong is wrong, too.
 
 # %%
 def show_maps(views):
@@ -408,7 +408,7 @@ assert check.passed("7.4")
 # %% tags=["solution"]
 def read(view):
     """The fault of a copy, from its maps."""
-    text, network, after = (values > 1e-5 for values in (view.text, view.network, view.after))
+    text, network, after = (x > 1e-5 for x in (view.text, view.network, view.after))
     if text[1].any():
         if not text[1, 0]:
             return "another padding token"
@@ -435,7 +435,7 @@ right = [read(fault_views(k, D, vae)[letter]) == fault
 print(f"{sum(right)} of {len(right)} faults are read right")
 
 # %% [markdown] tags=["solution"]
-# **Why it works.** Where nothing is wrong yet, the difference is zero to the last digit, and where something is wrong it is above $10^{-3}$: there is no in-between to judge. Two of the rules are facts of the lesson: with (7.2) the start token cannot know what comes later, and at step 0 all angles of (7.4) are zero, whatever the frequencies. The last rule is a fact of our autoencoder: its factors are near 1 (section 6.2), so forgetting them changes little. With Stable Diffusion's 0.18215 it would change everything. «What the pictures of mini-SD show by themselves.»
+# **Why it works.** Where nothing is wrong yet, the difference is zero to the last digit, and behind a fault it is not small: with all thirteen faults in 15 networks of random weights, 195 of 195 were read right, and no difference lay between 0 and 0.001. Two of the rules are facts of the lesson: with (7.2) the start token cannot know what comes later, and at step 0 all angles of (7.4) are zero, whatever the frequencies. The last rule is a fact of our autoencoder: its factors are near 1 (section 6.2), so forgetting them changes little. With Stable Diffusion's 0.18215 it would change everything. «What the pictures of mini-SD show by themselves.»
 
 # %% [markdown]
 # ## 7.5 The scheduler that is one step off (3 points, 20 minutes)
@@ -616,14 +616,14 @@ tables.table(rows, ".3f", index="", caption="256 examples; a loss of 1 is that o
 # * `"held_out"`, `"held_out_captions"`: those that were not trained on, four or more;
 # * `"file"`: the adapter, of 3 MB at most, by `lora.save_lora`;
 # * `"loss"`: `mean_loss` of the held-out pictures, base and adapted (dial 1);
-# * `"others"`: the same of the 100 ordinary figures below: what did it cost?
+# * `"others"`: the same of the 50 ordinary figures below: what did it cost?
 # * `"copies"`: the number of `copies` with the adapted model. Near 1: drawn pictures are as far from the dozen as held-out ones are; near 0: they are copies.
 #
 # The check loads the base and your file, and measures all three again. It asks for one thing more: the held-out loss must have fallen. Photographs come in by `data.pictures(folder, size=32).images / 127.5 - 1`.
 
 # %%
 D, vae = mini_sd()
-others = data.nouns(100, seed=7, split="test")
+others = data.nouns(50, seed=7, split="test")
 other_captions = noun_parts.plain_captions(others.parts)
 
 @torch.no_grad()
@@ -635,7 +635,7 @@ def mean_loss(D, x, captions):
     return torch.stack(losses).mean().item()
 
 def copies(D, x, held_out, captions):
-    """Pictures drawn for the captions: distance to the nearest of x, in units of held_out's."""
+    """The distance of drawn pictures to the nearest of x, in units of held_out's."""
     drawn = sampling.text_to_image(D, captions, vae=vae)
     distances = lambda y: torch.cdist(y.flatten(1), x.flatten(1))
     return small_sets.nearest_ratio(distances(drawn), distances(held_out)).median

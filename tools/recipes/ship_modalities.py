@@ -134,31 +134,48 @@ def clouds(D: Denoiser, n: int = 78) -> dict:
     points = D.data_shape[0]
     cut = lambda clouds: clouds.x[:, :points]               # the points are a random draw
     real, test = data.clouds("train"), data.clouds("test")
-    variants, _ = furniture.augment(data.clouds("train", furniture.POINTS).x, n, seed=7)
-    other = cut(data.clouds("train", seed=1))                           # other points of the same
+    variants, which = furniture.augment(data.clouds("train", furniture.POINTS).x, n, seed=7)
     sets = {
-        "held out": cut(test),
-        "training models, other points": other,
-        "variants": variants[:, :points],
+        "held out": (cut(test), test.y),
+        "training models, other points": (cut(data.clouds("train", seed=1)), real.y),
+        "variants": (variants[:, :points], real.y[which]),
     }
+    y = test.y.repeat(-(-n // len(test.y)))[:n]
     for w in (1.0, 2.0):
-        y = test.y.repeat(-(-n // len(test.y)))[:n]
         x = sample_batches(D, SAMPLERS["dpmpp"], 30, {"y": y}, scale=w, clip_range=None)
-        sets[f"samples, w = {w:g}"] = x
-    held_out = small_sets.chamfer(cut(test), cut(real))
+        sets[f"samples, w = {w:g}"] = (x, y)
+    known = {"train": (cut(real), real.y), "held_out": (cut(test), test.y)}
+    usual = small_sets.chamfer(cut(test), cut(real))
     return {"n": n, "points": points, "clouds": [
-        {"set": name} | of_clouds(x, cut(real), cut(test), held_out) for name, x in sets.items()
+        {"set": name} | of_clouds(x, y, known, usual) for name, (x, y) in sets.items()
     ]}
 
 
-def of_clouds(x: Tensor, real: Tensor, test: Tensor, held_out: Tensor) -> dict:
-    ratio = small_sets.nearest_ratio(small_sets.chamfer(x, real), held_out)
+def of_clouds(x: Tensor, y: Tensor, known: dict, usual: Tensor) -> dict:
+    ratio = small_sets.nearest_ratio(small_sets.chamfer(x, known["train"][0]), usual)
     row = {"n": len(x), "ratio": rounded([ratio.median, ratio.low, ratio.high])}
     row["near_copies"] = round((ratio.each < 0.5).double().mean().item(), 5)
-    for name, other in (("train", real), ("held_out", test)):
-        k = min(len(x), len(other))
-        row[f"one_nna_{name}"] = rounded(small_sets.one_nna(x[:k], other[:k]))
+    for name, (other, labels) in known.items():
+        row[f"one_nna_{name}"] = matched_one_nna(x, y, other, labels)
     return row
+
+
+def matched_one_nna(x: Tensor, y: Tensor, other: Tensor, labels: Tensor, draws: int = 20) -> list:
+    """1-NNA and its interval, of as many of each class from both sets: the mean over random draws.
+    """
+    both = torch.cat([x, other])
+    d, g = small_sets.chamfer(both, both), torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(draws):
+        rows = [[], []]
+        for c in range(len(furniture.CLASSES)):
+            of_class = [(y == c).nonzero()[:, 0], len(x) + (labels == c).nonzero()[:, 0]]
+            k = min(map(len, of_class))
+            for part, ids in zip(rows, of_class):
+                part.append(ids[torch.randperm(len(ids), generator=g)[:k]])
+        a, b = (torch.cat(part) for part in rows)
+        found.append(torch.tensor(small_sets.one_nna(a, b, lambda i, j: d[i][:, j])))
+    return rounded(torch.stack(found).mean(0))
 
 
 def main() -> None:
