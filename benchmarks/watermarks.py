@@ -9,7 +9,7 @@ drawn in 20 steps of DPM-Solver++(2M) and inverted by DDIM in 8, without guidanc
 condition (unless it is "known"): one step from the picture to sigma / alpha = 1/2, t = 0.29 of the
 cosine schedule, then even steps to t = 1. Counted are the signs of places whose inverted noise is
 at least 0.4. A forger inverts a picture and draws another label, or the head of a figure, from the
-noise that was found, or from fresh noise with the found signs wherever that is at least 0.5.
+noise that was found, from fresh noise with its signs, or with those where it is at least 0.5.
 
     detected_1e6, detected_1e2   share of the pictures with a p-value of at most 1e-6 and 1e-2
     level_1e2    that share as it must be on average without a mark, a little below 1e-2: counts are
@@ -271,13 +271,14 @@ def attacked_rows(model: Model, n: int) -> Iterator[tuple[str, dict]]:
     yield "another key", measured(found, nonces, key=OTHER_KEY)
     others = model.subjects(n, seed=6, parts=1)
     fresh = torch.randn(z.shape, generator=seeded(1))
-    signs = torch.where(found.abs() >= KEPT, fresh.abs() * found.sign(), fresh)
-    for name, noise in {"noise kept": found, "signs kept": signs}.items():
-        yield f"forged, {name}", measured(model.invert(model.draw(noise, others)), nonces, z)
+    signs = fresh.abs() * found.sign()
+    large = torch.where(found.abs() >= KEPT, signs, fresh)
+    for name, noise in {"noise": found, "signs": signs, "large signs": large}.items():
+        yield f"forged, {name} kept", measured(model.invert(model.draw(noise, others)), nonces, z)
 
 
 def forged_elsewhere(name: str, n: int) -> Iterator[tuple[str, dict]]:
-    """The same, by who has another model: where it takes noise of the same shape and labels."""
+    """Forged with the other model, where that takes noise of the same shape and labels."""
     model, other = load(name), load(MODELS[name].other)
     if other.D.data_shape != model.D.data_shape or other.reads != model.reads:
         return
@@ -289,7 +290,7 @@ def forged_elsewhere(name: str, n: int) -> Iterator[tuple[str, dict]]:
 
 
 def unmarked_rows(name: str, n: int) -> Iterator[tuple[str, dict]]:
-    """Pictures of people and of another model; with one nonce the counts are not binomial."""
+    """Real pictures and those of another model; with one nonce, counts are not independent."""
     model, nonces = load(name), torch.arange(n)
     noise = model.invert(real(name, n))
     yield "real", measured(noise, nonces)

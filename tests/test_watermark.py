@@ -157,6 +157,25 @@ def test_thresholds_by_counting():
     assert detection_threshold(8, 2.0**-8) == 8 and detection_threshold(5, 1.0) == 0
 
 
+@pytest.mark.parametrize("flip_rate", [0.0, 0.1, 0.3, 0.45])
+@pytest.mark.parametrize("D", [5, 20, 100])
+def test_a_detector_needs_information(D, flip_rate):
+    """I >= kl(power || rate of false alarms) >= power log2(1 / rate) - 1, in bits.
+
+    For D signs, each flipped with the same probability, I = D (1 - h(flip_rate)); for every
+    threshold. Without flips and with all signs asked for, the first is an equality.
+    """
+    entropy = lambda p: -(p * math.log2(p) + (1 - p) * math.log2(1 - p)) if 0 < p < 1 else 0.0
+    information = D * (1 - entropy(flip_rate))
+    for k in range(1, D + 1):
+        rate = stats.binom.sf(k - 1, D, 0.5)
+        power = stats.binom.sf(k - 1, D, 1 - flip_rate)
+        divergence = power * math.log2(1 / rate) - entropy(power)
+        divergence -= (1 - power) * math.log2(stats.binom.cdf(k - 1, D, 0.5))
+        assert power * math.log2(1 / rate) - 1 <= divergence <= information + 1e-9
+    assert flip_rate or divergence == pytest.approx(information)
+
+
 def test_a_mark_survives_a_sampler_and_its_inversion():
     """Data N(0, 1): the flow is the identity, so every sign comes back."""
     schedule = Schedule.cosine()

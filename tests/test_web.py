@@ -1,20 +1,20 @@
 """The service: what it refuses, what it draws, whom it tells; without a web framework but for the
 last tests, which need the extra `web`.
 """
+import ast
 import asyncio
 import base64
 import io
 import json
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,11 +22,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from course_lib import Denoiser, Schedule
+from course_lib import Denoiser, Schedule, cfg, dpmpp, last, timesteps, web
 from course_lib.lab import sampling
 from course_lib.networks.stable_diffusion.model import StableDiffusionNet
 from course_lib.networks.text import ConditionalUNet
 from course_lib.networks.vae import AutoencoderKL
+from course_lib.watermark import marked_noise
 from course_lib.web import canvas, endpoints
 from course_lib.web.__main__ import main, read_limits
 from course_lib.web.follow import follow
@@ -111,9 +112,18 @@ class ByHand:
         return [b"picture of " + request.prompt.encode()]
 
 
+class Clock:
+    """Time that passes when the test says so."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
 def until(service, id, *states):
     """The report of a request that has come to one of these states."""
-    for _ in range(2000):
+    for _ in range(10_000):
         report = service.look(id)
         if report["state"] in states:
             return report
@@ -380,20 +390,27 @@ def test_the_settings_are_in_the_file(painter):
 
 
 def test_a_watermark_is_in_the_noise(painter):
-    other = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(9))
+    """The course's own: the signs come from key and nonce, the rest from the seed."""
     seen = []
 
-    def mark(eps):
-        seen.append(eps)
-        return other
+    def mark(shape, nonces, generator):
+        seen.append(marked_noise(shape, 7, nonces, generator=generator))
+        return seen[-1]
     marked = Painter(painter.D, painter.vae, "tiny", watermark=mark)
-    files = marked.paint(read(seed=1, pictures=2, sampler="ddim"))
-    eps = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(seen[0], eps)
-    same = painter.paint(read(seed=9, pictures=2, sampler="ddim"))
-    assert (pixels_of(files[1]) == pixels_of(same[1])).all()
-    assert Image.open(io.BytesIO(files[0])).text["watermark"] == "yes"
-    assert "watermark" not in Image.open(io.BytesIO(same[0])).text
+    files = marked.paint(read(seed=1, pictures=2, steps=3))
+    nonces = [int(Image.open(io.BytesIO(file)).text["nonce"]) for file in files]
+    assert nonces == [2**16, 2**16 + 1] and torch.equal(seen[0], marked_noise(
+        (2, 4, 8, 8), 7, torch.tensor(nonces), generator=torch.Generator().manual_seed(1)
+    ))
+    x = seen[0] * painter.D.schedule.sigma(1.0).float()
+    guided = cfg(painter.D, 2.0, {"tokens": 0})
+    tokens, ts = torch.zeros(2, 6, dtype=torch.long), timesteps(painter.D.schedule, 3)
+    x = last(dpmpp(guided, painter.D.schedule, x, ts, tokens=tokens))
+    drawn = np.stack([pixels_of(file) for file in files])
+    assert (drawn == as_bytes(painter.vae.to_images(x))).all()
+    plain = painter.paint(read(seed=1, pictures=2, steps=3))
+    assert (pixels_of(plain[0]) != drawn[0]).any()
+    assert "nonce" not in Image.open(io.BytesIO(plain[0])).text
 
 
 def test_each_prediction_is_shown(painter):
@@ -462,19 +479,26 @@ def test_a_full_queue_refuses_at_once():
 
 def test_who_waits_too_long_is_told():
     by_hand = ByHand(free=False)
-    with Service(by_hand, Limits(waiting=0.1)) as service:
+    clock = Clock()
+    with Service(by_hand, Limits(waiting=60, patience=1000), clock) as service:
         until(service, service.ask({}), "drawing")
         id = service.ask({})
-        with pytest.raises(Refused, match="your turn did not come within 0.1 s") as refused:
-            until(service, id, "never")
+        clock.now = 60
+        assert service.look(id)["state"] == "waiting"
+        clock.now = 60.1
+        with pytest.raises(Refused, match="your turn did not come within 60 s") as refused:
+            service.look(id)
         assert refused.value.status == 503 and service.health()["waiting"] == 0
 
 
 def test_what_takes_too_long_is_stopped_and_the_next_is_drawn():
     by_hand = ByHand(free=False)
-    with Service(by_hand, Limits(drawing=0.1)) as service:
+    clock = Clock()
+    with Service(by_hand, Limits(drawing=60, patience=1000), clock) as service:
         id = service.ask({"prompt": "a"})
-        with pytest.raises(Refused, match="it took longer than 0.1 s"):
+        until(service, id, "drawing")
+        clock.now = 60.1
+        with pytest.raises(Refused, match="it took longer than 60 s"):
             until(service, id, "never")
         by_hand.go.set()
         until(service, service.ask({"prompt": "b"}), "done")
@@ -488,7 +512,9 @@ def test_cancelled_requests_are_not_drawn():
         until(service, drawn, "drawing")
         service.cancel(waiting)
         service.cancel(drawn)
-        assert service.look(drawn)["state"] == service.look(waiting)["state"] == "cancelled"
+        for id in (drawn, waiting):
+            with pytest.raises(Refused, match="there is no such request"):
+                service.look(id)
         until(service, last, "drawing")                     # at once, though nothing was let go
         by_hand.go.set()
         until(service, last, "done")
@@ -499,23 +525,28 @@ def test_cancelled_requests_are_not_drawn():
 
 
 def test_a_client_that_is_gone_holds_nobody_up():
-    by_hand = ByHand(free=False)
-    with Service(by_hand, Limits(patience=0.2)) as service:
-        gone = service.ask({"prompt": "a"})
-        gone_too = service.ask({"prompt": "b"})
-        stays = service.ask({"prompt": "c"})
+    clock = Clock()
+    with Service(ByHand(free=False), Limits(patience=10), clock) as service:
+        gone, gone_too, stays = [service.ask({"prompt": prompt}) for prompt in "abc"]
+        until(service, gone, "drawing")
+        clock.now = 6
+        assert service.look(stays)["place"] == 2
+        clock.now = 12
         until(service, stays, "drawing")
         for id in (gone, gone_too):
-            with pytest.raises(Refused, match="nobody looked at this request for 0.2 s") as refused:
+            with pytest.raises(Refused, match="nobody looked at this request for 10 s") as refused:
                 service.look(id)
             assert refused.value.status == 410
 
 
 def test_pictures_are_forgotten():
-    with Service(ByHand(), Limits(kept=0.1)) as service:
+    clock = Clock()
+    with Service(ByHand(), Limits(kept=60), clock) as service:
         id = service.ask({"prompt": SECRET})
         until(service, id, "done")
-        time.sleep(0.15)
+        clock.now = 60
+        assert service.look(id)["pictures"]
+        clock.now = 60.1
         with pytest.raises(Refused, match="there is no such request") as refused:
             service.look(id)
         assert refused.value.status == 404 and not service._jobs
@@ -546,7 +577,7 @@ def test_an_error_is_said_to_its_client_and_logged_without_the_prompt(caplog):
     caplog.set_level("INFO")
     with Service(by_hand) as service:
         id = service.ask({"prompt": SECRET})
-        with pytest.raises(Refused, match="drawn, and it is not your fault") as refused:
+        with pytest.raises(Refused, match="went wrong here, and it is not your fault") as refused:
             until(service, id, "never")
         assert refused.value.status == 500
         by_hand.fault = None
@@ -559,10 +590,12 @@ def test_a_worker_that_hangs_is_no_healthy_one():
     by_hand = ByHand()
     stuck = threading.Event()
     by_hand.paint = lambda request, see: stuck.wait(20) and []
-    with Service(by_hand, Limits(drawing=0.05)) as service:
+    clock = Clock()
+    with Service(by_hand, Limits(drawing=60), clock) as service:
         until(service, service.ask({}), "drawing")
+        clock.now = 120
         assert service.health()["drawing"] == 1
-        time.sleep(0.15)
+        clock.now = 120.1
         with pytest.raises(Refused, match="the worker does not work"):
             service.health()
         stuck.set()
@@ -576,9 +609,8 @@ def test_closing_stops_what_is_drawn():
     service = Service(ByHand(free=False))
     id = service.ask({})
     until(service, id, "drawing")
-    start = time.monotonic()
     service.close()
-    assert time.monotonic() - start < 5 and not service._worker.is_alive()
+    assert not service._worker.is_alive()
 
 
 def test_what_is_drawn_depends_on_nobody_else(painter):
@@ -783,11 +815,9 @@ def test_a_huge_body_is_thrown_away(gate):
 
 
 def test_a_slow_body_is_not_waited_for(gate):
-    start = time.monotonic()
     slow = [{"type": "http.request", "body": b"{", "more_body": True}]
     status, _, body = through(gate, "POST", "/api/pictures", {}, slow)
     assert status == 408 and "within 0.2 s" in json.loads(body)["error"]
-    assert time.monotonic() - start < 2
 
 
 def test_a_client_that_hangs_up_gets_no_answer(gate):
@@ -878,16 +908,28 @@ def test_the_page_shows_refusals_as_text(wrong, sentence):
     assert sentence in shown.status and "<" not in shown.status and shown.result == shown.id == ""
 
 
+def test_the_page_says_that_a_request_was_cancelled():
+    with Service(ByHand(free=False)) as service:
+        async def run():
+            shown = []
+            async for now in follow(service, body()):
+                if now.status.startswith("step"):
+                    service.cancel(now.id)
+                shown.append(now)
+            return shown
+        assert asyncio.run(run())[-1] == ("cancelled", "", "", "")
+
+
 def test_a_page_that_is_closed_cancels_its_request():
     by_hand = ByHand(free=False)
-    with Service(by_hand) as service:
+    with Service(by_hand, Limits(patience=1000, drawing=1000)) as service:
         async def run():
             stream = follow(service, body())
             await anext(stream)
             await stream.aclose()
         asyncio.run(run())
         other = service.ask({"prompt": "b"})
-        until(service, other, "drawing")
+        until(service, other, "drawing")                    # the first is not waited for
 
 
 def test_the_page_s_own_code_names_no_address():
@@ -900,10 +942,25 @@ def test_the_page_s_own_code_names_no_address():
 def test_what_a_page_quotes_in_an_error_is_not_logged(gate, caplog):
     async def broken(scope, receive, send):
         raise ValueError(f"cannot read {SECRET}")
+
+    async def broken_later(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ValueError(f"cannot read {SECRET}")
+    status, _, text = through(Gate(gate.service, broken), path="/")
+    assert status == 500 and "not your fault" in json.loads(text)["error"]
     with pytest.raises(ConnectionAbortedError) as failed:
-        through(Gate(gate.service, broken), path="/")
+        through(Gate(gate.service, broken_later), path="/")
     assert "ValueError in broken" in caplog.text and SECRET not in caplog.text
     assert failed.value.__suppress_context__ and SECRET not in str(failed.value)
+
+
+def test_errors_of_ours_are_said_on_the_page(caplog):
+    by_hand = ByHand()
+    by_hand.prepare = lambda request: {}[request.prompt]
+    with Service(by_hand) as service:
+        [shown] = followed(service, body(prompt=SECRET))
+    assert "not your fault" in shown.status and "KeyError" in caplog.text
+    assert SECRET not in caplog.text + str(shown)
 
 
 # ---- the command
@@ -924,13 +981,18 @@ def test_the_command_says_what_is_missing(capsys):
 
 
 def test_the_package_needs_no_web_framework():
-    code = (
-        "import sys; sys.modules.update(dict.fromkeys(('gradio', 'fastapi', 'starlette', "
-        "'uvicorn', 'h11')))\nfrom course_lib.web import (__main__, canvas, endpoints, follow, "
-        "gate, limits, page, painter, pictures, refusal, request, server, service)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    """Where one is imported, it is within a function."""
+    files = list(Path(web.__file__).parent.glob("*.py"))
+    names = {
+        name.split(".")[0]
+        for file in files
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0)
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else
+                     [alias.name for alias in node.names])
+    }
+    assert len(files) > 10 and "torch" in names
+    assert not names & {"gradio", "fastapi", "starlette", "uvicorn", "h11", "httpx"}
 
 
 # ---- a real server, with the extra `web`
@@ -979,12 +1041,10 @@ def test_a_slow_head_is_not_waited_for():
         for first in (b"", whole):
             with served.connect() as connection:
                 connection.sendall(first)
-                start = time.monotonic()
-                with pytest.raises(OSError):
-                    for _ in range(200):
+                with pytest.raises(OSError):                # cut off within the 30 seconds
+                    for _ in range(600):
                         connection.sendall(b"G")
                         time.sleep(0.05)
-                assert time.monotonic() - start < 4
         last = whole.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
         assert b'"status": "ok"' in served.send(last)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from .. import validate
 from ..lab.evaluation.sampling import SAMPLERS
-from .refusal import Refused
+from .refusal import Refused, fault
 from .request import defaults, read_json
 from .service import Service, where
 
@@ -47,7 +47,7 @@ def respond(
         return refuse(refusal)
     except Exception as error:
         LOG.error("%s", where(error))
-        return refuse(Refused(500, "something went wrong here, and it is not your fault"))
+        return refuse(fault())
 
 
 def refuse(refusal: Refused) -> Answer:

@@ -2,14 +2,16 @@
 import asyncio
 import base64
 import html
+import logging
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 from .. import validate
-from .refusal import Refused
+from .refusal import Refused, fault
 from .request import read_json
-from .service import OVER, Service
+from .service import Service, where
 
+LOG = logging.getLogger("course_lib.web")
 BETWEEN_LOOKS = 0.1                                         # seconds
 
 
@@ -41,7 +43,11 @@ async def follow(service: Service, body: Any) -> AsyncIterator[Shown]:
                 yield shown
             await asyncio.sleep(BETWEEN_LOOKS)
     except Refused as refusal:
-        yield Shown(html.escape(refusal.sentence), "", "", "")
+        cancelled = id and refusal.status == 404            # by the page's other button
+        yield Shown("cancelled" if cancelled else html.escape(refusal.sentence), "", "", "")
+    except Exception as error:
+        LOG.error("%s", where(error))
+        yield Shown(fault().sentence, "", "", "")
     finally:
         cancel(service, id)
 
@@ -62,7 +68,7 @@ def _show(service: Service, id: str, fields: dict[str, Any]) -> Shown:
         "waiting": f"waiting, number {report['place']} in the queue",
         "drawing": f"step {report['step']} of {report['steps']}",
         "done": f"done, seed {report['seed']}",
-    }.get(state, state)
+    }[state]
     if report["unknown_words"] and state == "done":
         status += f"; not in the vocabulary: {', '.join(report['unknown_words'])}"
     preview = "" if report["preview"] is None else _image(report["preview"], "a preview")
@@ -70,7 +76,7 @@ def _show(service: Service, id: str, fields: dict[str, Any]) -> Shown:
     name = f"{service.painter.name}-{report['seed']}"
     prompt = fields.get("prompt", "")
     result = [_figure(file, f"{name}-{k}.png", prompt) for k, file in files]
-    return Shown(html.escape(status), preview, "".join(result), "" if state in OVER else id)
+    return Shown(html.escape(status), preview, "".join(result), "" if state == "done" else id)
 
 
 def _address(file: bytes) -> str:

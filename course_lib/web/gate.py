@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from .. import validate
 from .endpoints import Answer, is_endpoint, refuse, respond
-from .refusal import Refused
+from .limits import Limits
+from .refusal import Refused, fault
 from .service import Service, where
 
 LOG = logging.getLogger("course_lib.web")
@@ -19,7 +20,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 # what the page of gradio 6 asks for; a name with / at its end stands for all below it
 PAGE = {
     "GET": ("/", "/theme.css", "/manifest.json", "/favicon.ico", "/assets/", "/static/",
-            "/gradio_api/startup-events", "/gradio_api/heartbeat/", "/gradio_api/queue/data"),
+            "/gradio_api/heartbeat/", "/gradio_api/queue/data"),
     "POST": ("/gradio_api/queue/join",),
 }                                                                                    # fmt: skip
 # the browser itself asks nobody else, whatever the page says
@@ -75,11 +76,23 @@ class Gate:
             what = (scope["method"], scope["path"], headers.get("content-type", ""), body)
             await _send(send, await asyncio.to_thread(respond, self.service, *what))
         else:
-            try:
-                await self.page(scope, _replay(body, receive), send)
-            except Exception as error:                      # a server would log its message, too
-                LOG.error("%s", where(error))
+            await self._hand_on(scope, _replay(body, receive), send)
+
+    async def _hand_on(self, scope: dict, receive: Callable, send: Callable) -> None:
+        """To the page. What it raises may quote its client, and is not for the server's log."""
+        started = False
+
+        async def sent(message: dict) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+        try:
+            await self.page(scope, receive, sent)
+        except Exception as error:
+            LOG.error("%s", where(error))
+            if started:
                 raise ConnectionAbortedError("the page has failed") from None
+            await _send(send, refuse(fault()))
 
     def _admit(self, scope: dict, headers: dict[str, str]) -> None:
         """Raises Refused for what is no request of a client of ours."""
@@ -111,7 +124,7 @@ def _name(host: str) -> str | None:
         return None
 
 
-async def _body(receive: Callable, headers: dict[str, str], limits) -> bytes | None:
+async def _body(receive: Callable, headers: dict[str, str], limits: Limits) -> bytes | None:
     """The request's body; None where the client is gone before its end.
 
     One that is too large is read on, up to the same time, and thrown away: a client that still

@@ -17,7 +17,7 @@ class Limits:
     patience:       without a look at a request; then it is given up, because its client is gone
     kept:           how long a finished request is kept for its client
     upload:         until a request has arrived
-    connections:    HTTP requests that are answered at the same time
+    connections:    HTTP requests that are answered at the same time; an open page holds two
     Raises TypeError or ValueError for limits that are no numbers above 0.
     """
 

@@ -14,8 +14,10 @@ from .. import validate
 from ..denoiser import Denoiser
 from ..editing import inpaint
 from ..guidance import Denoise, as_wrapper, cfg, clip
+from ..lab import train
 from ..lab.evaluation.sampling import SAMPLERS
 from ..lab.training.device import autocast
+from ..lab.training.published import load_published
 from ..networks.stable_diffusion.tokenizer import BytePairTokenizer
 from ..networks.vae import AutoencoderKL
 from ..samplers import last, timesteps
@@ -32,8 +34,10 @@ class Painter:
     D:         a denoiser whose network reads captions (`net.tokenizer`, `net.encode`)
     vae:       of a D that was trained on its latents; None: D draws pixels
     name:      what the files say of the model
-    watermark: a function noise (n, ...) -> like it, called with the noise that each picture starts
-               from: the hook for a mark that is not to be seen; None: no mark
+    watermark: the hook for a mark in the noise that pictures start from, in place of torch.randn: a
+               function (shape, nonces, generator) -> noise, such as
+               lambda *args: marked_noise(args[0], key, args[1], generator=args[2])
+               nonces: (n,) int64, one for each picture, from the seed; None: no mark
 
     size: (height, width) of its pictures, in pixels.
     Raises TypeError or ValueError for a D without a tokenizer or a data_shape, for pictures that
@@ -45,13 +49,13 @@ class Painter:
         D: Denoiser,
         vae: AutoencoderKL | None = None,
         name: str = "model",
-        watermark: Callable[[Tensor], Tensor] | None = None,
+        watermark: Callable[..., Tensor] | None = None,
     ):
         validate.instance(D, Denoiser, "D", "train.load('nouns_latent')")
         if not hasattr(D.net, "tokenizer") or D.data_shape is None:
             raise ValueError("D must read captions and know its data_shape, as 'nouns_latent' does")
         if watermark is not None:
-            validate.function(watermark, "watermark", "noise (n, ...) -> like it")
+            validate.function(watermark, "watermark", "(shape, nonces, generator) -> noise")
         channels = D.data_shape[0] if vae is None else vae.channels
         if channels != 3:
             raise ValueError(f"the pictures must have 3 channels, red, green, blue; got {channels}")
@@ -68,10 +72,8 @@ class Painter:
         """A checkpoint of the course by its name, with the autoencoder that its configuration
         names; or a published Stable Diffusion by its folder.
 
-        Raises what `train.load` and `train.load_published` raise.
+        Raises what `train.load` and `load_published` raise.
         """
-        from ..lab import train
-        from ..lab.training.published import load_published
         if Path(model).is_dir():
             D, vae = load_published(model, device)
         else:
@@ -117,8 +119,7 @@ class Painter:
         """
         generator = torch.Generator().manual_seed(request.seed)
         config, ts = SAMPLERS[request.sampler], self._timesteps(request)
-        noise = torch.randn((request.pictures, *self.D.data_shape), generator=generator)
-        noise = noise if self.watermark is None else self.watermark(noise)
+        noise = self._noise(request, generator)
         known = self._known(request)
 
         def show(x0_hat: Tensor, t: Tensor) -> None:
@@ -131,6 +132,12 @@ class Painter:
             x = last(config.sampler(watch(guided, show), self.D.schedule, x, ts, **options))
             pixels = self._pixels(x, request)
         return [write_png(of, self._settings(request, k)) for k, of in enumerate(pixels, 1)]
+
+    def _noise(self, request: Request, generator: torch.Generator) -> Tensor:
+        shape = (request.pictures, *self.D.data_shape)
+        if self.watermark is None:
+            return torch.randn(shape, generator=generator)
+        return self.watermark(shape, _nonces(request), generator)
 
     def _timesteps(self, request: Request) -> Tensor:
         spacing = SAMPLERS[request.sampler].spacing
@@ -188,8 +195,13 @@ class Painter:
         return write_png(self._pixels(x0_hat[:1], request)[0], {})
 
     def _settings(self, request: Request, k: int) -> dict[str, Any]:
-        mark = {} if self.watermark is None else {"watermark": "yes"}
+        mark = {} if self.watermark is None else {"nonce": _nonces(request)[k - 1].item()}
         return {"model": self.name, **request.settings(), "picture": k, **mark}
+
+
+def _nonces(request: Request) -> Tensor:
+    """A number for each picture, as new as the seed: (n,) int64."""
+    return request.seed * 2**16 + torch.arange(request.pictures)
 
 
 def watch(D: Denoise, see: Callable[[Tensor, Tensor], None]) -> Denoise:

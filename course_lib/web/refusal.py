@@ -15,3 +15,8 @@ class Refused(Exception):
         self.status = HTTPStatus(validate.whole(status, "status", 400, 599))
         self.sentence = sentence
         self.retry_after = retry_after
+
+
+def fault() -> Refused:
+    """What a client is told of an error of ours."""
+    return Refused(500, "something went wrong here, and it is not your fault")

@@ -1,4 +1,5 @@
 """The service on a port of this machine: uvicorn, the gate, and the page behind it."""
+import contextlib
 import importlib.util
 import os
 import tempfile
@@ -50,20 +51,12 @@ def page_application(service: Service):
     )
 
 
-def configuration(application, service: Service, host: str, port: int):
-    """uvicorn's configuration: no access log, for addresses hold ids; a head that does not arrive
-    in time ends the connection.
-
-    Raises ImportError where uvicorn is missing.
-    """
+def _impatient(seconds: float) -> type:
+    """uvicorn's protocol, which closes a connection when the head of a request takes longer."""
     import h11
-    import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
-    limits = service.limits
 
     class Impatient(H11Protocol):
-        """Closes a connection when the head of a request takes longer than `limits.upload`."""
-
         late = None
 
         def connection_made(self, transport):
@@ -82,18 +75,28 @@ def configuration(application, service: Service, host: str, port: int):
             if self.conn.their_state is not h11.IDLE:
                 self._arrived()
             elif self.late is None:
-                self.late = self.loop.call_later(limits.upload, self.transport.close)
+                self.late = self.loop.call_later(seconds, self.transport.close)
 
         def _arrived(self):
             if self.late is not None:
                 self.late.cancel()
                 self.late = None
+    return Impatient
 
+
+def configuration(application, service: Service, host: str, port: int):
+    """uvicorn's configuration: no access log, for addresses hold ids; a head that does not arrive
+    in time ends the connection.
+
+    Raises ImportError where uvicorn is missing.
+    """
+    import uvicorn
+    limits = service.limits
     return uvicorn.Config(
         application,
         host=host,
         port=port,
-        http=Impatient,
+        http=_impatient(limits.upload),
         ws="none",
         access_log=False,
         log_config=None,
@@ -125,4 +128,6 @@ def serve(
             print("gradio is not installed: there is no page, only the JSON endpoint")
         print(f"{service.painter.name} at http://{host}:{port}, Ctrl-C ends it", flush=True)
         gate = Gate(service, page, hosts)
-        uvicorn.Server(configuration(gate, service, host, port)).run()
+        # gradio prints errors, and quotes in them what a client has sent
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            uvicorn.Server(configuration(gate, service, host, port)).run()

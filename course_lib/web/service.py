@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,11 +17,10 @@ from typing import Any
 from .. import validate
 from .limits import Limits
 from .painter import Painter
-from .refusal import Refused
+from .refusal import Refused, fault
 from .request import Request, read_request
 
 LOG = logging.getLogger("course_lib.web")
-OVER = ("done", "cancelled", "failed")
 BETWEEN_PREVIEWS = 0.3                                      # seconds: a decoder costs time, too
 
 
@@ -30,8 +30,11 @@ class Stopped(Exception):
 
 @dataclass(eq=False)
 class Job:
-    """A request on its way. state: waiting, drawing, done, cancelled, or failed; times are those of
-    time.monotonic, `seen` is when its client last looked.
+    """A request on its way, and what became of it.
+
+    request: None when it is over; state: waiting, drawing, done, failed (with a refusal), cancelled
+    seen:    when its client last looked; changed: when its state last changed, in seconds of the
+             service's clock
     """
 
     request: Request | None
@@ -39,9 +42,9 @@ class Job:
     steps: int
     unknown_words: list[str]
     seed: int
-    created: float = field(default_factory=time.monotonic)
-    seen: float = field(default_factory=time.monotonic)
-    changed: float = 0.0
+    created: float
+    seen: float
+    changed: float
     state: str = "waiting"
     step: int = 0
     preview: bytes | None = None
@@ -53,15 +56,22 @@ class Job:
 class Service:
     """A painter behind a queue. `with Service(painter) as service:` stops its worker at the end.
 
+    clock: seconds from any moment on; tests have one of their own
     Raises TypeError for limits of another kind. All methods may be called from any thread, and none
     waits for the worker.
     """
 
-    def __init__(self, painter: Painter, limits: Limits | None = None):
+    def __init__(
+        self,
+        painter: Painter,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         limits = Limits() if limits is None else limits
         validate.instance(limits, Limits, "limits", "Limits(steps=20)")
         self.painter = painter
         self.limits = limits
+        self.clock = validate.function(clock, "clock", "() -> seconds")
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
         self._drawing: Job | None = None
@@ -102,7 +112,7 @@ class Service:
             request = read_request(fields, self.limits, self.painter.size)
         self.painter.prepare(request)
         words = self.painter.unknown_words(request)
-        job = Job(request, preview, request.steps, words, request.seed)
+        job = Job(request, preview, request.steps, words, request.seed, *[self.clock()] * 3)
         with self._change:
             self._refuse_if_full()
             id = secrets.token_urlsafe(16)
@@ -121,7 +131,7 @@ class Service:
         with self._change:
             self._tidy()
             job = self._job(id)
-            job.seen = time.monotonic()
+            job.seen = self.clock()
             if job.refusal is not None:
                 raise job.refusal
             names = ("state", "step", "steps", "seed", "preview", "unknown_words")
@@ -131,15 +141,13 @@ class Service:
             }
 
     def cancel(self, id: str) -> None:
-        """Ends a request that waits or is drawn; forgets one that is over, with its pictures.
+        """Ends a request, wherever it stands, and forgets it, with its pictures.
 
         Raises Refused for an id that is not known (any more).
         """
         with self._change:
-            job = self._job(id)
-            if job.state in OVER:
-                del self._jobs[id]
-            self._end(job, "cancelled")
+            self._end(self._job(id), "cancelled")
+            del self._jobs[id]
 
     def health(self) -> dict[str, Any]:
         """Whether the worker works, and how much there is to do: nothing of any client.
@@ -149,7 +157,7 @@ class Service:
         with self._change:
             self._tidy()
             job, late = self._drawing, 2 * self.limits.drawing
-            hangs = job is not None and time.monotonic() - job.changed > late
+            hangs = job is not None and self.clock() - job.changed > late
             if self._closed or hangs or not self._worker.is_alive():
                 raise Refused(503, "the worker does not work: the service must be started anew")
             waiting, drawing = len(self._waiting), int(job is not None)
@@ -173,7 +181,7 @@ class Service:
 
     def _tidy(self) -> None:
         """Gives up what waits too long or is not looked at, and forgets what is over."""
-        now, limits = time.monotonic(), self.limits
+        now, limits = self.clock(), self.limits
         for job in list(self._waiting):
             if now - job.seen > limits.patience:
                 self._end(job, "failed", self._given_up())
@@ -181,7 +189,7 @@ class Service:
                 sentence = f"your turn did not come within {limits.waiting:g} s: try again later"
                 self._end(job, "failed", Refused(503, sentence, 1 + round(self._mean)))
         for id, job in list(self._jobs.items()):
-            if job.state in OVER and now - job.changed > limits.kept:
+            if job.request is None and now - job.changed > limits.kept:
                 del self._jobs[id]
 
     def _end(self, job: Job, state: str, refusal: Refused | None = None) -> None:
@@ -189,7 +197,7 @@ class Service:
         if job.state in ("waiting", "drawing"):
             job.state = state
             job.refusal = refusal
-            job.changed = time.monotonic()
+            job.changed = self.clock()
             job.request = None
             job.preview = None
         if job in self._waiting:
@@ -203,11 +211,11 @@ class Service:
 
     def _work(self) -> None:
         while not self._closed:
-            job = self._next()
-            if job is not None:
-                self._draw(job)
+            found = self._next()
+            if found is not None:
+                self._draw(*found)
 
-    def _next(self) -> Job | None:
+    def _next(self) -> tuple[Job, Request] | None:
         with self._change:
             self._tidy()
             if not self._waiting:
@@ -215,11 +223,11 @@ class Service:
                 return None
             job = self._drawing = self._waiting.popleft()
             job.state = "drawing"
-            job.changed = time.monotonic()
-            return job
+            job.changed = self.clock()
+            return job, job.request
 
-    def _draw(self, job: Job) -> None:
-        request, start = job.request, time.monotonic()
+    def _draw(self, job: Job, request: Request) -> None:
+        start = self.clock()
         state, pictures, refusal = "failed", [], None
         try:
             pictures = self.painter.paint(request, partial(self._see, job, start))
@@ -229,9 +237,9 @@ class Service:
         except Refused as reason:
             refusal = reason
         except Exception as error:
-            refusal = Refused(500, "the picture could not be drawn, and it is not your fault")
+            refusal = fault()
             LOG.error("%s", where(error))
-        seconds = time.monotonic() - start
+        seconds = self.clock() - start
         with self._change:
             self._drawing = None
             if job.state == "drawing" and state == "done":
@@ -243,7 +251,7 @@ class Service:
 
     def _see(self, job: Job, start: float, step: int, preview) -> None:
         """Called by the painter, between evaluations of the network."""
-        now, limits = time.monotonic(), self.limits
+        now, limits = self.clock(), self.limits
         with self._change:
             if job.state != "drawing":
                 raise Stopped
@@ -259,7 +267,7 @@ class Service:
         with self._change:
             if job.state == "drawing":
                 job.preview = picture
-        job.previewed = time.monotonic()
+        job.previewed = self.clock()
 
 
 def _log(job: Job, request: Request, state: str, waited: float, seconds: float) -> None:
