@@ -1,29 +1,17 @@
 """The questions of lesson 7. Tables list the well-known mistakes: diagnosis -> what it computes."""
-import copy
-import math
 import re
 from collections.abc import Callable
 from functools import lru_cache, partial
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .. import samplers, validate
-from ..denoiser import Denoiser
-from ..guidance import cfg
-from ..lab import data, noun_parts, sampling, small_sets, train
 from ..lab.data.caption_grammar import draw_captions
-from ..lab.evaluation import faults
-from ..networks.stable_diffusion import lora
 from ..networks.stable_diffusion.layout import names_of
 from ..networks.stable_diffusion.tokenizer import END, SIGNS, START, BytePairTokenizer, split_words
-from ..networks.stable_diffusion.unet import GEGLU, Attention, StableDiffusionUNet, StepBlock
-from ..networks.vae import AutoencoderKL
+from ..networks.stable_diffusion.unet import StableDiffusionUNet
 from ..schedules import Schedule
 from .common import (
-    F64,
     Case,
     Question,
     Wrong,
@@ -36,7 +24,6 @@ from .common import (
     fresh_generator,
     noise,
     not_finite,
-    one_thread,
     reject_first,
     reject_if,
     reject_none,
@@ -664,217 +651,6 @@ def first_difference(ids: Tensor, c: Case) -> str:
     return f"{c.text!r}: number {k} of the row is {mine!r}; it should be {tokens[int(right[k])]!r}"
 
 
-# ---- 7.4: three faults, by what they do
-
-MODEL = "mini_sd", "nouns_vae"                              # of 7.4 and 7.7: named here alone
-LETTERS = "ABC"
-NOISE_LEVELS = (0.001, 0.3, 0.6, 1.0)                       # step 0 first
-STAGES = (StepBlock, Attention, GEGLU)
-# what is seen with each; where one of these is first off decides
-CANDIDATES = {
-    "another padding token":
-        "start and words keep their vectors, and all behind the first end token changes",
-    "text not causal":
-        "the start token's vector depends on the words behind it, so two captions that differ in "
-        "their last words differ from the first column on",
-    "one text layer too many left out":
-        "all tokens' vectors are off, the start token's too, but two captions still have equal "
-        "vectors up to the word in which they differ",
-    "sines before cosines":
-        "the text is right, and the embedding of the time is off at every step, step 0 included",
-    "frequency shift 1":
-        "the text is right, and the embedding of the time is off but for step 0, where all angles "
-        "are 0",
-    "two norms' affines swapped":
-        "text and time are right, and the first block of convolutions is off",
-    "head count taken for head size":
-        "the first block is right, and the first self-attention is off",
-    "GEGLU halves swapped":
-        "the first self-attention and cross-attention are right, and the first MLP is off",
-    "middle: the first block twice":
-        "the whole encoder is right, and the middle's second block is off",
-    "v taken for eps, or eps for v":
-        "the network's output is right, and x0_hat is off, most of all at t = 1",
-    "leading grid":
-        "every prediction is right, and the states are off after the first step",
-    "latents not scaled back":
-        "every state is right, and only the picture is off, by little: this autoencoder's factors "
-        "are near 1",
-    "no convolution before the decoder":
-        "every state is right, and only the picture is off, by more than its own deviation",
-}  # fmt: skip
-
-
-class Views(NamedTuple):
-    """How far a broken model is from the right one, in standard deviations as in (7.10).
-
-    pictures: (4, 3, 32, 32), the broken model's, of four captions
-    text:     (2, L): its vectors of two captions that differ in their last words, compared with
-              each other; and its vectors compared with the right ones
-    network:  (noise levels, stages), in the order of computing; the last two are the network's
-              output and x0_hat
-    stages:   their names
-    after:    (steps + 1,): of the states after each step, then of the picture
-    """
-    pictures: Tensor
-    text: Tensor
-    network: Tensor
-    stages: list[str]
-    after: Tensor
-
-
-@lru_cache(maxsize=1)
-def mini_sd() -> tuple[Denoiser, AutoencoderKL]:
-    D, vae = (train.load(name, device="cpu") for name in MODEL)
-    return D, vae
-
-
-def drawn_faults(number: int) -> dict[str, str]:
-    """The three faults of a draw, by letter."""
-    names = list(CANDIDATES)
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(number))
-    return {letter: names[k] for letter, k in zip(LETTERS, order.tolist())}
-
-
-def fault_views(number: int, D: Denoiser, vae: AutoencoderKL) -> dict[str, Views]:
-    """What the three faults of a draw do, by letter, and "right".
-
-    Raises TypeError or ValueError for what is no whole number from 0 on.
-    """
-    validate.whole(number, "number", 0)
-    planted = {"right": None} | drawn_faults(number)
-    seen = {name: observed(D, vae, fault, number) for name, fault in planted.items()}
-    return {name: compared_with(seen["right"], c) for name, c in seen.items()}
-
-
-def captions_that_differ(number: int) -> list[str]:
-    """Four captions; the first two differ in the background, which comes last."""
-    parts = noun_parts.draw_parts(3, seed=number, split="test")
-    other = parts[:1].clone()
-    other[:, 0] = 1 - other[:, 0]
-    return noun_parts.plain_captions(torch.cat([parts[:1], other, parts[1:]]))
-
-
-@torch.no_grad()
-def observed(D: Denoiser, vae: AutoencoderKL, fault: str | None, number: int,
-             steps: int = 10) -> Case:
-    """All that a model with a fault computes on its way from four captions to four pictures."""
-    parts = faults.Parts(D, vae)
-    if fault is not None:
-        faults.FAULTS[fault](parts)
-    texts = captions_that_differ(number)
-    net, B = parts.D.net, len(texts)
-    z = torch.randn(B, *D.data_shape, generator=torch.Generator().manual_seed(number))
-    z = z.to(next(net.parameters()))
-    context = net.encode(parts.tokenizer(texts), B)
-    null = net.encode(net.null["tokens"], B)
-    c = Case(vectors=context["context"], levels=[])
-    for t in NOISE_LEVELS:
-        c.stages, outputs = traced(net.unet, lambda: parts.D(z, t, **context))
-        c.levels.append(outputs)
-    schedule = parts.D.schedule
-    path = samplers.ddim(cfg(parts.D, 2.0, null), schedule, z, parts.ts(schedule, steps), **context)
-    c.states = list(path)[1:]
-    c.pictures = parts.vae.to_images(c.states[-1])
-    return c
-
-
-def traced(unet: nn.Module, predict: Callable) -> tuple[list[str], list[Tensor]]:
-    """What the U-Net's time embedding, blocks, attentions and MLPs give in one evaluation, in the
-    order of computing, then its output and the prediction.
-    """
-    names, outputs, hooks = [], [], []
-
-    def keep(name: str) -> Callable:
-        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-            names.append(name)
-            outputs.append(output)
-        return hook
-
-    for name, module in unet.named_modules():
-        if module in (unet, unet.time) or isinstance(module, STAGES):
-            hooks.append(module.register_forward_hook(keep(name or "output")))
-    prediction = predict()
-    for hook in hooks:
-        hook.remove()
-    return [*names, "x0_hat"], [*outputs, prediction]
-
-
-def compared_with(right: Case, c: Case) -> Views:
-    deviation = right.vectors.std()
-    between_captions = (c.vectors[0] - c.vectors[1]).abs().amax(1)
-    from_right = (c.vectors - right.vectors).abs().amax((0, 2))
-    network = [[off(a, b) for a, b in zip(*level)] for level in zip(c.levels, right.levels)]
-    pairs = zip([*c.states, c.pictures], [*right.states, right.pictures])
-    return Views(
-        pictures=c.pictures.clamp(-1, 1),
-        text=torch.stack([between_captions, from_right]) / deviation,
-        network=torch.tensor(network),
-        stages=right.stages,
-        after=torch.tensor([off(a, b) for a, b in pairs]),
-    )
-
-
-def off(found: Tensor, wanted: Tensor) -> float:
-    """(7.10)"""
-    return ((found - wanted).abs().max() / wanted.std()).item()
-
-
-FAULT_SUSPECTS = {
-    "two things are wanted: the number of your draw, and a dict such as {c.example}":
-        lambda c: not isinstance(c.answer, (tuple, list)) or len(c.answer) != 2,
-    "the number of your draw is a whole number, 0 or more; got {c.number!r}":
-        lambda c: type(c.number) is not int or c.number < 0,
-    "a dict is wanted, such as {c.example}; got {c.came}":
-        lambda c: not isinstance(c.names, dict),
-    "one fault is wanted for each of A, B and C; yours is for {c.letters}":
-        lambda c: set(c.names) != set(LETTERS),
-    "{c.strange!r} is on the board, but not among the {c.count} faults of this question":
-        lambda c: c.strange in faults.FAULTS,
-    "no fault is called {c.strange!r}; print the list of the {c.count}":
-        lambda c: c.strange is not None,
-    "{c.twice!r} comes twice, and the three have three faults":
-        lambda c: c.twice is not None,
-    "those are the three faults of this draw, but {c.wrong} of them stand at other letters":
-        lambda c: c.wrong and set(c.names.values()) == set(c.right.values()),
-}
-
-
-def judge_faults(answer: object) -> None:
-    """7.4: named() -> the number of a draw, and {letter: fault}.
-
-    A wrong name is contradicted by what that fault would do; the right name is not told.
-    """
-    answer = answer() if callable(answer) else answer
-    reject_none(answer)
-    c = Case(answer=answer, number=None, names=None, strange=None, twice=None, wrong=0, right={},
-             count=len(CANDIDATES), example=str({"A": "leading grid", "B": "...", "C": "..."}))
-    if isinstance(answer, (tuple, list)) and len(answer) == 2:
-        c.number, c.names = answer
-    c.came = type(c.names).__name__
-    if isinstance(c.names, dict):
-        describe_names(c)
-    reject_first(FAULT_SUSPECTS, c)
-    wrong = [letter for letter in LETTERS if c.names[letter] != c.right[letter]]
-    if wrong:
-        verb = "is" if len(wrong) == 1 else "are"
-        reasons = "; ".join(f"with {c.names[letter]!r} {CANDIDATES[c.names[letter]]}"
-                            for letter in wrong)
-        raise Wrong(f"{', '.join(wrong)} {verb} not right yet: {reasons}")
-
-
-def describe_names(c: Case) -> None:
-    """Facts of the reader's three names."""
-    c.names = {str(letter): str(name).strip() for letter, name in c.names.items()}
-    c.letters = ", ".join(sorted(c.names)) or "none"
-    given = list(c.names.values())
-    c.strange = next((name for name in given if name not in CANDIDATES), None)
-    c.twice = next((name for name in given if given.count(name) > 1), None)
-    if type(c.number) is int and c.number >= 0:
-        c.right = drawn_faults(c.number)
-        c.wrong = sum(c.names.get(letter) != c.right[letter] for letter in LETTERS)
-
-
 # ---- 7.5: steps, and the levels they stand for
 
 def draw_grid(T: int, n: int, spacing: str) -> Case:
@@ -1161,203 +937,6 @@ def judge_gradient(got: object, c: Case, name: str, right: Callable, mistakes: d
         f"{where}{name}: not the gradient of L = g . (Z W x)"))
 
 
-# ---- 7.7: an adapter of the reader's own
-
-TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
-LARGEST = 3.0                                               # MB, of an adapter
-REPORT = {
-    "pictures": "the dozen, (n, 3, 32, 32) in [-1, 1]",
-    "captions": "one for each of them",
-    "held_out": "pictures that were not trained on, (m, 3, 32, 32)",
-    "held_out_captions": "one for each of them",
-    "file": "the adapter's file",
-    "loss": "of the held-out pictures, base and adapted",
-    "others": "the same of 100 ordinary figures",
-    "copies": "the distance of drawn pictures to the dozen, where held-out ones have 1",
-}
-SETS = {"pictures": ("captions", 12), "held_out": ("held_out_captions", 4)}
-
-SET_SUSPECTS = {
-    "{c.name}: pictures are (n, 3, 32, 32); got {c.came}":
-        lambda c: not torch.is_tensor(c.x) or c.x.ndim != 4 or c.x.shape[1:] != (3, 32, 32),
-    "{c.name}: real numbers in [-1, 1] are wanted":
-        lambda c: not c.x.is_floating_point() or not c.x.isfinite().all() or c.x.abs().max() > 1.01,
-    "{c.name}: these lie in [0, 1], and [-1, 1] is wanted: 2 * x - 1":
-        lambda c: c.x.min() >= 0,
-    "{c.name}: at least {c.least} are wanted; got {c.n}":
-        lambda c: c.n < c.least,
-    "{c.name}: that is one picture, {c.n} times":
-        lambda c: (c.x == c.x[:1]).all(),
-    "{c.of_captions}: {c.n} captions are wanted, one for each picture; got {c.came_captions}":
-        lambda c: not isinstance(c.captions, list) or len(c.captions) != c.n,
-    "{c.of_captions}: a caption is a string, and not empty":
-        lambda c: not all(isinstance(text, str) and text.strip() for text in c.captions),
-}
-REPORT_SUSPECTS = {
-    "one of the held-out pictures is among the dozen, so it is not new":
-        lambda c: torch.cdist(c.held_out.flatten(1), c.pictures.flatten(1)).min() < 1e-3,
-    "there is no file {c.file!r}: save the adapter with lora.save_lora":
-        lambda c: not isinstance(c.file, (str, Path)) or not Path(c.file).is_file(),
-    "the adapter has {c.megabytes:.1f} MB, and may have 3: take a lower rank":
-        lambda c: size_of_file(c) > LARGEST,
-    "loss: two numbers are wanted, base and adapted; got {c.loss!r}":
-        lambda c: not are_numbers(c.loss, 2),
-    "others: two numbers are wanted, base and adapted; got {c.others!r}":
-        lambda c: not are_numbers(c.others, 2),
-    "copies: one number is wanted; got {c.copies!r}":
-        lambda c: not are_numbers([c.copies], 1),
-}
-
-
-def size_of_file(c: Case) -> float:
-    c.megabytes = Path(c.file).stat().st_size / 1e6
-    return c.megabytes
-
-
-def are_numbers(values: object, n: int) -> bool:
-    good = isinstance(values, (tuple, list)) and len(values) == n
-    return good and all(type(v) in (int, float) and math.isfinite(v) for v in values)
-
-
-def judge_report(answer: object) -> None:
-    """7.7: report() -> a dict as in REPORT. Its numbers are computed again."""
-    report = answer() if callable(answer) else answer
-    reject_none(report)
-    came = type(report).__name__
-    reject_if((not isinstance(report, dict), f"a dict is wanted, with {', '.join(REPORT)}; got "
-               f"{came}"))
-    missing = [name for name in REPORT if name not in report]
-    reject_if((missing, f"the report has no {missing[:1]}: {REPORT.get(*missing[:1], '')}"))
-    c = Case(**{name: report[name] for name in REPORT})
-    for name, (captions, least) in SETS.items():
-        reject_first(SET_SUSPECTS, set_case(c, name, captions, least))
-    reject_first(REPORT_SUSPECTS, c)
-    with one_thread(), torch.random.fork_rng(devices=[]), torch.no_grad():
-        judge_numbers(c)
-
-
-def set_case(c: Case, name: str, captions: str, least: int) -> Case:
-    """One set of pictures with its captions."""
-    found = Case(name=name, x=getattr(c, name), of_captions=captions, least=least)
-    found.captions = getattr(c, captions)
-    found.came = tuple(found.x.shape) if torch.is_tensor(found.x) else type(found.x).__name__
-    found.n = len(found.x) if torch.is_tensor(found.x) and found.x.ndim else 0
-    listed = isinstance(found.captions, list)
-    found.came_captions = len(found.captions) if listed else type(found.captions).__name__
-    return found
-
-
-def judge_numbers(c: Case) -> None:
-    """The report's numbers, with the adapter of the file on a fresh base."""
-    c.base, c.vae = mini_sd()
-    c.adapted = copy.deepcopy(c.base)
-    try:
-        lora.load_lora(c.adapted.net.unet, c.file)
-    except (OSError, ValueError) as error:
-        raise Wrong(f"the file is no adapter of mini-SD: {error}") from None
-    for name, (right, mistakes) in MEASURED.items():
-        numbers = torch.tensor(getattr(c, name), dtype=F64)
-        compare_case(numbers, c, right, mistakes, rtol=0.02, atol=1e-4, otherwise=(
-            f"{name}: with the adapter of your file it is {rounded(right(c))}; you report "
-            f"{rounded(numbers)}"))
-    base, adapted = loss_of_held_out(c).tolist()
-    reject_if((adapted >= base, "the adapter has not learned your thing: the loss of held-out "
-               f"pictures is {adapted:.4f} with it and {base:.4f} without"))
-
-
-def rounded(numbers: Tensor) -> str:
-    return ", ".join(f"{value:.4f}" for value in numbers.flatten().tolist())
-
-
-def mean_loss(c: Case, x: Tensor, captions: list[str], adapted: bool, dial: float) -> float:
-    """The mean over pictures and five times; the k-th time's noise has seed k."""
-    if adapted:
-        lora.set_dial(c.adapted.net.unet, dial)
-    D = c.adapted if adapted else c.base
-    z = c.vae.to_latents(x.float())
-    tokens = D.net.tokenizer(captions)
-    losses = []
-    for k, t in enumerate(TIMES):
-        eps = torch.randn(z.shape, generator=torch.Generator().manual_seed(k))
-        losses.append(D.loss(z, torch.full((len(z),), t), eps, tokens=tokens))
-    return torch.stack(losses).mean().item()
-
-
-def losses_of(of: Callable[[Case], tuple], dial: float = 1.0) -> Callable[[Case], Tensor]:
-    """Base and adapted, of pictures and captions."""
-    return lambda c: torch.tensor(
-        [mean_loss(c, *of(c), adapted, dial) for adapted in (False, True)], dtype=F64)
-
-
-@lru_cache(maxsize=1)
-def ordinary_figures() -> tuple[Tensor, list[str]]:
-    figures = data.nouns(100, seed=7, split="test")
-    return figures.x, noun_parts.plain_captions(figures.parts)
-
-
-def of_held_out(c: Case) -> tuple[Tensor, list[str]]:
-    return c.held_out, c.held_out_captions
-
-
-def of_dozen(c: Case) -> tuple[Tensor, list[str]]:
-    return c.pictures, c.captions
-
-
-def of_others(c: Case) -> tuple[Tensor, list[str]]:
-    return ordinary_figures()
-
-
-def without_captions(of: Callable[[Case], tuple]) -> Callable[[Case], tuple]:
-    return lambda c: (of(c)[0], [""] * len(of(c)[0]))
-
-
-def copies_of(model: str = "adapted", to: str = "pictures") -> Callable[[Case], Tensor]:
-    """How near drawn pictures are to the dozen, where the held-out ones are at 1."""
-    def ratio(c: Case) -> Tensor:
-        lora.set_dial(c.adapted.net.unet, 1.0)
-        drawn = sampling.text_to_image(getattr(c, model), c.held_out_captions, vae=c.vae)
-        far = lambda x: torch.cdist(x.flatten(1), getattr(c, to).flatten(1).to(x))
-        own = c.held_out if to == "pictures" else c.pictures
-        return torch.tensor(small_sets.nearest_ratio(far(drawn), far(own)).median, dtype=F64)
-    return ratio
-
-
-loss_of_held_out, loss_of_others = losses_of(of_held_out), losses_of(of_others)
-# of either pair of losses
-PAIR_MISTAKES = {
-    "base and adapted have changed places":
-        lambda of: lambda c: losses_of(of)(c).flip(0),
-    "both are the base's: the dial was at 0":
-        lambda of: losses_of(of, 0.0),
-    "the adapted one was measured at a dial of 1.5; set it back to 1":
-        lambda of: losses_of(of, 1.5),
-    "the adapted one was measured at a dial of 0.5; set it to 1":
-        lambda of: losses_of(of, 0.5),
-    "those are the losses without a caption":
-        lambda of: losses_of(without_captions(of)),
-    "that is the sum over the five times; the mean is wanted":
-        lambda of: lambda c: len(TIMES) * losses_of(of)(c),
-}
-MEASURED = {
-    "loss": (loss_of_held_out, {
-        "loss: those are the losses of the dozen; what was trained on says little":
-            losses_of(of_dozen),
-    } | {f"loss: {words}": wrong(of_held_out) for words, wrong in PAIR_MISTAKES.items()}),
-    "others": (loss_of_others, {
-        "others: those are the losses of your own held-out pictures":
-            loss_of_held_out,
-    } | {f"others: {words}": wrong(of_others) for words, wrong in PAIR_MISTAKES.items()}),
-    "copies": (copies_of(), {
-        "copies: that is the base's; draw with the adapter":
-            copies_of("base"),
-        "copies: the dozen and the held-out pictures have changed places":
-            copies_of(to="held_out"),
-        "copies: upside down; near copies have a number near 0":
-            lambda c: 1 / copies_of()(c),
-    }),
-}
-
-
 QUESTIONS = [
     Question(
         "7.1", 3, judge_names,
@@ -1394,18 +973,6 @@ QUESTIONS = [
          "key=tokenizer.rank.get), join it where it stands; at last [START, "
          "*parts[:tokenizer.length - 2], END]")),
     Question(
-        "7.4", 3, judge_faults,
-        "the first place that is off decides",
-        ("Where does the model go wrong first: text, time, a block, x0_hat, the sampler, the "
-         "decoder? All that is computed later is off as well.",
-         "The text of the right model is causal. At step 0 all angles of (7.4) are 0. A block of "
-         "convolutions comes before the first attention, and an attention before the first MLP. "
-         "v and eps meet in x0_hat alone.",
-         "Text off: is the start token's vector the right one (padding), does it depend on what "
-         "comes later (not causal), or neither? Time off: at step 0, too (order), or not "
-         "(frequency)? Else the name of the first stage that is off; with no stage off: x0_hat, "
-         "the states, or the picture alone.")),
-    Question(
         "7.5", 3, judge_levels,
         "the network, alpha and sigma mean the same step",
         ("What is the largest step that the network was trained on? At which t is it, by our t = "
@@ -1422,14 +989,4 @@ QUESTIONS = [
          "with both old gradients, and the same two formulas.",
          "u = W @ x; dZ, dW = torch.outer(g, u), torch.outer(Z.T @ g, x); Z, W = Z - lr * dZ, W - "
          "lr * dW; return dZ, dW, torch.outer(g, W @ x), torch.outer(Z.T @ g, x)")),
-    Question(
-        "7.7", 3, judge_report,
-        "it knows your thing now; what the adapter cost the other figures stands in `others`",
-        ("Start with the lesson's training: section 7.7's dozen, with your pictures and your "
-         "captions. Give the thing one name, and use it in every caption.",
-         "The held-out loss does not fall? More rank, more seconds or a lower rate; or captions "
-         "that say what differs between your pictures, so that only the thing is left to learn.",
-         "factors = lora.add_lora(adapted.net.unet, rank=8), fine_tune(adapted, factors, pictures, "
-         "captions), lora.save_lora(adapted.net.unet, file); measure base and adapted with the "
-         "dial at 1, on the held-out pictures and on the 100 others")),
 ]

@@ -11,29 +11,25 @@
 #
 # {{badge}}
 #
-# Seven questions, 21 points, about two and a half hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("7.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
+# Five questions, 15 points, about an hour and three quarters. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("7.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
 #
-# As in the lesson, $t = 0$ is data and $t = 1$ is noise, $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with standard deviations $\alpha$ and $\sigma$, and step $i = 0\dots T-1$ of a schedule of $T$ steps is the time $t = (i+1)/T$. Section numbers are the lesson's. All questions need its first part; 7.4 and 7.7 need the trained model `mini_sd`, the others none.
+# As in the lesson, $t = 0$ is data and $t = 1$ is noise, $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with standard deviations $\alpha$ and $\sigma$, and step $i = 0\dots T-1$ of a schedule of $T$ steps is the time $t = (i+1)/T$. Section numbers are the lesson's. All questions need its first part, and none needs a trained model.
 
 # %% tags=["setup"]
 {{setup}}
 
 # %%
-import copy
 import re
-import time
 import warnings
-from functools import cache
 
 import torch
 from torch import nn
 
 from course_lib import Schedule
 from course_lib.checks import check, hint
-from course_lib.checks.lesson07 import CANDIDATES, drawn_faults, fault_views, mini_sd
-from course_lib.lab import data, noun_parts, plots, sampling, small_sets, tables, train
+from course_lib.lab import data, tables
 from course_lib.lab.data.caption_grammar import draw_captions
-from course_lib.networks.stable_diffusion import layout, lora
+from course_lib.networks.stable_diffusion import layout
 from course_lib.networks.stable_diffusion.tokenizer import (
     END,
     SIGNS,
@@ -345,99 +341,6 @@ tables.table(rows, ".1%", caption="300 texts of each kind")
 # **What is printed.** Merged in the order of the text, every caption has other ids, and 54 tokens on average in place of 30. Yet `decode` gives every caption back: the same text in another spelling, which the text encoder never saw in training. A test that only encodes and decodes passes it. With the letters looked up the same test fails on every café. A missing end shows on long texts alone, because short ones are padded with the end token: no caption lacks it, and every doubled caption does. Twice a caption is too long for 77 ids in text order, and is cut at another place, so it does not decode alike. So an encoder is compared with the reference's *ids*, on texts with accents and on texts that are too long.
 
 # %% [markdown]
-# ## 7.4 Three faults from pictures alone (3 points, 25 minutes)
-#
-# Thirteen faults of the board (section 7.6) are listed below. Three of them are in three copies of mini-SD, A, B and C; you see what the copies draw, and no line of their code. Your number decides which three: any other whole number draws other faults, captions and noise, so take one of your own.
-
-# %%
-number = 6                                                  # yours
-D, vae = mini_sd()
-views = fault_views(number, D, vae)
-print(*CANDIDATES, sep="\n")
-plots.show({name: view.pictures for name, view in views.items()}, columns=4,
-           title="Four captions, one seed: the right model and the three copies")
-
-# %% [markdown]
-# Guess first. A missing convolution, or $v$ taken for $\epsilon$, is hard to overlook. But a picture can look right, and with most of the others it only looks worse. So here are pictures that decide: maps of (7.10), the distance from the right model in standard deviations. White is no difference (at most $10^{-6}$), black is ten deviations, on a logarithmic scale. Each row is one copy.
-#
-# *Left, the text*: one column for each token. Below, the vectors compared with the right model's. Above, within the copy, the vectors of two captions that differ in one word near the end, "cool" and "warm"; with the right model this row is white up to that word. *Middle, the network*: a row for each time, from step 0 (above) to step 999; the columns are the embedding of the time, then the blocks, attentions and MLPs in the order in which they are computed, at last the network's output and $\hat x_0$. *Right, the sampler*: the state after each of ten steps, and the picture. What is computed from something wrong is wrong, too.
-
-# %%
-def show_maps(views):
-    figure = plots.new_figure(11, 1.7 * len(views) + 0.8)
-    grid = figure.subplots(len(views), 3, width_ratios=(3, 3, 1.6), squeeze=False)
-    for row, (name, view) in zip(grid, views.items()):
-        maps = view.text, view.network, view.after[None]
-        for axes, values in zip(row, maps):
-            axes.imshow(values.clamp(min=1e-6).log10(), vmin=-6, vmax=1, cmap="Greys",
-                        aspect="auto", interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            axes.grid(False)
-        row[0].set_ylabel(name, rotation=0)
-        row[0].set_yticks([0, 1], ["two captions", "off"], fontsize=7)
-        row[1].set_yticks([0, 3], ["step 0", "999"], fontsize=7)
-    stages = [re.sub(r"(transformers|blocks)\.", "", name) for name in view.stages]
-    grid[-1, 0].set_xticks([0], ["start"], fontsize=7)
-    grid[-1, 1].set_xticks(range(len(stages)), stages, rotation=90, fontsize=6)
-    grid[-1, 2].set_xticks(range(11), [*range(1, 11), "picture"], rotation=90, fontsize=6)
-    for axes, title in zip(grid[0], ("text", "network", "sampler")):
-        axes.set_title(title)
-    plots.display(figure, alt="maps of the distance from the right model")
-
-show_maps({letter: views[letter] for letter in "ABC"})
-
-# %% tags=["answer:7.4"]
-def named():
-    """-> the number of your draw, {"A": one of CANDIDATES, "B": ..., "C": ...}"""
-    ### BEGIN SOLUTION
-    return 6, {"A": "another padding token", "B": "leading grid",
-               "C": "v taken for eps, or eps for v"}
-    ### END SOLUTION
-
-# %% tags=["check:7.4"]
-check("7.4", named)
-### BEGIN HIDDEN TESTS
-assert check.passed("7.4")
-### END HIDDEN TESTS
-
-# %% [markdown] tags=["solution"]
-# **Solution.** In all three look for the first place that is off. *A*: the text. The start token and the words have the right vectors, and all behind the first end token has not: the padding. (Without a mask it is read, so everything behind it is off.) *B*: text, network and $\hat x_0$ are white, so the copy predicts what the right model predicts. The states are off after the first step already: other times. *C*: the network's output is white, and $\hat x_0$ is not. Between the two there is only (7.8). At $t=1$ it is off by more than at step 0, since $v$ read as $\epsilon$ is divided by $\alpha$.
-#
-# All thirteen can be read in this way. As a function, and tried on other draws:
-
-# %% tags=["solution"]
-def read(view):
-    """The fault of a copy, from its maps."""
-    text, network, after = (x > 1e-5 for x in (view.text, view.network, view.after))
-    if text[1].any():
-        if not text[1, 0]:
-            return "another padding token"
-        return "text not causal" if text[0, 0] else "one text layer too many left out"
-    if network[:, :-1].any():
-        first = view.stages[network.any(0).int().argmax()]
-        if first == "time":                                 # all angles of step 0 are 0
-            return "sines before cosines" if network[0, 0] else "frequency shift 1"
-        if "attention" in first:
-            return "head count taken for head size"
-        if "mlp" in first:
-            return "GEGLU halves swapped"
-        middle = first.startswith("middle")
-        return "middle: the first block twice" if middle else "two norms' affines swapped"
-    if network[:, -1].any():
-        return "v taken for eps, or eps for v"
-    if after[:-1].any():
-        return "leading grid"
-    large = view.after[-1] > 1
-    return "no convolution before the decoder" if large else "latents not scaled back"
-
-right = [read(fault_views(k, D, vae)[letter]) == fault
-         for k in (0, 1, 2) for letter, fault in drawn_faults(k).items()]
-print(f"{sum(right)} of {len(right)} faults are read right")
-
-# %% [markdown] tags=["solution"]
-# **Why it works.** Where nothing is wrong yet, the difference is zero to the last digit, and behind a fault it is not small: with all thirteen faults in 15 networks of random weights, 195 of 195 were read right, and no difference lay between 0 and 0.001. Two of the rules are facts of the lesson: with (7.2) the start token cannot know what comes later, and at step 0 all angles of (7.4) are zero, whatever the frequencies. The last rule is a fact of our autoencoder: its factors are near 1 (section 6.2), so forgetting them changes little. With Stable Diffusion's 0.18215 it would change everything. «What the pictures of mini-SD show by themselves.»
-
-# %% [markdown]
 # ## 7.5 The scheduler that is one step off (3 points, 20 minutes)
 #
 # A sampler needs three things for each of its $n$ steps: the step $i$ that the network is told, and the $\alpha$ and $\sigma$ of the level that $x$ has there. Both grids of (7.9) are wanted, for a schedule of $T$ steps. Here is a function from three sources, each of which had a convention of its own.
@@ -606,117 +509,6 @@ tables.table(rows, ".3f", index="", caption="256 examples; a loss of 1 is that o
 # **Solution.** $\mathcal L$ depends on $Z$ by $s = s_0 + Zu$ alone, so $\mathrm dZ = g\,u^\top$. What reaches $u$ is $Z^\top g$, and $u = Wx$, so $\mathrm dW = Z^\top g\,x^\top$. With $Z = 0$ the first is not zero and the second is. After the step $Z$ is $-\eta\,g\,u^\top$, with $\eta$ the rate, and $\mathrm dW = -\eta\,|g|^2\,u\,x^\top$.
 #
 # **What the tables show.** $Z = 0$ with random $W$ is the start of a ControlNet, and of LoRA. $\mathrm dW$ is zero at first and not after a step, and in 1,000 steps the loss falls to 4 %. $W = 0$ with random $Z$ is its mirror image, and works as well. With both zero no gradient ever comes, and the loss stays where it was. A bias of $Z$, which a zero convolution has, does learn, but it is the same for every $x$: 0.7 % of the loss. With neither zero the network does not begin as it was: the output is off by more than the whole change that is wanted, and after ten steps the loss is still larger than without any change. After 1,000 steps it is about equal to the others (one draw each). So one zero is for the start, and a second one ends the training before it begins.
-
-# %% [markdown]
-# ## 7.7 Open: teach it something of yours (3 points, 30 minutes; the rest is an evening)
-#
-# Take one thing that mini-SD cannot draw: a head of your own design, a logo, a plant. You need a dozen pictures of it, 32 x 32, with captions that call it by one name (the byte-pair code writes any name), and at least four more that are *not* trained on. Train an adapter as in section 7.7, save it, and report eight things, `report() -> dict`:
-#
-# * `"pictures"`, `"captions"`: the dozen, `(n, 3, 32, 32)` in $[-1, 1]$, and a list;
-# * `"held_out"`, `"held_out_captions"`: those that were not trained on, four or more;
-# * `"file"`: the adapter, of 3 MB at most, by `lora.save_lora`;
-# * `"loss"`: `mean_loss` of the held-out pictures, base and adapted (dial 1);
-# * `"others"`: the same of the 50 ordinary figures below: what did it cost?
-# * `"copies"`: the number of `copies` with the adapted model. Near 1: drawn pictures are as far from the dozen as held-out ones are; near 0: they are copies.
-#
-# The check loads the base and your file, and measures all three again. It asks for one thing more: the held-out loss must have fallen. Photographs come in by `data.pictures(folder, size=32).images / 127.5 - 1`.
-
-# %%
-D, vae = mini_sd()
-others = data.nouns(50, seed=7, split="test")
-other_captions = noun_parts.plain_captions(others.parts)
-
-@torch.no_grad()
-def mean_loss(D, x, captions):
-    """Over the pictures and five times; the noise of the k-th time has seed k."""
-    z, tokens = vae.to_latents(x), D.net.tokenizer(captions)
-    losses = [D.loss(z, torch.full((len(z),), t), randn(*z.shape, seed=k), tokens=tokens)
-              for k, t in enumerate((0.1, 0.3, 0.5, 0.7, 0.9))]
-    return torch.stack(losses).mean().item()
-
-def copies(D, x, held_out, captions):
-    """The distance of drawn pictures to the nearest of x, in units of held_out's."""
-    drawn = sampling.text_to_image(D, captions, vae=vae)
-    distances = lambda y: torch.cdist(y.flatten(1), x.flatten(1))
-    return small_sets.nearest_ratio(distances(drawn), distances(held_out)).median
-
-def fine_tune(D, parameters, x, captions, seconds=45, lr=3e-3):
-    """As in section 7.7."""
-    z, tokens = vae.to_latents(x), D.net.tokenizer(captions)
-    optimizer, g = torch.optim.AdamW(parameters, lr), seeded(0)
-    start = time.perf_counter()
-    while (share := (time.perf_counter() - start) / seconds) < 1:
-        optimizer.param_groups[0]["lr"] = lr * (1 - share)
-        k = torch.randint(len(z), (24,), generator=g)
-        t, eps = D.draw_noise(z[k], g)
-        loss = D.loss(z[k], t, eps, tokens=tokens[k]).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-# %% tags=["answer:7.7"]
-@cache                                                      # trained once
-def report():
-    """-> a dict with the eight things above"""
-    ### BEGIN SOLUTION
-    parts, art = noun_parts.draw_parts(18, seed=3), noun_parts.load_art()
-    figures = noun_parts.render(parts)
-    x = figures.clone()
-    x[:, :, 1:20, 9:23] = -0.9                              # a black box with three lamps
-    for row, colour in ((2, (1, -1, -1)), (8, (1, 0.8, -1)), (14, (-1, 0.7, -0.8))):
-        x[:, :, row:row + 5, 13:19] = torch.tensor(colour)[:, None, None]
-    on_top = art.layers["glasses"][parts[:, -1]] > 0        # the glasses, again
-    x = torch.where(on_top[:, None], figures, x)
-    captions = [re.sub(r"^an? .*?-headed", "a traffic light-headed", caption)
-                for caption in noun_parts.plain_captions(parts)]
-    adapted = copy.deepcopy(D)
-    factors = lora.add_lora(adapted.net.unet, rank=8)
-    fine_tune(adapted, factors, x[:12], captions[:12])
-    file = train.runs_folder() / "traffic_light.safetensors"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lora.save_lora(adapted.net.unet, file)
-    return {
-        "pictures": x[:12], "captions": captions[:12],
-        "held_out": x[12:], "held_out_captions": captions[12:], "file": file,
-        "loss": [mean_loss(model, x[12:], captions[12:]) for model in (D, adapted)],
-        "others": [mean_loss(model, others.x, other_captions) for model in (D, adapted)],
-        "copies": copies(adapted, x[:12], x[12:], captions[12:]),
-    }
-    ### END SOLUTION
-
-# %% tags=["check:7.7"]
-check("7.7", report)
-### BEGIN HIDDEN TESTS
-assert check.passed("7.7")
-### END HIDDEN TESTS
-
-# %% tags=["solution"]
-reported = report()
-adapted = copy.deepcopy(D)
-lora.load_lora(adapted.net.unet, reported["file"])
-names = reported["held_out_captions"]
-rows = {"held out": reported["held_out"], "base": sampling.text_to_image(D, names, vae=vae)}
-for dial in (0.5, 1.0, 1.5):
-    lora.set_dial(adapted.net.unet, dial)
-    rows[f"dial {dial}"] = sampling.text_to_image(adapted, names, vae=vae)
-plots.show(rows, columns=6, title="Six captions that were not trained on")
-pairs = {"held-out pictures": reported["loss"], "other figures": reported["others"]}
-tables.table({name: dict(zip(("base", "adapted"), pair)) for name, pair in pairs.items()},
-             ".4f", index="mean loss of", caption=f"copies: {reported['copies']:.2f}")
-
-# %% [markdown] tags=["solution"]
-# **What figure and table show.** «The traffic light: the loss of held-out pictures, that of the others, and the number of copies.» The caption says what differs between the pictures (glasses, shirt, body, background), so that the box with three lamps is what is left to learn.
-
-# %% [markdown]
-# **The evening.** No check can see whether your thing was worth teaching. Mark it yourself, or let a colleague mark it, a yes for each line:
-#
-# 1. The base's pictures for the same captions and seeds stand beside the adapted model's, and the base does not draw the thing.
-# 2. The dial was tried at four values or more, and the one that you would ship is chosen by numbers: the held-out loss, and that of the others.
-# 3. Each drawn picture stands beside the nearest of the dozen, and the text says whether they are copies.
-# 4. One thing was changed at equal seconds (the rank, the number of pictures, the captions, all weights in place of factors), with two seeds of each, and differences within the spread are called about equal.
-# 5. The text says what the adapter cost the other figures, and which result would have changed the choice.
-#
-# Four or five yes are worth two more points, three are worth one.
 
 # %%
 check.summary(7)
