@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import validate
+from . import validate, validate_tokens
 
 ORDERS = ("random", "confidence")
 
@@ -24,11 +24,13 @@ def mask_tokens(
 ) -> Tensor:
     """x_t: each token of x0 (B, L) masked with probability t, one number or (B,).   like x0
 
-    Raises TypeError or ValueError for tokens that are no whole numbers (B, L), and t outside
-    [0, 1].
+    Raises TypeError or ValueError for tokens that are no whole numbers (B, L), t outside [0, 1],
+    and a mask_id that is no whole number.
     """
-    x0 = _validate_tokens(x0, "x0")
-    t = _validate_level(t, len(x0)).to(x0.device)
+    x0 = validate_tokens.token_ids(x0, "x0")
+    t = validate_tokens.level(t, len(x0)).to(x0.device)
+    mask_id = validate.whole(mask_id, "mask_id", 0)
+    validate.generator(generator)
     return torch.where(_uniform(x0.shape, generator, x0.device) < t[:, None], mask_id, x0)
 
 
@@ -37,11 +39,12 @@ def masked_nll(logits: Tensor, x0: Tensor, x: Tensor, t: Tensor | float, mask_id
 
     1 / t times the cross-entropy of the masked tokens, summed over the sequence. Its mean over t in
     (0, 1] and the masks is the bound. logits: (B, L, V), x: x_t (B, L), t: one number or (B,).
-    Raises TypeError or ValueError for other shapes, and t outside (0, 1].
+    Raises TypeError or ValueError for other shapes, t outside (0, 1], and an x0 that has the mask
+    or ids without logits.
     (Sahoo et al. 2024, eq. 10; Shi et al. 2024, eq. 5)
     """
-    x0, x = _validate_tokens(x0, "x0"), _validate_tokens(x, "x")
-    t = _validate_level(t, len(x0)).to(x0.device)
+    x0, x = validate_tokens.token_ids(x0, "x0"), validate_tokens.token_ids(x, "x")
+    t = validate_tokens.level(t, len(x0)).to(x0.device)
     if (t == 0).any():
         raise ValueError("t must be above 0: the weight is 1 / t, and at 0 nothing is masked")
     nll = _nll_of_masked(logits, x0, x, mask_id)
@@ -50,14 +53,18 @@ def masked_nll(logits: Tensor, x0: Tensor, x: Tensor, t: Tensor | float, mask_id
 
 def _nll_of_masked(logits: Tensor, x0: Tensor, x: Tensor, mask_id: int) -> Tensor:
     """The cross-entropy of the masked tokens, their sum: (B,)"""
-    logits = without_mask(_validate_logits(logits, x), mask_id).float()
+    if x.shape != x0.shape:
+        raise ValueError(f"x must be like x0, {tuple(x0.shape)}; got {tuple(x.shape)}")
+    logits = without_mask(validate_tokens.logits_of(logits, x), mask_id).float()
+    x0 = validate_tokens.clean(x0, logits.shape[2], mask_id)
     nll = F.cross_entropy(logits.transpose(1, 2), x0, reduction="none")                 # (B, L)
-    # a sum over chosen places: 0 times the infinite loss of a "clean" mask would be nan
+    # a sum over chosen places: 0 times an infinite loss elsewhere would be nan
     return nll.where(x == mask_id, 0).sum(1)
 
 
 def without_mask(logits: Tensor, mask_id: int) -> Tensor:
     """Logits (..., V) in which the mask itself has probability 0."""
+    mask_id = validate.whole(mask_id, "mask_id", 0)
     is_mask = torch.arange(logits.shape[-1], device=logits.device) == mask_id
     return logits.masked_fill(is_mask, -torch.inf)
 
@@ -78,7 +85,8 @@ class MaskedDiffusion(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor | float, **condition) -> Tensor:
         """Logits of the clean tokens: x (B, L), t one number or (B,) -> (B, L, V)"""
-        t = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(len(x))
+        x = validate_tokens.token_ids(x, "x")
+        t = validate_tokens.level(t, len(x)).to(x.device, torch.float32)
         return self.net(x, t, **condition)
 
     def draw(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -86,7 +94,10 @@ class MaskedDiffusion(nn.Module):
 
         Evenly spread times: the mean over a batch has less noise than with independent ones.
         """
+        if not isinstance(batch, dict) or "x0" not in batch:
+            raise TypeError("a batch must be a dict with x0, token ids (B, L)")
         x0 = batch["x0"]
+        validate.generator(generator)
         parts = torch.randperm(len(x0), generator=generator)
         t = (parts + 1 - torch.rand(len(x0), generator=generator, dtype=torch.float64)) / len(x0)
         return batch | {"t": t, "x": mask_tokens(x0, t, self.mask_id, generator)}
@@ -98,6 +109,7 @@ class MaskedDiffusion(nn.Module):
         the bound. So it is (L + 1) / L times the mean over the masked tokens.
         (Hoogeboom et al. 2022, Autoregressive diffusion models, eq. 3 to 5)
         """
+        x0, x = validate_tokens.token_ids(x0, "x0"), validate_tokens.token_ids(x, "x")
         L, masks = x0.shape[1], (x == self.mask_id).sum(1)
         nll = _nll_of_masked(self(x, t, **condition), x0, x, self.mask_id)
         return nll / masks.clamp(min=1) * (L + 1) / L
@@ -112,23 +124,29 @@ class Autoregressive(nn.Module):
 
     net:      (x (B, L)) -> logits (B, L, V), of which place l sees the places up to l alone
     start_id: the token that stands before the first one; it is never predicted
-    Raises TypeError or ValueError for a net that cannot be called, and a start_id that is no whole
-    number.
+    Raises TypeError or ValueError for a net that cannot be called, or whose `config` says that it
+    is not causal, and a start_id that is no whole number.
     """
 
     def __init__(self, net: nn.Module, start_id: int):
         super().__init__()
         self.net = validate.function(net, "net", "(x) -> logits (B, L, V)")
         self.start_id = validate.whole(start_id, "start_id", 0)
+        config = getattr(net, "config", None)
+        if isinstance(config, dict) and config.get("causal") is False:
+            raise ValueError("net must be causal: this one sees the token that it predicts")
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of each token of x (B, L), given those before it: (B, L, V)"""
+        x = validate_tokens.token_ids(x, "x")
         before = F.pad(x[:, :-1], (1, 0), value=self.start_id)
         return without_mask(self.net(before), self.start_id)
 
     def nll(self, x0: Tensor) -> Tensor:
         """-log p of each sequence (B, L), in nats: (B,)"""
-        logits = self(_validate_tokens(x0, "x0")).float()
+        x0 = validate_tokens.token_ids(x0, "x0")
+        logits = self(x0).float()
+        x0 = validate_tokens.clean(x0, logits.shape[2], self.start_id)
         return F.cross_entropy(logits.transpose(1, 2), x0, reduction="none").sum(1)
 
     def loss(self, x0: Tensor) -> Tensor:
@@ -151,7 +169,7 @@ class Autoregressive(nn.Module):
         n, length = validate.whole(n, "n"), validate.whole(length, "length")
         validate.number(temperature, "temperature", 0)
         validate.generator(generator)
-        device = next(self.parameters()).device
+        device = next(self.parameters(), torch.empty(0)).device
         x = torch.full((n, length), self.start_id, device=device)
         for k in range(length):
             logits = self(x[:, : k + 1])[:, -1:].double()
@@ -174,7 +192,7 @@ def unmask(
     """The reverse process from x (B, L): yields x, then one state for each step.
 
     x:           masks where tokens are wanted; other tokens are known and stay (infilling)
-    ts:          falling, from 1, where all that is wanted is masked, to 0, where nothing is
+    ts:          falling, such as from 1, where all that is wanted is masked, to 0, where nothing is
     order:       "random": each masked token is revealed with probability (t - s) / t; "confidence":
                  as many of them, but those whose drawn token has the highest probability
     temperature: divides the logits of the token that is drawn; 0 takes the likeliest one
@@ -183,7 +201,7 @@ def unmask(
     condition:   passed on to D
     Raises TypeError or ValueError for inputs of another shape, kind or range.
     """
-    x, ts = _validate_tokens(x, "x"), _validate_falling(ts)
+    x, ts = validate_tokens.token_ids(x, "x"), validate_tokens.falling(ts)
     validate.function(D, "D", "(x, t) -> logits (B, L, V)")
     mask_id = validate.whole(mask_id, "mask_id", 0)
     if getattr(D, "mask_id", mask_id) != mask_id:
@@ -205,7 +223,7 @@ def _unmasked(
         masked = x == mask_id
         level = torch.full((len(x),), t, device=x.device)
         with torch.no_grad():                               # a generator has its own grad mode
-            logits = _validate_logits(D(x, level, **condition), x)
+            logits = validate_tokens.logits_of(D(x, level, **condition), x)
         drawn, log_p = _draw(without_mask(logits, mask_id).double(), temperature, generator)
         again, reveal = _probabilities(t, s, remasking)
         chosen = masked & (_uniform(x.shape, generator, x.device) < reveal)
@@ -253,39 +271,3 @@ def _uniform(shape: Iterable[int], generator: torch.Generator | None, device) ->
 
 def _fingerprint(net: nn.Module, special_id: int) -> dict:
     return {"net": [type(net).__name__, getattr(net, "config", None)], "special_id": special_id}
-
-
-def _validate_tokens(x: Tensor, name: str) -> Tensor:
-    x = validate.tensor(x, name)
-    if x.dtype not in (torch.int64, torch.int32) or x.ndim != 2:
-        got = f"{x.dtype} {tuple(x.shape)}"
-        raise ValueError(f"{name} must be token ids (B, L), whole numbers; got {got}")
-    return x.long()
-
-
-def _validate_logits(logits: Tensor, x: Tensor) -> Tensor:
-    right = isinstance(logits, Tensor) and logits.ndim == 3 and logits.shape[:2] == x.shape
-    if not right:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"logits must be (B, L, V), (B, L) = {tuple(x.shape)}; got {got}")
-    if logits.device.type == "cpu" and logits.isnan().any():
-        raise ValueError("logits must be numbers; some are nan")
-    return logits
-
-
-def _validate_level(t: Tensor | float, B: int) -> Tensor:
-    """t as (B,) float64 in [0, 1]."""
-    t = torch.as_tensor(t, dtype=torch.float64)
-    if t.shape not in ((), (1,), (B,)):
-        raise ValueError(f"t must be one number, or ({B},); got {tuple(t.shape)}")
-    if t.device.type == "cpu" and not ((t >= 0) & (t <= 1)).all():
-        raise ValueError(f"t must be in [0, 1]; got {t.min().item():.4g} to {t.max().item():.4g}")
-    return t.expand(B)
-
-
-def _validate_falling(ts: Iterable[float]) -> list[float]:
-    ts = [float(t) for t in ts]
-    falls = all(s < t for t, s in zip(ts[:-1], ts[1:]))
-    if len(ts) < 2 or not falls or not 0 <= ts[-1] < ts[0] <= 1:
-        raise ValueError("ts must fall, from at most 1 to at least 0, such as [1, 0.5, 0]")
-    return ts

@@ -32,8 +32,8 @@ def score_distillation(
     t:      one number or (B,), in (0, 1)
     eps:    like x, drawn when None
     weight: w, a function of t; None: sigma^2, that of the paper
-    Raises TypeError or ValueError for an x that is not floating point, t outside (0, 1), eps of
-    another shape, and as D does.
+    Raises TypeError or ValueError for an x that is not floating point, t outside (0, 1), eps or
+    weights of another shape, and as D does.
     """
     validate_model(D, schedule)
     x = validate.real(x, "x")
@@ -44,7 +44,7 @@ def score_distillation(
         validate.function(weight, "weight", "t -> like t")
     eps = randn_like(x) if eps is None else validate.real(eps, "eps", like=x)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    w = sigma**2 if weight is None else weight(t)
+    w = sigma**2 if weight is None else validate.broadcast(weight(t), t, "weight(t)")
     with torch.no_grad():
         x0_hat = predictions(D)(schedule.perturb(x, t, eps), t, **condition)
     squared = (x - x0_hat).square().flatten(1).sum(1)                   # (B,)

@@ -30,10 +30,12 @@ def dpo_loss(
     D, reference: with a method `loss(x0, t, eps, **condition)`, such as a Denoiser; the reference
                   is not trained
     beta:         how far D may go from the reference: small is far
-    Raises TypeError or ValueError for pairs of unequal shape, and a beta that is not above 0.
+    Raises TypeError or ValueError for pairs of unequal shape, no noise of that shape, and a beta
+    that is not above 0.
     """
     winner = validate.real(winner, "winner")
     loser = validate.real(loser, "loser", like=winner)
+    eps = validate.real(eps, "eps", like=winner)            # None would be another noise each time
     validate.number(beta, "beta", 0, above=True)
     for model, name in ((D, "D"), (reference, "reference")):
         if not hasattr(model, "loss"):

@@ -84,6 +84,7 @@ def rollout(
     clip = validate.real(known, "the known frames", ndim=3)
     frames, window = validate.whole(frames, "frames"), validate.whole(window, "window", 2)
     new = validate.whole(new, "new", 1, window - 1, what="frames at once, fewer than the window")
+    validate.function(sampler, "sampler", "such as ddim or ancestral")
     ts = validate_grid(ts)
     end = clip.shape[1] + frames
     while clip.shape[1] < end:

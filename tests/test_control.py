@@ -86,6 +86,12 @@ def test_a_denoiser_takes_a_hint():
     assert D(x, 0.5, tokens=tokens, hint=hint).shape == x.shape
     with pytest.raises(ValueError, match="a hint"):
         D(x, 0.5, tokens=tokens, hint=torch.randn(2, 3, 32, 32))
+    with pytest.raises(ValueError, match="multiples of 4; got 30 x 32"):
+        D(x, 0.5, tokens=tokens, hint=torch.randn(2, 1, 30, 32))
+    with pytest.raises(ValueError, match="control must be 5 tensors"):
+        D(x, 0.5, tokens=tokens, hint=torch.randn(2, 1, 16, 32))
+    with pytest.raises(TypeError, match="unet must be a StableDiffusionUNet"):
+        ControlNet(net, 1, 4, 16)
 
 
 def test_its_size():

@@ -241,7 +241,7 @@ def test_bad_answers_and_levels():
     with pytest.raises(ValueError, match="some are nan"):
         last(unmask(lambda x, t: torch.full((2, 3, 4), torch.nan), x, [1, 0], MASK))
     for t in (-0.1, 1.1, torch.tensor([0.5, 2.0])):
-        with pytest.raises(ValueError, match=r"t must be in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"t must lie in \[0, 1\]"):
             mask_tokens(x, t, MASK)
     with pytest.raises(ValueError, match="t must be one number"):
         mask_tokens(x, torch.ones(3), MASK)
@@ -251,3 +251,28 @@ def test_bad_answers_and_levels():
         MaskedDiffusion(nn.Identity(), -1)
     with pytest.raises(TypeError, match="net must be a function"):
         MaskedDiffusion(3, 1)
+
+
+TOKENS = torch.tensor([[0, 1, 2], [2, 0, 1]])
+FLAT = lambda x, t: torch.zeros(*x.shape, V + 1)
+
+
+@pytest.mark.parametrize("call, said", [
+    (lambda: mask_tokens(TOKENS, 0.5, 1.0), "mask_id must be a whole number"),
+    (lambda: mask_tokens(TOKENS, 0.5, MASK, 0), "generator must be"),
+    (lambda: without_mask(torch.zeros(2, 3, 4), -1), "mask_id must be"),
+    (lambda: masked_nll(FLAT(TOKENS, 1), TOKENS, TOKENS[:, :2], 1.0, MASK), "x must be like x0"),
+    (lambda: masked_nll(FLAT(TOKENS, 1).long(), TOKENS, TOKENS, 1.0, MASK), "logits must be"),
+    (lambda: masked_nll(torch.zeros(2, 3, 2), TOKENS, TOKENS, 1.0, MASK), "from 0 to 1.*got 2"),
+    (lambda: masked_nll(FLAT(TOKENS, 1), TOKENS - 1, TOKENS, 1.0, MASK), "got -1"),
+    (lambda: masked_nll(FLAT(TOKENS, 1), TOKENS, TOKENS, 1.0, 2), "never 2, which is the mask"),
+    (lambda: MaskedDiffusion(FLAT, MASK)(TOKENS, 700), "did you pass a step index"),
+    (lambda: MaskedDiffusion(FLAT, MASK)(TOKENS.float(), 0.5), "x must be token ids"),
+    (lambda: MaskedDiffusion(FLAT, MASK).draw(TOKENS, seeded(0)), "a dict with x0"),
+    (lambda: MaskedDiffusion(FLAT, MASK).draw({"x": TOKENS}, seeded(0)), "a dict with x0"),
+    (lambda: MaskedDiffusion(FLAT, MASK).draw({"x0": TOKENS}, 0), "generator must be"),
+    (lambda: unmask(FLAT, TOKENS, 10, MASK), "ts must fall"),
+])
+def test_one_sentence(call, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        call()

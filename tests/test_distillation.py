@@ -98,6 +98,8 @@ def test_two_half_voxels_in_line_let_a_quarter_pass():
     (lambda x: score_distillation(3, COSINE, x, 0.5), "D must be"),
     (lambda x: score_distillation(gaussian(0, 1), COSINE, x.long(), 0.5), "floating point"),
     (lambda x: score_distillation(gaussian(0, 1), COSINE, x, 0.5, weight=2), "weight must be"),
+    (lambda x: score_distillation(gaussian(0, 1), COSINE, x, 0.5, weight=lambda t: torch.ones(3)),
+     r"weight\(t\) must fit \(\); got \(3,\)"),
     (lambda x: shadow(x), r"\(B, ...\)|density must be \(B, Z, Y, X\)"),
     (lambda x: shadow(torch.full((1, 2, 2, 2), 1.5)), r"density must lie in \[0, 1\]; got 1.5"),
     (lambda x: shadow(torch.zeros(1, 2, 2, 2), "top"), "direction"),

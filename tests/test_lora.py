@@ -177,3 +177,10 @@ def test_what_cannot_be_an_adapter(tmp_path):
     lora.add_lora(net, 2)
     with pytest.raises(ValueError, match="has an adapter 'lora' already"):
         lora.add_lora(net, 2)
+    lora.save_lora(net, file)
+    with pytest.raises(ValueError, match="has an adapter 'lora' already"):
+        lora.load_lora(net, file)
+    with pytest.raises(TypeError, match="name must be a str"):
+        lora.add_lora(net, 2, name=1)
+    with pytest.raises(OSError, match="cannot be written"):
+        lora.save_lora(net, tmp_path)

@@ -80,12 +80,20 @@ def test_paths_are_drawn(shown, monkeypatch):
 
 @pytest.mark.parametrize("call, says", [
     (lambda: media.players({}), "at least one row"),
-    (lambda: media.players({"a": torch.zeros(2, 200)}), r"\(B, ...\)|\(n, 1, T\)"),
+    (lambda: media.players({"a": torch.zeros(2, 200)}), r"a must be sounds \(n, 1, T\)"),
     (lambda: media.players(torch.zeros(2, 1, 200)), "sounds must be"),
     (lambda: media.turntable([]), "at least one cloud"),
     (lambda: media.turntable(torch.zeros(2, 5, 2)), r"a cloud is \(P, 3\)"),
     (lambda: media.rendered(torch.zeros(5, 3), size=0), "size must be"),
     (lambda: media.voxel_points(torch.zeros(2, 2, 2)), "a voxel above"),
+    (lambda: media.turntable(torch.zeros(5, 3)), r"be clouds \(n, P, 3\); got \(5, 3\)"),
+    (lambda: media.rendered(torch.zeros(5, 3), float("nan")), "angle must be"),
+    (lambda: media.paths({}, 0.4), "at least one"),
+    (lambda: media.paths({"a": torch.zeros(2, 5, 3)}, 0.4), r"a must be paths \(n, T, 2\)"),
+    (lambda: media.paths({"a": torch.zeros(2, 5, 2)}, -0.4), "radius must be"),
+    (lambda: media.paths({"a": torch.zeros(2, 5, 2)}, 0.4, {"b": 0}), "names of the panels, a"),
+    (lambda: media.paths({"a": torch.zeros(2, 5, 2)}, 0.4, {"a": ["red"]}), "colours must be"),
+    (lambda: media.paths({"a": torch.zeros(2, 5, 2)}, 0.4, torch.zeros(2)), "must be a dict"),
 ])
 def test_bad_input_gets_one_sentence(call, says):
     with pytest.raises((TypeError, ValueError), match=says) as error:

@@ -1,9 +1,12 @@
 """The point and the obstacle: the expert's law, pairs without an off-by-one, and closed loops."""
 import pytest
 import torch
+from torch import nn
 
+from course_lib import Denoiser, Schedule
 from course_lib.lab.data import obstacle
 from course_lib.lab.data.obstacle import LIMIT, NEAR, RADIUS, SPEED, demonstrations, expert, run
+from course_lib.lab.evaluation.policies import Regression
 
 stay = lambda observation, g: torch.zeros(len(observation), 1, 2)
 ahead = lambda observation, g: observation[:, None, 2:] - observation[:, None, :2]
@@ -260,6 +263,8 @@ def test_the_mean_of_chunks_runs_into_the_obstacle_and_a_single_one_does_not():
     (lambda: demonstrations(3, chunk=0), "chunk must be a whole number, at least 1"),
     (lambda: demonstrations(3, chunk=1.5), "chunk must be"),
     (lambda: run(None, 3), "policy must be a function"),
+    (lambda: run(Regression(len), 3), "got the model, a Regression: pass its sample"),
+    (lambda: run(Denoiser(nn.Identity(), Schedule.flow()), 3), "or diffusion_policy"),
     (lambda: run(stay, 3, execute=0), "execute must be"),
     (lambda: run(stay, 3, execute=2), "execute is 2, and the policy's chunks have 1 actions"),
     (lambda: run(lambda o, g: None, 3), r"a chunk of actions \(3, K, 2\); got NoneType"),

@@ -138,6 +138,13 @@ def test_regression_s_loss_is_each_chunk_s_mean_square():
         torch.testing.assert_close(found[k], wanted)
 
 
+def test_an_observation_may_be_an_array():
+    for model in (Regression(RegressionNet(O, K, A)), MixtureDensity(MixtureNet(O, K, A))):
+        x = model.sample(SEEN.numpy(), seeded(0))
+        assert torch.equal(x, model.sample(SEEN, seeded(0))) and x.dtype == torch.float32
+    assert torch.equal(model(SEEN)[1], model.net(SEEN)[1])
+
+
 # ---- what they draw
 
 def test_the_mixture_draws_from_its_density():
@@ -285,6 +292,9 @@ def untrained(shape=None):
     (lambda: MixtureDensity(MixtureNet(O, K)).loss(X[0], SEEN), r"x0 must have the shape \(5, 3"),
     (lambda: Regression(RegressionNet(O, K)).sample(None), "observation must be a tensor"),
     (lambda: MixtureDensity(MixtureNet(O, K)).sample(SEEN[0]), "observation must be a batch"),
+    (lambda: MixtureDensity(RegressionNet(O, K)).loss(X, SEEN), "as a MixtureNet does"),
+    (lambda: MixtureDensity(RegressionNet(O, K)).loss(X[:3], SEEN[:3]), "as a MixtureNet does"),
+    (lambda: MixtureDensity(MixtureNet(O, K)).sample(SEEN, 0), "generator must be"),
     (lambda: diffusion_policy(untrained(), Schedule.cosine()), "the shape of its chunks"),
     (lambda: diffusion_policy(untrained((K, A)), Schedule.flow()), "D has the schedule"),
     (lambda: diffusion_policy(untrained((K, A)), Schedule.cosine(), 0), "n must be a whole number"),

@@ -63,6 +63,8 @@ def test_what_cannot_be_a_pair():
     w, l, t, eps = pairs()
     with pytest.raises(ValueError, match="loser"):
         dpo_loss(model(), model(), w, l[:3], t, eps, beta=1.0)
+    with pytest.raises(TypeError, match="eps must be a tensor; got None"):
+        dpo_loss(model(), model(), w, l, t, None, beta=1.0)
     with pytest.raises(ValueError, match="beta"):
         dpo_loss(model(), model(), w, l, t, eps, beta=0.0)
     with pytest.raises(TypeError, match="reference must have a loss"):

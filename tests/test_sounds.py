@@ -234,6 +234,10 @@ NAMES = ["a", "b", "c", "d"]
     (lambda: cross_validate(X, Y, ["a"] * 4), "two or more"),
     (lambda: cross_validate(X, Y, [0, 1, 2, 3]), "sources must be a list of strings"),
     (lambda: cross_validate(X, Y, NAMES, variants=0), "variants must be"),
+    (lambda: cross_validate(X, Y, ["a", "a", "b", "c"]), "class 0 has one source"),
+    (lambda: sound_classifier(X, 0 * Y), "two classes or more"),
+    (lambda: nearest_distance(X, X[:0]), "train must be sounds"),
+    (lambda: nearest_training_ratio(X, X, Y), "held_out must be floating point"),
     (lambda: sound_checks(X / 0), "not finite"),
     (lambda: sound_checks(X.int()), "must be floating point"),
 ])                                                                                   # fmt: skip

@@ -84,6 +84,20 @@ def test_what_is_known_of_a_puzzle_stays():
     assert not is_sudoku(x).all()                                       # it was not trained
 
 
+def test_a_model_may_be_a_function_without_weights():
+    x0 = torch.randint(3, (50, 4), generator=torch.Generator().manual_seed(0))
+    found = texts.nats(MaskedDiffusion(flat, 3), x0, draws=50)
+    assert found.mean().item() == pytest.approx(4 * math.log(3), rel=0.05)
+    known = torch.arange(4) < 2
+    hidden = ~known.expand(50, -1)
+    x = texts.solve(MaskedDiffusion(flat, 3), x0, hidden, 2, "random")
+    assert torch.equal(x[:, known], x0[:, known]) and (x < 3).all()
+
+
+ZEROS = torch.zeros(2, 4).long()
+flat = lambda x, t: torch.zeros(*x.shape, 4)
+
+
 @pytest.mark.parametrize("call, says", [
     (lambda: texts.nats(Table(), torch.zeros(2, 4).long()), "model must be a MaskedDiffusion"),
     (lambda: texts.nats(MaskedDiffusion(Table(), 3), torch.zeros(2, 4)), "token ids"),
@@ -92,6 +106,13 @@ def test_what_is_known_of_a_puzzle_stays():
     (lambda: texts.sample_tokens(MaskedDiffusion(Table(), 3), 0), "n must be"),
     (lambda: texts.sample_tokens(MaskedDiffusion(Table(), 3), 2, order="left"), "order must be"),
     (lambda: texts.solve(Autoregressive(Table(), 3), None, None, 3, "random"), "model must be"),
+    (lambda: texts.solve(MaskedDiffusion(Table(), 3), ZEROS, ZEROS, 3, "random"), "hidden must"),
+    (lambda: texts.solve(MaskedDiffusion(Table(), 3), ZEROS, ZEROS[:1] == 0, 3, "random"), "bool "),
+    (lambda: texts.nats(MaskedDiffusion(Table(), 3), ["a"]), "x0 must be a tensor"),
+    (lambda: texts.nats(MaskedDiffusion(Table(), 0), ZEROS), "never 0, which is the mask"),
+    (lambda: texts.sample_tokens(MaskedDiffusion(flat, 3), 2), "must say its length"),
+    (lambda: texts.sample_tokens(MaskedDiffusion(Table(), 3), 2, batch_size=0), "batch_size must"),
+    (lambda: texts.caption_scores(ZEROS[:0]), "at least one row"),
 ])
 def test_bad_input_gets_one_sentence(call, says):
     with pytest.raises((TypeError, ValueError), match=says) as error:

@@ -41,8 +41,15 @@ def test_places_are_told_apart_and_shorter_texts_fit():
     for x in (torch.zeros(1, 9, dtype=torch.int64), torch.zeros(8, dtype=torch.int64)):
         with pytest.raises(ValueError, match=r"x must be token ids \(B, L\), L at most 8"):
             net(x)
+    for wrong in (-1, 7):
+        with pytest.raises(ValueError, match=f"ids from 0 to 6, .*; got {wrong} to {wrong}"):
+            net(same * 0 + wrong)
+    with pytest.raises(ValueError, match=r"whole numbers; got torch.float32 \(1, 8\)"):
+        net(same.float())
     with pytest.raises(ValueError, match="30 channels cannot be split among 4"):
         TokenTransformer(7, 8, dim=30, num_heads=4)
+    with pytest.raises(TypeError, match="causal must be a bool"):
+        TokenTransformer(7, 8, causal="yes")
 
 
 def test_the_loop_trains_it_and_dependent_tokens_agree(tmp_path, monkeypatch):
@@ -82,6 +89,10 @@ def test_the_autoregressive_rival():
     assert (cold == cold[0]).all() and not (cold == 3).any()
     with pytest.raises(ValueError, match="start_id"):
         Autoregressive(model.net, -1)
+    with pytest.raises(ValueError, match="net must be causal"):
+        Autoregressive(network(), MASK)
+    with pytest.raises(ValueError, match="never 3, which is the mask or the start"):
+        model.nll(every + 1)
     with pytest.raises(ValueError, match="temperature"):
         model.sample(2, 3, temperature=-1)
 

@@ -320,6 +320,8 @@ def test_any_sampler_draws_what_follows(sampler):
     (lambda D: rollout(D, COSINE, X, [0.5, 0], 1, 1), "window must be"),
     (lambda D: rollout(D, COSINE, X, [0.5, 0], 1, 4, new=4), "fewer than the window"),
     (lambda D: rollout(D, COSINE, X, [0, 0.5], 1, 4), "from noise to data"),
+    (lambda D: rollout(D, COSINE, X, [0.5, 0], 1, 4, sampler="ddim"), "sampler must be a function"),
+    (lambda D: FrameAttention(8)(torch.zeros(4, 8, 2, 2), 3), "whole clips of 3 frames"),
     (lambda D: rollout(D, COSINE, X, [0.5, 0], 1, 4, generator=0), "generator must be"),
     (lambda D: rollout(D, COSINE, X.byte(), [0.5, 0], 1, 4), "known frames must be floating"),
 ])                                                                                   # fmt: skip

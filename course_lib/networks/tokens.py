@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from .. import validate
 from .layers import _validate_heads, _validate_sizes
 
 
@@ -12,8 +13,8 @@ class TokenTransformer(nn.Module):
     vocabulary: V, the number of token ids, with those of special tokens such as the mask
     length:     L, at most so many tokens
     causal:     each place sees itself and those before it (Radford et al. 2019); else it sees all
-    Raises TypeError or ValueError for sizes that are no whole numbers, and a dim that the heads do
-    not divide.
+    Raises TypeError or ValueError for sizes that are no whole numbers, a dim that the heads do not
+    divide, and a causal that is not a bool.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class TokenTransformer(nn.Module):
         super().__init__()
         _validate_sizes(vocabulary=vocabulary, length=length, dim=dim, depth=depth)
         _validate_heads(dim, num_heads)
+        validate.instance(causal, bool, "causal", "True")
         self.config = {"vocabulary": vocabulary, "length": length, "dim": dim, "depth": depth}
         self.config |= {"num_heads": num_heads, "causal": causal}
         self.embedding = nn.Embedding(vocabulary, dim)
@@ -45,12 +47,9 @@ class TokenTransformer(nn.Module):
         """x: (B, L) token ids -> logits (B, L, V).
 
         The time t is not used: the number of masks in x says as much. (Sahoo et al. 2024; Ou et al.
-        2024)
+        2024) Raises ValueError for an x of another shape or kind, and ids outside the vocabulary.
         """
-        if x.ndim != 2 or x.shape[1] > len(self.positions):
-            raise ValueError(
-                f"x must be token ids (B, L), L at most {len(self.positions)}; got {tuple(x.shape)}"
-            )
+        _validate_ids(x, self.config["vocabulary"], self.config["length"])
         L, hidden = x.shape[1], None
         if self.config["causal"]:
             hidden = nn.Transformer.generate_square_subsequent_mask(L, device=x.device)
@@ -64,3 +63,21 @@ class TokenTransformer(nn.Module):
         the positions and the output.
         """
         return [p for p in self.layers.parameters() if p.ndim == 2]
+
+
+def _validate_ids(x: Tensor, vocabulary: int, length: int) -> None:
+    """Raises ValueError unless they are (B, L) ids of the vocabulary, L at most length."""
+    right = isinstance(x, Tensor) and x.dtype in (torch.int64, torch.int32) and x.ndim == 2
+    if not right or x.shape[1] > length:
+        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(
+            f"x must be token ids (B, L), L at most {length}, whole numbers; got {got}"
+        )
+    if not x.is_cpu or not x.numel() or torch.compiler.is_compiling():
+        return
+    low, high = (end.item() for end in x.aminmax())
+    if low < 0 or high >= vocabulary:
+        raise ValueError(
+            f"x must be token ids from 0 to {vocabulary - 1}, this network's vocabulary, with the "
+            f"mask or start; got {low} to {high}"
+        )

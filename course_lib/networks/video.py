@@ -23,6 +23,8 @@ class FrameAttention(AttentionBlock):
         self.position = TimeEmbedding(channels)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
+        if len(x) % frames:
+            raise ValueError(f"x must be whole clips of {frames} frames each; got {len(x)} frames")
         number = torch.arange(frames, device=x.device)
         tokens = self.norm(x).flatten(2).transpose(1, 2)                # (B * frames, HW, C)
         tokens = tokens.unflatten(0, (-1, frames))                      # (B, frames, HW, C)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ... import validate
+from ...denoiser import Denoiser
 
 RADIUS = 0.4                                                # of the obstacle
 SPEED = 0.1                                                 # the longest displacement in one step
@@ -99,6 +100,11 @@ def run(
     """
     n, seed = validate.whole(n, "n"), validate.seed(seed)
     validate.function(policy, "policy", "(observation, generator) -> chunk (B, K, 2)")
+    if isinstance(policy, Denoiser) or hasattr(policy, "sample"):
+        raise TypeError(
+            "policy must be a function (observation, generator) -> chunk; got the model, a "
+            f"{type(policy).__name__}: pass its sample, or diffusion_policy(D, schedule)"
+        )
     execute = validate.whole(execute, "execute", what="actions before the next look")
     generator = torch.Generator().manual_seed(seed)
 

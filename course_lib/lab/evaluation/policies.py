@@ -23,22 +23,28 @@ class Regression(nn.Module):
 
     net: observation (B, O) -> chunk (B, K, A), such as a RegressionNet
     Where the data have two ways, the mean of both may be none. Raises TypeError for a net that
-    cannot be called; its methods ValueError for an x0 that is not like the prediction.
+    cannot be called; its methods TypeError or ValueError for an x0 that is not like the prediction,
+    and observations that are no batch.
     """
 
     def __init__(self, net: nn.Module):
         super().__init__()
         self.net = validate.function(net, "net", "observation (B, O) -> chunk (B, K, A)")
 
+    def forward(self, observation: Tensor) -> Tensor:
+        """The mean action: (B, K, A)"""
+        return self.net(observation)
+
     def loss(self, x0: Tensor, observation: Tensor) -> Tensor:
         """Squared error, averaged over each chunk: (B,)"""
-        mean = self.net(observation)
+        mean = self(observation)
         return (mean - validate.real(x0, "x0", like=mean)).square().flatten(1).mean(1)
 
     @torch.no_grad()
     def sample(self, observation: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The prediction: (B, K, A). Nothing is drawn."""
-        return self.net(_like_weights(self.net, observation)).to(observation)
+        observation = validate.real(observation, "observation", ndim=2)
+        return self(_like_weights(self.net, observation)).to(observation)
 
 
 class MixtureDensity(nn.Module):
@@ -47,17 +53,26 @@ class MixtureDensity(nn.Module):
 
     net: observation (B, O) -> logits (B, M), means and scales (B, M, K, A), such as a MixtureNet;
     the standard deviations are softplus(scales) + 0.01
-    Raises TypeError for a net that cannot be called; its methods ValueError for an x0 that is not
-    (B, K, A). (Bishop 1994, Mixture density networks)
+    Raises TypeError for a net that cannot be called; its methods TypeError or ValueError for a net
+    that returns anything else, and an x0 that is not (B, K, A). (Bishop 1994, Mixture density
+    networks)
     """
 
     def __init__(self, net: nn.Module):
         super().__init__()
         self.net = validate.function(net, "net", "observation -> (logits, means, scales)")
 
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, M), means and standard deviations (B, M, K, A)."""
+        found = self.net(observation)
+        if not isinstance(found, tuple) or len(found) != 3:
+            raise TypeError("net must return (logits, means, scales), as a MixtureNet does")
+        logits, means, scales = (part.float() for part in found)
+        return logits, means, F.softplus(scales) + MIN_STD
+
     def log_prob(self, x0: Tensor, observation: Tensor) -> Tensor:
         """log p(x0 | observation) of chunks (B, K, A), in nats: (B,)"""
-        logits, means, stds = self._mixture(observation)
+        logits, means, stds = self(observation)
         x0 = validate.real(x0, "x0", like=means[:, 0])
         z = (x0[:, None] - means) / stds                                # (B, M, K, A)
         log_p = -z.square() / 2 - stds.log() - math.log(2 * math.pi) / 2
@@ -70,17 +85,14 @@ class MixtureDensity(nn.Module):
     @torch.no_grad()
     def sample(self, observation: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A chunk for each observation: (B, K, A), of one component, drawn by its weight."""
-        mixture = self._mixture(_like_weights(self.net, observation))
+        observation = validate.real(observation, "observation", ndim=2)
+        validate.generator(generator)
+        mixture = self(_like_weights(self.net, observation))
         logits, means, stds = (part.to(observation) for part in mixture)
         chosen = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]     # (B,)
         rows = torch.arange(len(chosen))
         mean = means[rows, chosen]                                      # (B, K, A)
         return mean + stds[rows, chosen] * randn_like(mean, generator)
-
-    def _mixture(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (B, M), means and standard deviations (B, M, K, A)."""
-        logits, means, scales = (part.float() for part in self.net(observation))
-        return logits, means, F.softplus(scales) + MIN_STD
 
 
 def diffusion_policy(
@@ -105,6 +117,7 @@ def diffusion_policy(
     ts = timesteps(schedule, steps)
 
     def policy(observation: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        observation = validate.real(observation, "observation", ndim=2)
         condition = _like_weights(D, observation)
         shape = (len(observation), *D.data_shape)
         x = schedule.sample_prior(shape, 1.0, generator, condition.device)
@@ -115,5 +128,4 @@ def diffusion_policy(
 
 def _like_weights(model: nn.Module, observation: Tensor) -> Tensor:
     """The observation in the precision of the model's weights, and where they are."""
-    observation = validate.real(observation, "observation", ndim=2)
     return observation.to(next(model.parameters(), observation))

@@ -59,6 +59,7 @@ def nearest_training_ratio(x: Tensor, train: Tensor, held_out: Tensor) -> Tensor
     found, too. Raises TypeError or ValueError for sounds that cannot be right, and where most of
     held_out is in train.
     """
+    held_out = _validate_sounds(held_out, "held_out")
     usual = nearest_distance(held_out, train)[0].median()
     if usual < 0.1:
         raise ValueError("held_out must not be in train; the median of their distances is 0 dB")
@@ -72,6 +73,7 @@ def nearest_distance(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
     the smallest of shifts by -1, 0 and 1 frames (16 ms).
     Raises TypeError or ValueError for sounds that cannot be right.
     """
+    x, train = _validate_sounds(x), _validate_sounds(train, "train")
     a, b = _spectrum(x), _spectrum(train)
     if a.shape[2] != b.shape[2]:
         raise ValueError(f"both need one length; got {x.shape[2]} and {train.shape[2]} samples")
@@ -106,6 +108,9 @@ def cross_validate(
     sources = validate.strings(sources, "sources")
     if len(sources) != len(x) or len(set(sources)) < 2:
         raise ValueError(f"sources are {len(x)} names, two or more; got {len(sources)} names")
+    for label in y.unique():
+        if len({name for name, own in zip(sources, y == label) if own}) < 2:
+            raise ValueError(f"class {label} has one source: without it nothing is fitted to it")
     z, fitted_to, predicted = _features(x), _features(more), torch.empty_like(y)
     for source in set(sources):
         own = torch.tensor([name == source for name in sources])
@@ -144,6 +149,8 @@ def _features(x: Tensor) -> Tensor:
 def _discriminants(z: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
     """Linear discriminants of features z (N, d) with classes y (N,): features -> classes."""
     classes, y = y.unique(return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError("a classifier is fitted to two classes or more; got one")
     means = torch.stack([z[y == c].mean(0) for c in range(len(classes))])
     off = z - means[y]
     weight = (1 / y.bincount().double())[y, None]                       # each class counts the same

@@ -40,7 +40,7 @@ def players(sounds: dict[str, Tensor], rate: int = 16_000) -> None:
 
 
 def _waveforms(x: Tensor, name: str) -> np.ndarray:
-    x = validate.real(x, name, ndim=3)
+    x = validate.real(x, name)
     if x.ndim != 3 or x.shape[1] != 1:
         raise ValueError(f"{name} must be sounds (n, 1, T); got {tuple(x.shape)}")
     return (x[:, 0].detach().cpu().clamp(-1, 1) * 32767).round().numpy().astype("<i2")
@@ -70,6 +70,10 @@ def turntable(
     x to the right, y up, z to the viewer, all in [-1, 1]; what is near is bright.
     Raises TypeError or ValueError for another shape, and sizes that are no whole numbers.
     """
+    if not isinstance(shapes, (list, tuple)):
+        shapes = validate.real(shapes, "shapes")
+        if shapes.ndim != 3:
+            raise ValueError(f"shapes must be clouds (n, P, 3); got {tuple(shapes.shape)}")
     clouds = [_cloud(x) for x in shapes]
     if not clouds:
         raise ValueError("shapes must hold at least one cloud")
@@ -89,9 +93,11 @@ def rendered(x: Tensor, angle: float = 0.0, size: int = 96) -> Tensor:
     """A cloud (P, 3), seen from the front after a turn by `angle`: (1, size, size) in [-1, 1].
 
     A point is 2 x 2 pixels, hides those behind it, and is the brighter the nearer it is.
-    Raises TypeError or ValueError for another shape, and a size that is no whole number.
+    Raises TypeError or ValueError for another shape, an angle that is no number, and a size that is
+    no whole number.
     """
     x, size = _cloud(x), validate.whole(size, "size", 4)
+    angle = validate.number(angle, "angle")
     cos, sin = math.cos(angle), math.sin(angle)
     side, up, front = x.T
     across, depth = cos * side + sin * front, cos * front - sin * side
@@ -123,7 +129,7 @@ def voxel_points(density: Tensor) -> Tensor:
 
 
 def _cloud(x: Tensor) -> Tensor:
-    x = validate.real(x, "a cloud", ndim=2)
+    x = validate.real(x, "a cloud")
     if x.ndim != 2 or x.shape[1] != 3:
         raise ValueError(f"a cloud is (P, 3); got {tuple(x.shape)}")
     return x.detach().cpu().float()
@@ -136,22 +142,44 @@ def paths(
     """Paths (n, T, 2) in the plane, a panel each, round a disc at (0, 0).
 
     colours: for each panel whole numbers (n,), the colour of each path; None: all blue
-    Raises TypeError or ValueError for other shapes.
+    Raises TypeError or ValueError for other shapes, no panels, and a radius below 0.
     """
     validate.instance(panels, dict, "panels", '{"expert": paths}')
+    validate.number(radius, "radius", 0)
+    if not panels:
+        raise ValueError("panels must name at least one")
+    panels = {name: _walks(x, name) for name, x in panels.items()}
+    colours = {} if colours is None else _colours(colours, panels)
     figure = new_figure(2.6 * len(panels), 2.4)
     row = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
     for axes, (name, x) in zip(row, panels.items()):
-        x = to_numpy(validate.real(x, name, ndim=3))
-        chosen = [0] * len(x) if colours is None else validate.tensor(colours[name]).tolist()
-        for path, colour in zip(x, chosen):
-            line = BLUE if colours is None else COLOURS[colour % len(COLOURS)]
+        lines = colours.get(name, [BLUE] * len(x))
+        for path, line in zip(x, lines):
             axes.plot(path[:, 0], path[:, 1], color=line, linewidth=0.7, alpha=0.6)
         axes.add_patch(_disc(radius))
         axes.set(title=name, aspect="equal", xlabel="x", ylabel="y" if axes is row[0] else "")
     if title:
         figure.suptitle(title, fontsize=11)
     display(figure, alt=title or "paths in the plane")
+
+
+def _walks(x: Tensor, name: str) -> np.ndarray:
+    x = validate.real(x, name)
+    if x.ndim != 3 or x.shape[2] != 2:
+        raise ValueError(f"{name} must be paths (n, T, 2); got {tuple(x.shape)}")
+    return to_numpy(x)
+
+
+def _colours(numbers: dict[str, Tensor], panels: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    """The colour of each path, panel by panel."""
+    validate.instance(numbers, dict, "colours", '{"expert": episodes.side}')
+    if numbers.keys() != panels.keys():
+        raise ValueError(f"colours need the names of the panels, {', '.join(panels)}")
+    found = {}
+    for name, paths in panels.items():
+        each = validate.labels(numbers[name], len(paths), None, "colours").expand(len(paths))
+        found[name] = [COLOURS[k % len(COLOURS)] for k in each.tolist()]
+    return found
 
 
 def _disc(radius: float):

@@ -7,6 +7,7 @@ sees the hint alone, as in Mou et al. 2023 (T2I-Adapter): it is computed from th
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ... import validate
 from ..layers import _require, _validate_sizes, group_norm, same_conv, zero_init
 from .unet import StableDiffusionUNet
 
@@ -19,11 +20,12 @@ class ControlNet(nn.Module):
     channels: of the hint
     factor:   f, pixels of a latent's side
     width:    channels inside
-    Raises TypeError or ValueError for sizes that are no whole numbers from 1 on.
+    Raises TypeError or ValueError for another U-Net, and sizes that are no whole numbers from 1 on.
     """
 
     def __init__(self, unet: StableDiffusionUNet, channels: int, factor: int, width: int = 32):
         super().__init__()
+        validate.instance(unet, StableDiffusionUNet, "unet", "D.net.unet")
         _validate_sizes(channels=channels, factor=factor, width=width)
         self.channels = channels
         self.factor = factor
@@ -39,7 +41,12 @@ class ControlNet(nn.Module):
 
     def forward(self, hint: Tensor) -> list[Tensor]:
         """Raises TypeError or ValueError for a hint of another shape."""
-        _require("a hint", hint, "B", self.channels, "H", "W")
+        _require("a hint must be", hint, "B", self.channels, "H", "W")
+        if hint.shape[2] % self.factor or hint.shape[3] % self.factor:
+            raise ValueError(
+                f"height and width of a hint must be multiples of {self.factor}; got "
+                f"{hint.shape[2]} x {hint.shape[3]}"
+            )
         h = self.stem(F.pixel_unshuffle(hint, self.factor))
         features = []
         for level, block in enumerate(self.blocks):

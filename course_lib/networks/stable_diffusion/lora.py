@@ -54,9 +54,7 @@ def add_lora(
     Raises TypeError or ValueError for another network, a name that is there, a rank that is too
     large, and layers that are none of q, k, v, out.
     """
-    validate.instance(net, StableDiffusionUNet, "net", "D.net.unet")
-    if name in adapters(net):
-        raise ValueError(f"this network has an adapter {name!r} already: take another name")
+    _validate_new(net, name)
     if not layers or {*layers} - {*LAYERS}:
         raise ValueError(f"layers are some of {', '.join(LAYERS)}; got {layers}")
     alpha = rank if alpha is None else alpha
@@ -92,22 +90,26 @@ def save_lora(net: StableDiffusionUNet, file: str | Path, name: str = "lora") ->
     """An adapter in the layout that diffusers loads (`load_lora_weights`), in half precision.
 
     Its factor alpha / rank goes into `up`; the dial is not kept.
+    Raises ValueError for a name that is not there, OSError where the file cannot be written.
     """
     state = {}
     for path, part in _parts(net, name).items():
         stem = _published(path)
         state[f"{stem}.lora_A.weight"] = part.down.detach().half().cpu().contiguous()
         state[f"{stem}.lora_B.weight"] = (part.factor * part.up.detach()).half().cpu().contiguous()
-    save_file(state, file, metadata={"format": "pt"})
+    try:
+        save_file(state, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{file} cannot be written ({error})") from error
 
 
 def load_lora(net: StableDiffusionUNet, file: str | Path, name: str = "lora") -> None:
     """Add the adapter of a file in that layout.
 
-    Raises OSError for a file that is not whole, ValueError for one that is no adapter of this
-    network's attention.
+    Raises OSError for a file that is not whole, TypeError or ValueError for another network, a name
+    that is there, and a file that is no adapter of this network's attention.
     """
-    validate.instance(net, StableDiffusionUNet, "net", "D.net.unet")
+    _validate_new(net, name)
     try:
         with safe_open(file, framework="pt") as stored:
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
@@ -132,6 +134,14 @@ def load_lora(net: StableDiffusionUNet, file: str | Path, name: str = "lora") ->
         made[path] = LowRank(layer.weight.detach(), rank, rank, name)
         made[path].load_state_dict(factors)
     _add(net, made)
+
+
+def _validate_new(net: StableDiffusionUNet, name: str) -> None:
+    """Raises TypeError or ValueError for another network, and a name that is no new one."""
+    validate.instance(net, StableDiffusionUNet, "net", "D.net.unet")
+    validate.instance(name, str, "name", "'lora'")
+    if name in adapters(net):
+        raise ValueError(f"this network has an adapter {name!r} already: take another name")
 
 
 def _add(net: nn.Module, parts: dict[str, LowRank]) -> None:

@@ -26,6 +26,8 @@ class StableDiffusionNet(nn.Module):
     ):
         super().__init__()
         self.steps = validate.whole(steps, "steps")
+        validate.instance(unet, dict, "unet", '{"widths": (320, 640)}')
+        validate.instance(text, dict, "text", '{"dim": 768}')
         self.unet = StableDiffusionUNet(**unet)
         self.text = ClipTextEncoder(**text)
         sizes = self.text.config
@@ -67,11 +69,13 @@ class StableDiffusionNet(nn.Module):
         mask and masked latent; hint: the picture that `control` follows.
         Raises TypeError or ValueError for inputs of another shape.
         """
+        if tokens is not None and context is not None:
+            raise ValueError("context stands in place of tokens: pass one of them")
         if context is None:
             context = self.encode(self.null["tokens"] if tokens is None else tokens, len(x))[
                 "context"
             ]
-        x = x if extra is None else torch.cat([x, validate.real(extra, "extra").to(x)], dim=1)
+        x = x if extra is None else torch.cat([x, _validate_extra(extra, x).to(x)], dim=1)
         step = (self.steps * t - 1).clamp(min=0)
         if hint is not None and self.control is None:
             raise ValueError("this network follows no hint: set net.control to a ControlNet")
@@ -88,3 +92,12 @@ class StableDiffusionNet(nn.Module):
     def muon_parameters(self) -> list[nn.Parameter]:
         """The weights that Muon should move: those of all layers but the first and the last."""
         return hidden_matrices(self, (self.unet.stem, self.unet.out))
+
+
+def _validate_extra(extra: Tensor, x: Tensor) -> Tensor:
+    extra = validate.real(extra, "extra")
+    if extra.ndim != 4 or len(extra) != len(x) or extra.shape[2:] != x.shape[2:]:
+        raise ValueError(
+            f"extra must be channels beside x, {tuple(x.shape)}; got {tuple(extra.shape)}"
+        )
+    return extra

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ... import validate
 from ..layers import _validate_heads, _validate_sizes, attention
 from ..text import _validate_ids
 
@@ -73,6 +74,7 @@ class ClipTextEncoder(nn.Module):
         if activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise ValueError(f"activation must be one of {known}; got {activation!r}")
+        validate.number(eps, "eps", 0, above=True)
         self.config = dict(
             vocabulary=vocabulary,
             length=length,

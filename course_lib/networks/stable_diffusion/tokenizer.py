@@ -2,6 +2,7 @@
 
 Sennrich et al. 2016; Radford et al. 2021. Every text can be written: the smallest tokens are bytes.
 """
+import errno
 import json
 import unicodedata
 import warnings
@@ -82,6 +83,9 @@ class BytePairTokenizer:
         self, vocabulary: dict[str, int], merges: list[Pair], length: int = 77, pad: str = END
     ):
         validate.instance(vocabulary, dict, "vocabulary", '{"a": 0, ...}')
+        wrong = [pair for pair in merges if isinstance(pair, str) or len(pair) != 2]
+        if wrong:
+            raise ValueError(f"a merge is a pair of tokens, such as ('a', 't'); got {wrong[0]!r}")
         missing = [token for token in (START, END, pad) if token not in vocabulary]
         missing += [a + b for a, b in merges if a + b not in vocabulary]
         if missing:
@@ -98,15 +102,15 @@ class BytePairTokenizer:
     def from_folder(cls, folder: str | Path, **options) -> "BytePairTokenizer":
         """From `vocab.json` and `merges.txt`, or from `tokenizer.json` with both.
 
-        Raises FileNotFoundError where one is missing.
+        Raises FileNotFoundError where one is missing, OSError where one is damaged.
         """
         folder = Path(folder)
-        read = lambda name: (folder / name).read_text(encoding="utf-8")
         if (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
-            model = json.loads(read("tokenizer.json"))["model"]
+            model = _json(folder / "tokenizer.json")["model"]
             vocabulary, lines = model["vocab"], model["merges"]
         else:
-            vocabulary, lines = json.loads(read("vocab.json")), read("merges.txt").split("\n")
+            vocabulary = _json(folder / "vocab.json")
+            lines = _read(folder / "merges.txt").split("\n")
             lines = [line for line in lines if not line.startswith("#version")]
         pairs = [tuple(line.split(" ") if isinstance(line, str) else line) for line in lines]
         return cls(vocabulary, [pair for pair in pairs if len(pair) == 2], **options)
@@ -142,6 +146,7 @@ class BytePairTokenizer:
         """From merges, "a b" each, with CLIP's order of ids: bytes, bytes that end a word, merged
         tokens, START, END.
         """
+        merges = [] if merges == [] else validate.strings(merges, "merges")
         pairs = [tuple(merge.split(" ")) for merge in merges]
         tokens = [sign + end for end in ("", "</w>") for sign in SIGNS.values()]
         tokens += ["".join(pair) for pair in pairs] + [START, END]
@@ -190,7 +195,8 @@ class BytePairTokenizer:
 
     def decode(self, tokens: Tensor) -> list[str]:
         """Token ids (B, L) -> B texts, up to the first END. Raises ValueError for other ids."""
-        _validate_ids(tokens, len(self.vocabulary), tokens.shape[-1])
+        tokens = validate.tensor(tokens, "tokens")
+        _validate_ids(tokens, len(self.vocabulary), tokens.shape[-1] if tokens.ndim else 1)
         rows = []
         for row in tokens.tolist():
             row = row[: row.index(self.vocabulary[END])] if self.vocabulary[END] in row else row
@@ -203,3 +209,17 @@ class BytePairTokenizer:
         signs = "".join(parts).replace("</w>", " ")
         values = bytes(b for sign in signs for b in ([32] if sign == " " else [BYTES[sign]]))
         return values.decode(errors="replace").strip()
+
+
+def _read(file: Path) -> str:
+    if not file.is_file():
+        needed = "a tokenizer is vocab.json and merges.txt, or tokenizer.json; there is no file"
+        raise FileNotFoundError(errno.ENOENT, needed, str(file))
+    return file.read_text(encoding="utf-8")
+
+
+def _json(file: Path) -> dict:
+    try:
+        return json.loads(_read(file))
+    except ValueError as error:
+        raise OSError(f"{file} is damaged, or no JSON ({error})") from error

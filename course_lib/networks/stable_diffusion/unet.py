@@ -14,6 +14,7 @@ from ... import validate
 from ..layers import (
     Upsample,
     _require,
+    _validate_dtype,
     _validate_heads,
     _validate_sizes,
     attention,
@@ -204,6 +205,9 @@ class StableDiffusionUNet(nn.Module):
     ):
         super().__init__()
         _validate_sizes(in_channels=in_channels, depth=depth, context_dim=context_dim)
+        _validate_sizes(num_groups=num_groups)
+        if not isinstance(widths, (tuple, list)):
+            raise TypeError(f"widths must be whole numbers, one per level; got {widths!r}")
         widths = [validate.whole(width, "each of widths") for width in widths]
         heads = [num_heads] * len(widths) if isinstance(num_heads, int) else list(num_heads)
         if attention_levels is None:
@@ -298,7 +302,8 @@ class StableDiffusionUNet(nn.Module):
                 f"height and width of a latent must be multiples of {self.multiple}; "
                 f"got {x.shape[2]} x {x.shape[3]}"
             )
-        emb = self.time(step)                                           # (B, 4 widths[0])
+        _validate_dtype(x, self.stem.weight.dtype, "the network")
+        emb = self.time(_validate_step(step, x))                        # (B, 4 widths[0])
         h = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for level in self.down:
@@ -312,6 +317,7 @@ class StableDiffusionUNet(nn.Module):
             h = self.middle.step(0, h, emb, context)
             h = self.middle.blocks[1](h, emb)
         if control is not None:
+            _validate_control(control, [*skips, h])
             skips = [skip + more for skip, more in zip(skips, control[:-1], strict=True)]
             h = h + control[-1]
         for level in self.up:
@@ -323,3 +329,23 @@ class StableDiffusionUNet(nn.Module):
     def muon_parameters(self) -> list[nn.Parameter]:
         """The weights that Muon should move: those of all layers but the first and the last."""
         return hidden_matrices(self, (self.stem, self.out))
+
+
+def _validate_step(step: Tensor, x: Tensor) -> Tensor:
+    """step as real numbers (B,)."""
+    if not isinstance(step, Tensor) or step.shape != x.shape[:1]:
+        got = validate.show(step)
+        raise ValueError(f"step must be one number per latent, ({len(x)},); got {got}")
+    return step if step.is_floating_point() else step.to(x.dtype)
+
+
+def _validate_control(control: list[Tensor], features: list[Tensor]) -> None:
+    """Raises ValueError unless each has its partner's shape; a batch of one stands for all."""
+    fits = len(control) == len(features) and all(
+        c.shape[1:] == h.shape[1:] and len(c) in (1, len(h)) for c, h in zip(control, features)
+    )
+    if not fits:
+        raise ValueError(
+            f"control must be {len(features)} tensors like the skip connections and the middle, "
+            "as a ControlNet of this U-Net makes them from a hint for latents of this size"
+        )
