@@ -15,7 +15,12 @@ from .schedules import Schedule, randn_like
 
 
 def after(
-    D: Denoise, schedule: Schedule, known: Tensor, t_known: float = 0.0, eps: Tensor | None = None
+    D: Denoise,
+    schedule: Schedule,
+    known: Tensor,
+    t_known: float = 0.0,
+    eps: Tensor | None = None,
+    future: Tensor | None = None,
 ) -> Denoise:
     """A denoiser of the frames that follow the `known` ones: any sampler draws them.
 
@@ -25,6 +30,8 @@ def after(
              details, such as the faults of frames that it drew itself
     eps:     their noise, like known; None: they are scaled by alpha(t_known) alone, and D is told
              of noise that is not there
+    future:  pure noise, like known but for its number of frames: D sees it after the new frames, at
+             t = 1. It says nothing of them, and makes the clip as long as those D was trained on
 
     The new frames x (B, n, ...) have one time, (B,), or one each, (B, n).
     Raises TypeError or ValueError for frames of another shape, and a t_known outside [0, 1].
@@ -35,20 +42,29 @@ def after(
     eps = torch.zeros_like(known) if eps is None else validate.real(eps, "eps", like=known)
     t_known = validate.number(t_known, "t_known", 0, 1, what="the known frames' time")
     past = schedule.perturb(known, t_known, eps)
+    future = known[:, :0] if future is None else validate.real(future, "future", ndim=3)
+    _validate_frames(future, known, "future frames")
 
     def following(x: Tensor, t: Tensor, **condition) -> Tensor:
-        if x.ndim != known.ndim or x.shape[2:] != known.shape[2:] or len(known) not in (1, len(x)):
-            raise ValueError(
-                f"new frames must be (B, n, ...) like the known ones, {tuple(known.shape)}; "
-                f"got {tuple(x.shape)}"
-            )
-        B, K = len(x), known.shape[1]
+        _validate_frames(x, known, "new frames")
+        _validate_frames(x, future, "new frames")
+        (B, n), K = x.shape[:2], known.shape[1]
         t = validate.time(t, x)
-        t = (t[:, None] if t.ndim == 1 else t).expand(x.shape[:2])      # (B, n)
-        t = torch.cat([t.new_full((B, K), t_known), t], dim=1)          # (B, K + n)
-        clip = torch.cat([past.to(x).expand(B, *past.shape[1:]), x], dim=1)
-        return validate.prediction(D(clip, t, **condition), clip)[:, K:]
+        t = (t[:, None] if t.ndim == 1 else t).expand(B, n)
+        t = torch.cat([t.new_full((B, K), t_known), t, t.new_ones(B, future.shape[1])], dim=1)
+        before, beyond = (part.to(x).expand(B, *part.shape[1:]) for part in (past, future))
+        clip = torch.cat([before, x, beyond], dim=1)                    # (B, K + n + m, ...)
+        return validate.prediction(D(clip, t, **condition), clip)[:, K:K + n]
     return as_wrapper(following, D)
+
+
+def _validate_frames(x: Tensor, others: Tensor, what: str) -> None:
+    """Raises ValueError where x are not frames like the others, which are one clip or as many."""
+    if x.ndim != others.ndim or x.shape[2:] != others.shape[2:] or len(others) not in (1, len(x)):
+        raise ValueError(
+            f"{what} must be (B, n, ...) like the others, {tuple(others.shape)}; "
+            f"got {tuple(x.shape)}"
+        )
 
 
 @torch.no_grad()
@@ -70,10 +86,12 @@ def rollout(
     """A clip continued by `frames` frames: known (B, K, ...) -> (B, K + frames, ...).
 
     A window slides over the clip: `new` frames are drawn after the window - new frames before them,
-    and are then known themselves. So the clip may become longer than those D was trained on.
+    and are then known themselves. So the clip may become longer than those D was trained on. While
+    it is shorter than the window, frames of pure noise stand at the end, with t = 1: a network that
+    saw 8 frames in all its training draws others, and slower ones, in a clip of 4.
 
     ts:      the sampler's falling times, such as timesteps(schedule, 20)
-    window:  how many frames D sees at once, not more than in its training
+    window:  how many frames D sees at once, as many as in its training
     new:     how many are drawn together; the last time perhaps fewer
     t_known: the time of known frames, see `after`; noisy: with its noise, else scaled alone
     options: those of the sampler, and conditions of D, such as y=labels
@@ -91,8 +109,17 @@ def rollout(
         n = min(new, end - clip.shape[1])
         past = clip[:, n - window:]                                     # at most window - n frames
         eps = randn_like(past, generator) if noisy else None
-        x = schedule.sample_prior((len(clip), n, *clip.shape[2:]), ts[0], generator).to(clip)
-        follow = after(D, schedule, past, t_known, eps)
+        x = _noise(schedule, clip, n, ts[0], generator)
+        missing = window - past.shape[1] - n
+        future = _noise(schedule, clip, missing, 1.0, generator) if missing else None
+        follow = after(D, schedule, past, t_known, eps, future)
         x = last(sampler(follow, schedule, x, ts, generator=generator, **options))
         clip = torch.cat([clip, x], dim=1)
     return clip
+
+
+def _noise(
+    schedule: Schedule, clip: Tensor, n: int, t: float, generator: torch.Generator | None
+) -> Tensor:
+    """The noise of level t for n frames of each clip."""
+    return schedule.sample_prior((len(clip), n, *clip.shape[2:]), t, generator).to(clip)

@@ -276,6 +276,25 @@ def test_the_window_slides():
     assert [t for _, t in seen] == [[0, 0, 0.5, 0.5]] * 2 + [[0, 0, 0, 0.5]]
 
 
+def test_a_short_clip_is_filled_with_pure_noise():
+    """Up to the window, as in training; an exact denoiser learns nothing from it."""
+    seen = []
+
+    def D(x, t):
+        seen.append((x[:, :, 0], t[0].tolist()))
+        return exact(x, t)
+    known, g = torch.randn(500, 1, 1).double(), torch.Generator().manual_seed(0)
+    rollout(D, COSINE, known, [0.5, 0.0], 2, window=5, generator=g)
+    assert [t for _, t in seen] == [[0, 0.5, 1, 1, 1], [0, 0, 0.5, 1, 1]]
+    beyond = torch.cat([seen[0][0][:, 2:], seen[1][0][:, 3:]], 1)       # (500, 5)
+    assert (beyond.T @ beyond / 500 - torch.eye(5).double()).abs().max() < 4 * (2 / 500) ** 0.5
+    known, x, noise = (torch.randn(5, n, 1, generator=g).double() for n in (3, 2, 3))
+    plain, filled = after(exact, COSINE, known), after(exact, COSINE, known, future=noise)
+    torch.testing.assert_close(filled(x, 0.5), plain(x, 0.5))
+    one = after(exact, COSINE, known[:1], future=noise[:1])
+    torch.testing.assert_close(one(x, 0.5), after(exact, COSINE, known[:1])(x, 0.5))
+
+
 def test_the_known_frames_have_their_level():
     seen = []
 
@@ -312,6 +331,9 @@ def test_any_sampler_draws_what_follows(sampler):
     (lambda D: after(D, COSINE, X, 1.5), "t_known must be a number from 0 to 1"),
     (lambda D: after(D, COSINE, X[0, 0, 0]), "known frames must be a batch"),
     (lambda D: after(D, COSINE, X, 0.1, X[:1]), "eps must have the shape"),
+    (lambda D: after(D, COSINE, X, future=X[:, :, :, :4]), "future frames must be"),
+    (lambda D: after(D, COSINE, X, future="noise"), "future must be a tensor"),
+    (lambda D: after(D, COSINE, X[:1], future=X)(torch.cat([X, X]), 0.5), "new frames must be"),
     (lambda D: after(D, Schedule.flow(), X), "pass D.schedule"),
     (lambda D: after(D, COSINE, X)(X[:, :1, :, :4], 0.5), "new frames must be"),
     (lambda D: after(D, COSINE, X)(X[:1, :1], 0.5), "new frames must be"),
