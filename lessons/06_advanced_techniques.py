@@ -7,15 +7,15 @@
 # ---
 
 # %% [markdown]
-# # Lesson 6 · Advanced techniques: latents, scores, continuous time
+# # Lesson 6 · Advanced techniques: latents, continuous time, other data
 #
 # {{badge}}
 #
-# This lesson goes beyond pixels and beyond steps. Part I trains an autoencoder and a diffusion model in its **latents**: that is Stable Diffusion's plan, on your machine. Part II puts everything into continuous time: score matching, stochastic differential equations and flows turn out to be **one equation** with different clocks and rulers, and the equation gives each picture a likelihood.
+# This lesson goes beyond pixels, beyond steps and beyond pictures. Part I trains an autoencoder and a diffusion model in its **latents**: that is Stable Diffusion's plan, on your machine. Part II puts everything into continuous time: score matching, stochastic differential equations and flows turn out to be **one equation** with different clocks and rulers, and the equation gives each picture a likelihood. Part III takes the same denoiser, loop and samplers to **text, video, sound, shapes and actions**.
 #
-# **After this lesson you can** train and judge an autoencoder for diffusion, scale its latents and say what happens if you forget it; train a score by denoising and say why it needs noise levels; derive the reverse SDE and the whole family of processes with the same marginals; convert a network from one schedule to another without training; say what a flow adds and what it does not; and compute a likelihood in bits per dimension without the two usual mistakes.
+# **After this lesson you can** train and judge an autoencoder for diffusion, scale its latents and say what happens if you forget it; train a score by denoising and say why it needs noise levels; derive the reverse SDE and the whole family of processes with the same marginals; convert a network from one schedule to another without training; say what a flow adds and what it does not; compute a likelihood in bits per dimension without the two usual mistakes; and train a diffusion model on data that are no pictures, and say whether it has copied them.
 #
-# **You need** lessons 1 to 5. **It takes** about 2 minutes to run on two CPU cores. The exercises are in `exercises/06_advanced_techniques.ipynb`.
+# **You need** lessons 1 to 5. **It takes** about 4 minutes to run on two CPU cores. The exercises are in `exercises/06_advanced_techniques.ipynb`.
 #
 # | section | | minutes | what it gives |
 # | --- | --- | --- | --- |
@@ -33,8 +33,19 @@
 # | 6.12 Couplings | deeper | 12 | optimal transport and reflow in the plane |
 # | 6.13 Likelihood | core | 12 | probabilities of pictures, in bits |
 # | 6.14 The bound, and bits of MNIST | deeper | 12 | two codes, and a trained network |
+# | 6.15 What stays, what changes | core | 3 | the plan of part III |
+# | 6.16 Text: masked diffusion | core | 15 | noise for words, and its bound |
+# | 6.17 Two tokens at once | core | 8 | errors of a step that no training removes |
+# | 6.18 Revising, and a map | deeper | 6 | remasking; language models of this kind |
+# | 6.19 Video | core | 8 | a noise level for each frame, and rollouts |
+# | 6.20 Sound | core | 8 | waveforms, and how copies are found |
+# | 6.21 Spectrograms and phase | deeper | 5 | what a spectrogram leaves out |
+# | 6.22 3-D: a sculpture with two shadows | core | 8 | score distillation |
+# | 6.23 Shapes as points | core | 7 | a network for sets; how to compare sets of shapes |
+# | 6.24 Actions | core | 10 | where regression fails, and where it does not |
+# | 6.25 What had to change | core | 3 | all of it in one table |
 #
-# The core sections read well alone; no core section uses a deeper one.
+# The core sections read well alone; no core section uses a deeper one. In part III each kind of data reads alone, too.
 #
 # **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; $x_t = \alpha_t\,x_0 + \sigma_t\,\epsilon$; $\alpha$ and $\sigma$ are standard deviations, so $\mathrm{SNR} = \alpha^2/\sigma^2$. $D(x, t)$ is the prediction of the clean data, $\hat x_0$. $w = 1$ is no guidance.
 
@@ -1149,12 +1160,673 @@ tables.table(rows, index="what is changed", caption="Bits per dimension, the sam
 # **What the tables show.** On the same digits the two codes are about equally long, $1.465\pm0.018$ bits by the ODE and $1.467\pm0.018$ by the bound; paired, the difference is $-0.002\pm0.004$. That is this network's case and no law: the bumps had denoisers that lie on either side. The choices cost less than a hundredth of a bit, but for one. The bound with a first level of 13 in place of 15 is longer by 0.17 bits. Its first term writes the digit down as a normal distribution around $x_{t_0}$, which knows nothing of the bins' edges; that is probably why, as at 13 the noise's deviation is a fifth of a bin's width.
 #
 # So three things belong to a number in bits per dimension: the process, the dequantisation, the first level. A table that leaves one out cannot be compared with another.
+
+# %% [markdown]
+# # Part III · Other data
 #
-# ## 6.15 What we built
+# ## 6.15 What stays, what changes
 #
-# An autoencoder whose latents are six numbers for each 4 x 4 pixels, a diffusion model in them that reads captions, and the same model's theory in continuous time: one equation, whose members are the samplers and schedules of the field, with the likelihood as a by-product.
+# **What of all this was about pictures?** The network, and little else. A schedule mixes numbers with noise, a denoiser predicts clean numbers, a sampler walks from one level to the next; none of them asked what the numbers mean. So for other data we change the tensor's shape and the layer that mixes its places, and keep the rest. One case needs more: words are not numbers, and half a word is no word.
 #
-# **Three things to remember.** (1) A latent is data like other data: its scale is part of the schedule, and its fidelity is paid for by the model that has to learn it. (2) Schedules are clocks and rulers. What a sampler really chooses is the points in log SNR, the order of its steps and its noise; what a training really chooses is the weight of each level and the coupling of noise and data. (3) A likelihood belongs to a process *and* a convention: say which process, which dequantisation, which first level.
+# | data | tensor | what mixes the places | noise | section |
+# | --- | --- | --- | --- | --- |
+# | text | (B, L) token ids | self-attention | masks | 6.16 to 6.18 |
+# | video | (B, frames, C, H, W) | convolution in space, attention in time | Gaussian, a level for each frame | 6.19 |
+# | sound | (B, 1, samples) | convolution in time | Gaussian | 6.20 |
+# | shapes | voxels; (B, points, 3) | a picture's denoiser; attention without positions | Gaussian | 6.22, 6.23 |
+# | actions | (B, steps, 2), given what is seen | a small MLP | Gaussian | 6.24 |
+#
+# Each of the data sets here is small, smaller than MNIST by a factor of hundreds for sounds and shapes. **A small data set is copied easily, and copies look best.** So beside each score of samples stands the same score of real examples that the training never had, and a measure of how near the samples lie to the training set.
+
+# %%
+import torch.nn.functional as F
+
+from course_lib import Denoiser, dpmpp, timesteps
+from course_lib.discrete import unmask
+from course_lib.distillation import score_distillation, shadow
+from course_lib.editing import inpaint
+from course_lib.lab import policies, sounds, texts
+from course_lib.lab.data import caption_grammar, furniture, obstacle, percussion
+from course_lib.lab.data.sudoku import every_sudoku, is_sudoku, sudoku_puzzles
+from course_lib.lab.notebook import media
+from course_lib.networks.actions import ActionNet, MixtureNet, RegressionNet
+from course_lib.video import rollout
+
+with_error = lambda mean, error: f"{mean:.2f} ± {error:.2f}"
+
+# %% [markdown]
+# ## 6.16 Text: masked diffusion
+#
+# A **token** is a word's number in a vocabulary. There is no mean of two words, so Gaussian noise has no meaning here. **What is noise for words?** Forgetting: at time $t$ each token of a text is replaced by a special token, the **mask** m, with probability $t$, independently of the others:
+#
+# $$q(x_t\mid x_0) = \prod_{i=1}^L\Big[(1-t)\,\mathbf 1[x_t^i = x_0^i] + t\,\mathbf 1[x_t^i = \mathrm m]\Big] \tag{6.36}$$
+#
+# At $t=0$ there is the text, at $t=1$ only masks. A masked token stays masked as $t$ rises: the mask is an **absorbing state** (Austin et al. 2021). In a small step $h$ a token that is still there is masked with probability $h/(1-t)$, because $(1-t)\big(1-\frac h{1-t}\big) = 1-t-h$. So with the function $\varphi$ of (6.16), now of texts, and with $x^{i\to\mathrm m}$ for the text whose place $i$ is masked,
+#
+# $$\frac d{dt}\,\mathbb E\,\varphi(x_t) = \mathbb E\sum_{i:\,x_t^i\ne\mathrm m}\frac1{1-t}\Big[\varphi(x_t^{i\to\mathrm m}) - \varphi(x_t)\Big] \tag{6.37}$$
+#
+# It is the same weak form with another generator: a drift moves a point, noise spreads it, and this one **jumps**. A generator is what every process has, whatever its states are.
+#
+# **Backwards.** Let $s<t$, and let a place be masked at $t$. It was masked at $s$ with probability $s/t$, because (6.36) masks it by $s$ with probability $s$ and by $t$ with probability $t$. Otherwise it was still the clean token:
+#
+# $$q(x_s^i\mid x_t^i=\mathrm m,\,x_0) = \frac st\,\mathbf 1[x_s^i=\mathrm m] + \frac{t-s}t\,\mathbf 1[x_s^i=x_0^i] \tag{6.38}$$
+#
+# A place that is not masked at $t$ was not masked before. So the reverse process reveals masked tokens, one by one if the steps are small, and never touches what is there. All it needs to know is $x_0^i$ at masked places, and a denoiser predicts it: here a distribution over the vocabulary for each place, $p_\theta(x_0^i\mid x_t)$. "Predict the clean data" stays, and so does the sampler's plan: *predict, then step from $t$ to $s$*.
+#
+# **The loss.** As in lesson 1, the bound on $-\log p(x_0)$ is a sum of divergences between (6.38) and the model's step, which has $p_\theta$ in place of the true token. For one masked place both agree on the mask's probability $s/t$, and what is left is
+#
+# $$\mathrm{KL} = \frac{t-s}t\,\log\frac{(t-s)/t}{\frac{t-s}t\,p_\theta(x_0^i\mid x_t)} = -\frac{t-s}t\,\log p_\theta(x_0^i\mid x_t) \tag{6.39}$$
+#
+# There is no entropy to subtract and no other term: at $t=1$ all is masked in both, at $t=0$ all is known. With small steps the sum becomes an integral (Sahoo et al. 2024; Shi et al. 2024):
+#
+# $$-\log p_\theta(x_0) \;\le\; \int_0^1\frac{dt}t\;\mathbb E_{x_t}\sum_{i:\,x_t^i=\mathrm m}-\log p_\theta(x_0^i\mid x_t) \tag{6.40}$$
+#
+# It is the cross-entropy of filling in masks, as BERT was trained, with the **weight $1/t$**. Without the weight it is no bound. Does the choice of the clock matter? If tokens are masked with probability $m(t)$ instead, the derivation gives the weight $m'/m$; substitute $u=m(t)$, and (6.40) is back. So a masking schedule changes the noise of the estimate and nothing else.
+#
+# **What is the bound?** Count the masked tokens. Given $t$, exactly $k$ certain places are masked and the others are not with probability $t^k(1-t)^{L-k}$, and
+#
+# $$\int_0^1\frac1t\,t^k(1-t)^{L-k}dt\;\binom Lk = \binom Lk\frac{(k-1)!\,(L-k)!}{L!} = \frac1k \tag{6.41}$$
+#
+# So each number $k$ of masks has the same total weight, and within it, the loss is the *mean* over masked tokens, for a random set of $k$ masked places. Now think of a model that writes the text token by token in a random order $\sigma$. When $k$ tokens are missing, they are a random set, and the next one is a random one of them. That is the same average:
+#
+# $$(6.40) = \mathbb E_\sigma\sum_{j=1}^L-\log p_\theta\big(x_0^{\sigma(j)}\,\big|\,x_0^{\sigma(1)},\dots,x_0^{\sigma(j-1)}\big) \tag{6.42}$$
+#
+# Masked diffusion is an **any-order autoregressive model**: its bound is the mean loss over all $L!$ orders of writing. An ordinary **autoregressive** model, such as GPT, has one order, left to right, and there its loss is no bound but the probability itself.
+#
+# **Two models of equal size.** The captions of our figures are a good test, because their grammar is known: every part is equally likely, wordings are drawn at random, and the probability of each caption can be computed (`caption_grammar.caption_log_prob`). The mean of its negative logarithm is their entropy, and no model can need fewer nats per caption on average. The difference is the **excess**:
+#
+# $$\mathbb E\big[-\log p_\theta(x_0)\big] - H = \mathrm{KL}(p\,\|\,p_\theta) \ge 0 \tag{6.43}$$
+
+# %%
+M = train.load("captions_masked", device)
+A = train.load("captions_autoregressive", device)
+x0 = caption_grammar.caption_tokens(200, seed=5)                        # (200, 32)
+own = -caption_grammar.caption_log_prob(caption_grammar.draw_captions(200, seed=5))
+rows = {}
+for name, model in {"masked diffusion": M, "autoregressive": A}.items():
+    over = texts.nats(model, x0, draws=16) - own
+    card = model.about["metrics"]
+    rows[name] = {"parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+                  "captions seen": f"{card['training']['examples']:,}",
+                  "200 captions": with_error(over.mean(), over.std() / 200**0.5),
+                  f"{card['n']:,} captions": with_error(*card["excess"])}
+print(f"entropy of the captions: {with_error(*card['own'])} nats")
+tables.table(rows, index="model", caption="Excess nats per caption, (6.43)")
+
+# %%
+tokenizer = caption_grammar.caption_tokenizer()
+for name, model in {"masked diffusion": M, "autoregressive": A}.items():
+    print(name, *tokenizer.decode(texts.sample_tokens(model, 3, seed=1)), sep="\n    ")
+
+def scores(of):
+    """Validity, and the distance of each part's distribution from the known one."""
+    return {"valid": f"{of['valid']:.1%}"} | {k: of[k] for k in noun_parts.PARTS}
+
+rows = {}
+for name, model in {"masked": M, "autoregressive": A}.items():
+    for row in model.about["metrics"]["samples"]:
+        order = f", {row['order']} order" if name == "masked" else ""
+        rows[f"{name}, {row['steps']} steps{order}"] = scores(row)
+rows["captions of the grammar (floor)"] = scores(M.about["metrics"]["real"])
+tables.table(rows, ".3f", index="",
+             caption=f"{card['n']:,} captions: valid, and the parts' distance")
+
+# %% [markdown]
+# **What the tables show.** The autoregressive model lies $0.07\pm0.01$ nats a caption above the entropy. Masked diffusion lies $1.3\pm0.2$ above it, although it has seen twice as many captions. That is no fault of the bound, which is tight for a perfect denoiser. The model has to predict from *any* set of known words and not from beginnings alone, which is probably harder to learn for a network of equal size.
+#
+# **How much is a nat?** Every caption of the grammar is valid. So by Jensen's inequality $\mathrm{KL} = \mathbb E_p\big[-\log\frac{p_\theta}{p}\big] \ge -\log p_\theta(\text{valid})$: drawn word by word, a model is valid with a probability of at least $e^{-\mathrm{KL}}$. That is 94 % for an excess of 0.07, and 28 % for 1.27. Measured are 97 % and, in 128 steps, 55 %. Fewer steps cost more: 37 % in 32 steps, 1 % in 4. Section 6.17 says why.
+#
+# **Does a better order help?** In order of confidence 32 steps give as many valid captions, but look at the parts. Their distributions are off by 0.45 to 0.55 but for the background, where random order has 0.08 to 0.33. Chance alone makes this distance about $\sqrt{K/2\pi n}$ for $K$ names: with the 372 valid captions 0.11 for bodies and 0.33 for heads. The surest words come first, and what is sure is drawn too often. A score of validity alone would not have seen it.
+#
+# **What can a masked model do that an autoregressive one cannot?** Fill in: keep any words, mask any others. A model that writes from left to right knows only what stands before. Mask the word for the head in a caption, and draw it 500 times. What may stand there is known: every head whose name is one word and fits the article, all equally likely.
+
+# %%
+caption = ("a figure with a shark head, with a rust body, in yellow spectacles, "
+           "a dinosaur on the chest, on a bluish background")
+x0 = tokenizer([caption])
+place = tokenizer([caption.replace("shark", "crab")]) != x0              # the one word
+x = torch.where(place, M.mask_id, x0).expand(500, -1).to(device)
+filled = last(unmask(M, x, [1, 0], M.mask_id, generator=seeded(0))).cpu()
+assert (filled == x0)[:, ~place[0]].all()                               # the rest stays
+heads = [caption_grammar.parse_caption(text) for text in tokenizer.decode(filled)]
+drawn_heads = [parts["head"] for parts in heads if parts is not None]
+possible = [name for name in noun_parts.load_art().names["head"]
+            if " " not in name and noun_parts.article(name) == "a "]
+print(f"{len(drawn_heads)} of 500 are valid; {len(set(drawn_heads))} different heads, of "
+      f"{len(possible)} that may stand there; 500 fair draws show "
+      f"{len(possible) * (1 - (1 - 1 / len(possible))**500):.0f}:")
+print(*sorted(set(drawn_heads))[:12], "...")
+
+# %% [markdown]
+# **What is printed.** 482 of 500 are valid, and they name 169 heads, as many as fair draws would. The model was not trained for this task; every set of known words is one that it has seen in training.
+#
+# ## 6.17 Two tokens at once
+#
+# **What does it cost to reveal several tokens in one step?** Take a language of two sentences, "New York" and "San Francisco", each with probability 1/2, and the *perfect* denoiser: at each place, the true distribution given what is revealed. It is computed by listing all sentences.
+
+# %%
+def exact_denoiser(texts, V):
+    """The true distribution of each place, where all texts (S, L) are equally likely."""
+    one_hot = F.one_hot(texts, V + 1).double()                          # (S, L, V + 1)
+
+    def D(x, t):
+        fits = ((x[:, None] == texts) | (x[:, None] == V)).all(2)       # (B, S)
+        p = torch.einsum("bs,slv->blv", fits.double(), one_hot)
+        return p.clamp(min=1e-9).log()                                  # (B, L, V + 1)
+    return D
+
+words = ["New", "San", "York", "Francisco"]
+cities = torch.tensor([[0, 2], [1, 3]])
+D, blank = exact_denoiser(cities, 4), torch.full((10_000, 2), 4)
+rows = {}
+many = torch.linspace(1, 0, 33)
+for name, ts in {"one": [1, 0], "two": [1, 0.5, 0], "32": many}.items():
+    x = last(unmask(D, blank, ts, 4, generator=seeded(0)))
+    told = [f"{words[a]} {words[b]}" for a, b in x.tolist()]
+    rows[name] = {text: told.count(text) / len(told) for text in sorted(set(told))}
+tables.table(rows, ".3f", index="steps", caption="Share of sentences, n = 10,000")
+
+# %% [markdown]
+# **What the table shows.** In one step half of the sentences name no city, with a denoiser that is perfect. Each place knows its own distribution, half York and half Francisco, and nothing of what its neighbour is about to draw. Tokens that are revealed together are drawn **independently, given what was there before**; the price is the divergence between the joint distribution and the product of its marginals, the **total correlation**
+#
+# $$\mathrm{KL}\Big(p(x^A\mid x_t)\,\Big\|\,\prod_{i\in A}p(x^i\mid x_t)\Big) = \sum_{i\in A}H(x^i\mid x_t) - H(x^A\mid x_t) \tag{6.44}$$
+#
+# here $2\log2-\log2 = \log2$ nats. No training removes it: it belongs to the step, as the error of a large step belongs to Euler's method. And captions hide it. Their parts are independent, so it costs nothing to reveal two *parts* at once.
+
+# %% [markdown]
+# **A puzzle makes it visible.** In a solved Sudoku every number depends on the others. Of 4 x 4 there are 288 grids, so the exact denoiser is a list again. All places are masked; the grid is filled in few steps or many, in random order or, in each step, where the drawn number is the most probable (**order of confidence**). A place has at most 16 steps to be alone in; with 48 two places rarely share one.
+
+# %%
+grids = every_sudoku()                                                  # (288, 16)
+D, blank, rows = exact_denoiser(grids, 4), torch.full((500, 16), 4), []
+for steps in (1, 2, 4, 8, 16, 48):
+    row = {"steps": steps}
+    for order in ("random", "confidence"):
+        ts = torch.linspace(1, 0, steps + 1)
+        x = last(unmask(D, blank, ts, 4, order=order, generator=seeded(0)))
+        row[f"{order} order"] = is_sudoku(x, 2, 2).double().mean()
+    rows.append(row)
+tables.table(rows, ".2f", caption="Share of valid grids, exact denoiser, n = 500")
+
+# %% [markdown]
+# **What the table shows.** One step at a time would always be right. In few steps nearly nothing is, although the denoiser is perfect. And the order of confidence does *not* help it: it is even a little worse. The surest numbers are often those that determine each other, and numbers that are already determined use up steps which could have separated the uncertain ones. Confidence is a remedy for something else, a denoiser that *errs*.
+#
+# **A network that errs.** `sudoku` is the same transformer, trained on 50,000 grids of 6 x 6, which has 28 million. Puzzles with 12 known numbers and one solution are solved by masking the other 24 places, and each answer can be checked. First one puzzle, in order of confidence:
+
+# %%
+S = train.load("sudoku", device)
+grids, hidden = sudoku_puzzles(100, 24, seed=5)
+x = torch.where(hidden, S.mask_id, grids).to(device)
+path = list(unmask(S, x[:1], [1, 0.75, 0.5, 0.25, 0], S.mask_id, order="confidence",
+                   generator=seeded(0)))
+signs = lambda row: " ".join("." if v == S.mask_id else str(v + 1) for v in row)
+for k in range(6):
+    print("     ".join(signs(state[0, 6 * k:6 * k + 6].tolist()) for state in path))
+solved = {order: (texts.solve(S, grids, hidden, 18, order) == grids).all(1).double().mean()
+          for order in ("random", "confidence")}
+print("100 puzzles, 18 steps:", {order: f"{share:.0%}" for order, share in solved.items()})
+print("the first is right:", bool((path[-1][0].cpu() == grids[0]).all()))
+
+# %%
+card, rows = S.about["metrics"], {}
+for row in card["samples"]:
+    of = rows.setdefault(row["steps"], {"steps": row["steps"]})
+    of[f"solved, {row['order']}"] = row["solved"]
+for row in card["samples"]:
+    rows[row["steps"]][f"from nothing, {row['order']}"] = row["valid"]
+tables.table(list(rows.values()), ".1%",
+             caption=f"{card['n']:,} puzzles, and as many grids from nothing")
+
+# %% [markdown]
+# **What the table shows.** Puzzles are solved in the order of confidence: 98 % in 18 steps, 84 % in 4 steps of six numbers each. In random order the same network solves 36 %, even in 36 steps. A puzzle has one solution, so some numbers are certain and others are not yet; who draws an uncertain one may draw it wrong, and one wrong number is never taken back. From nothing it is the other way round, as with the exact denoiser: 20 % of the grids are valid in random order, 11 % in order of confidence, with 36 steps. There no number is wrong by itself; numbers are only wrong together.
+#
+# ## 6.18 Revising, and a map · deeper
+#
+# A revealed token stays, right or wrong: the chain of (6.38) cannot revise. **Remasking** can (Wang et al. 2025). In each step a revealed token is masked again with some probability $r$, and more masked ones are revealed, so that the share of masks at $s$ is still $s$. The share that is revealed must be $1-s = (1-r)(1-t) + t\,\pi$, so a masked token is revealed with probability $\pi = \frac{(1-s)-(1-r)(1-t)}{t}$; $\pi\le1$ allows $r\le\frac s{1-t}$. With $r=0$ it is the step of 6.16. In `unmask` it is `remasking=`.
+
+# %%
+blank = torch.full((20, 36), S.mask_id, device=device)
+states = torch.stack(list(unmask(S, blank, torch.linspace(1, 0, 37), S.mask_id,
+                                 remasking=0.05, generator=seeded(0))))  # (37, 20, 36)
+masked = states == S.mask_id
+again = (masked[1:] & ~masked[:-1]).sum() / 20
+print(f"in 36 steps {again:.1f} numbers of a grid are masked again")
+rows = {}
+for row in S.about["metrics"]["remasking"]:
+    rows.setdefault(f"r = {row['r']:g}", {})[f"{row['steps']} steps"] = with_error(
+        *row["valid"])
+tables.table(rows, index="remasking",
+             caption=f"Share of valid grids from nothing, n = {row['n']}")
+
+# %% [markdown]
+# **What the table shows.** A little remasking helps where there are many steps: with $r=0.05$ valid grids rise from 30 to 39 % in 72 steps. Twice as much helps no longer, and in 18 steps nothing does. Each revision is a draw more, and it needs a step to be drawn alone in.
+#
+# **How exactly must one draw?** Tokens are drawn by random numbers, and their precision matters. In bfloat16 a uniform number has 256 values; in float32 a sampler that lets the mask compete in each of a thousand steps loses rare words (Zheng et al. 2024). `unmask` decides first *whether* a token is revealed, and draws in float64. Exercise 6.9 measures all three.
+#
+# **A map.** LLaDA (Nie et al. 2025) is this model with 8 billion parameters, trained on text from the web. **Block diffusion** (Arriola et al. 2025) goes from block to block as an autoregressive model and fills each block by diffusion: what is known can then be cached, and texts have any length. In all of them the number of tokens a step is the price of speed, by (6.44). Pictures can be tokens, too: a vector-quantised autoencoder gives each patch a number of a codebook, and MaskGIT (Chang et al. 2022) fills 256 such places in 8 steps, in order of confidence. Other discrete noise is possible: **uniform** noise replaces a token by any other one, and its chain can revise by itself; with equal training it usually has the looser bound (Austin et al. 2021).
+#
+# ## 6.19 Video
+#
+# A clip is a tensor (B, F, C, H, W): $F$ frames. **What does a video model need beside a picture model?** That frames agree. Our `VideoUNet` is the U-Net of lesson 2, applied to each frame; after each of its stages every place attends to the same place in all frames (**temporal attention**; Ho et al. 2022). The last layer of each attention starts at zero, so the network begins as an image network.
+#
+# A clip also asks a new question. The past is known, the future is not: **why should all frames have the same noise?** In **diffusion forcing** (Chen et al. 2024) each frame has its own level, a time $t_f$ for frame $f$:
+#
+# $$q(x_t\mid x_0) = \prod_{f=1}^F\mathcal N\big(x_t^f;\;\alpha(t_f)\,x_0^f,\;\sigma(t_f)^2 I\big) \tag{6.45}$$
+#
+# In training the levels are independent, one for each frame, and the network is told all of them; t has the shape (B, F), and nothing else changes in loss or denoiser. The trained network knows every mixture of clean, noisy and unknown frames. Choose the levels, and choose the task: all equal is a video model; $0$ for the past and $t$ for the next frames is a **world model** that continues what it sees; $0$ for the first and the last frame fills in between.
+#
+# **It is a wrapper again.** Let $K$ frames be known. The denoiser of the frames that follow puts the known ones in front, calls $D$ with their time 0 beside the time $t$ of the new ones, and returns the prediction for the new ones:
+#
+# $$D_{\text{after}}(x, t) = D\big((x^{\text{known}}, x),\,(0,\dots,0,t,\dots,t)\big)^{\text{new}} \tag{6.46}$$
+#
+# If $D$ is exact, this is $\mathbb E[x_0^{\text{new}}\mid x_t^{\text{new}}, x^{\text{known}}]$, the denoiser of the conditional distribution, and every sampler of lesson 4 draws from it. Slide the window along, and the clip grows beyond the length of the training: a **rollout**.
+#
+# **Two details count.** All clips of the training had 8 frames. While a clip is shorter, `rollout` puts frames of pure noise behind the new ones, at $t=1$. An exact denoiser learns nothing from them; ours has seen nothing else. And the known frames get a little noise and the time 0.05, so that the network does not trust every pixel that it drew itself. The tables have rows without the one and the other.
+
+# %%
+V = train.load("moving_digits", device)
+real = data.moving_digits(4, frames=16, seed=1, split="test").x          # (4, 16, 1, H, W)
+ts = timesteps(V.schedule, 10)
+clip = rollout(V, V.schedule, real[:, :2].to(device), ts, 14, 8, t_known=0.05, noisy=True,
+               sampler=dpmpp, generator=seeded(0)).cpu().clamp(-1, 1)   # (4, 16, ...)
+frames = {}
+for k in range(4):
+    frames |= {f"real {k + 1}": real[k], f"continued {k + 1}": clip[k]}
+plots.show(frames, columns=16, title="16 frames; of the continued clips two are given")
+
+# %%
+card = V.about["metrics"]
+shown, rows = (2, 4, 7, 11, 15), {}
+for row in card["clips"]:
+    rows[row["way"]] = {f"frame {f + 1}": row["lost"][f] for f in shown}
+tables.table(rows, ".1%", index="continued by",
+             caption=f"{card['n']} test clips: another digit than in frame 1, or none")
+rows = {}
+for row in card["clips"][:-1]:                              # rollouts, and other real clips
+    of = rows[row["way"]] = {}
+    for name, key in {"to frame 8": "to_8", "from 9": "from_9"}.items():
+        of |= dict(zip((f"mean {name}", f"deviation {name}", f"distance {name}"), row[key]))
+tables.table(rows, ".2f", index="continued by",
+             caption="Pixels a frame; Wasserstein distance to real clips")
+
+# %% [markdown]
+# «What figure and tables show.»
+#
+# ## 6.20 Sound
+#
+# A sound is a **waveform**: air pressure, 16,000 numbers a second. Ours are percussion **one-shots** of 0.512 s, tensors (B, 1, 8192). The network is the U-Net with convolutions along time (`SignalUNet`): kernels of (1, 5) in place of (3, 3), every level a quarter as long, the first layer folds 16 neighbouring samples into channels. It is lesson 2's class with two numbers changed and 60 lines in all; schedule, loss, loop and sampler are untouched.
+#
+# **The data are the problem.** There are 54 recordings of 40 sources: 21 kicks, 13 snares, 10 cymbals, 10 toms. And they are fewer than they seem. Six toms, "high", "mid" and "low", hard and soft, are *one* drum: at another pitch, their waveforms have a correlation of 0.98 and more. A split by file would have put the same drum on both sides, and the test would have been passed by copies. So recordings are grouped by source, sources are split, and only then are the training recordings **augmented**: resampled by up to three semitones, shifted by up to 4 ms, made brighter or duller, louder or softer, with either sign.
+
+# %%
+real, test = data.drums("train"), data.drums("test")
+print(f"{len(real.y)} recordings of {len(set(real.sources))} sources to train on, "
+      f"{len(test.y)} of {len(set(test.sources))} to test")
+assert not set(real.sources) & set(test.sources)
+
+# %%
+K = train.load("drums", device)
+classes = list(percussion.CLASSES)
+y = torch.arange(4, device=device).repeat(2)                            # two of each class
+x = sampling.sample_batches(K, sampling.SAMPLERS["dpmpp"], 20, {"y": y})
+held_out = torch.cat([test.x[test.y == c][:1] for c in range(4)])
+sounds_of = {"held out": held_out, "samples": x[:4], "more samples": x[4:]}
+print("from left to right:", *classes)
+media.players(sounds_of)
+to_image = lambda db: (db.flip(1) / 60 + 1)[:, None].clamp(-1, 1)
+plots.show({name: to_image(2 * sounds.log_mel(of) - 2 * sounds.log_mel(of).amax())
+            for name, of in sounds_of.items()}, columns=4,
+           title="Log-mel spectrograms: time to the right, pitch upwards")
+
+# %% [markdown]
+# **How near is too near?** For each sample take the distance to its nearest training recording or variant of one, in decibels between spectrograms, and divide by the median of the same distance for *held-out* recordings:
+#
+# $$r(x) = \frac{\min_{j\in\text{train}} d(x, x_j)}{\operatorname{median}_{k\in\text{held out}}\min_{j\in\text{train}} d(x_k, x_j)} \tag{6.47}$$
+#
+# Around 1 a sample is as new as a recording that was never seen, far below 1 it is a **near copy**. The ratio must be looked at beside the class. Who copies perfectly is classified perfectly.
+#
+
+# %%
+rows = {}
+for row in K.about["metrics"]["sounds"]:
+    low, middle, high = row["ratio"]
+    rows[row["set"]] = {
+        "n": row["n"], "class right": f"{row['class'][0]:.1%} ± {row['class'][1]:.1%}",
+        "ratio, median (10 to 90 %)": f"{middle:.2f} ({low:.2f} to {high:.2f})",
+        "near copies": f"{row['near_copies']:.1%}",
+        "loudness, dB": "{:.1f} ± {:.1f}".format(*row["loudness"]),
+        "silent": row["silent"]}
+tables.table(rows, index="", caption="Near copies: ratio below 0.5")
+
+# %% [markdown]
+# «What the table shows.»
+#
+# **The second half of a hit.** The first quarter of a held-out sound is known, the rest is drawn: lesson 5's `inpaint`, unchanged.
+
+# %%
+mask = torch.zeros(1, 1, 8192)
+mask[..., 2048:] = 1
+noise = torch.randn(4, 1, 8192, generator=seeded(2)).to(device)
+y = torch.arange(4, device=device)
+completed = last(dpmpp(inpaint(K, held_out.to(device), mask.to(device)), K.schedule, noise,
+                       timesteps(K.schedule, 20), y=y)).cpu()
+assert (completed[..., :2048] == held_out[..., :2048]).all()
+media.players({"held out": held_out, "completed": completed.clamp(-1, 1)})
+
+# %% [markdown]
+# «What one hears.»
+#
+# ## 6.21 Spectrograms and phase · deeper
+#
+# Most models of sound do not draw waveforms. They draw a **mel spectrogram**, a picture: a short-time Fourier transform (STFT) takes the frequencies of each window of 64 ms, their sizes are summed into bands that are even to the ear, and the logarithm is taken. A second network, a **vocoder**, makes the waveform (Kong et al. 2020, *HiFi-GAN*), or an autoencoder of sounds takes the place of both (Evans et al. 2024, *Stable Audio*). **What does the spectrogram leave out?** The phase of each frequency. Windows overlap, so it is not quite free: of all phases most do not belong to any waveform. **Griffin and Lim** (1984) search for one that does: put random phases to the known sizes, transform back, transform again, keep the phases, put the known sizes back in, and repeat.
+
+# %%
+window = torch.hann_window(1024)
+stft = lambda x: torch.stft(x[:, 0], 1024, 256, window=window, return_complex=True)
+istft = lambda X: torch.istft(X, 1024, 256, window=window, length=8192)[:, None]
+
+def griffin_lim(size, rounds):
+    """A waveform whose STFT has the sizes (B, 513, 33), from random phases."""
+    X = torch.randn(size.shape, generator=seeded(0), dtype=torch.complex64)
+    for _ in range(rounds):
+        X = stft(istft(size * X / X.abs().clamp(min=1e-9)))
+    return istft(size * X / X.abs().clamp(min=1e-9))
+
+size, filters = stft(held_out).abs(), sounds.mel_filters()              # (40, 513)
+from_mel = (torch.linalg.pinv(filters) @ (filters @ size)).clamp(min=0)
+rebuilt = {"all sizes, true phases": istft(stft(held_out)),
+           "all sizes, random phases": griffin_lim(size, 0),
+           "all sizes, 100 rounds": griffin_lim(size, 100),
+           "40 bands, 100 rounds": griffin_lim(from_mel, 100)}
+pairs = lambda x: zip(x, held_out)
+rows = {}
+for name, x in rebuilt.items():
+    far = [sounds.nearest_distance(a[None], b[None])[0] for a, b in pairs(x)]
+    alike = [torch.corrcoef(torch.cat([a, b]))[0, 1] for a, b in pairs(x)]
+    rows[name] = {"spectrogram, dB": torch.cat(far).mean(),
+                  "correlation of waveforms": torch.stack(alike).mean()}
+tables.table(rows, ".2f", index="rebuilt from", caption="Four held-out sounds")
+media.players({name: rebuilt[name] for name in list(rebuilt)[1:]})
+
+# %% [markdown]
+# **What the table shows.** With the true phases the sound comes back exactly. With random ones its own spectrogram is 2.7 dB away from the sizes that it was given; after 100 rounds 1.1 dB. Of the sizes in 40 bands less can be known, and 2.6 dB remain. The correlation of the waveforms is 0 in all three: the search finds *a* sound with that spectrogram, not *the* sound. Play them: a hit hardly suffers, a tone gets rough. It also says what a spectrogram metric such as (6.47) cannot see.
+#
+# ## 6.22 3-D: a sculpture with two shadows
+#
+# There is no large set of shapes as there is of pictures. **Can a picture model make a shape?** DreamFusion (Poole et al. 2023) takes a denoiser of pictures as a teacher: what is optimised is a shape, a picture of it is drawn by a differentiable renderer, and the denoiser says how the picture should change. We do it in small: $28^3$ voxels whose shadow from the front is a 3 and from the side a 7. Voxel $v$ stops the share $\rho_v$ of the light; along a ray
+#
+# $$\text{shadow} = 1 - \prod_{v\in\text{ray}}(1-\rho_v) \tag{6.48}$$
+#
+# **Score distillation.** Let $x(\theta)$ be the picture. Noise it, $x_t = \alpha x + \sigma\epsilon$, and let the denoiser predict the noise. If $x$ looks like data, $\hat\epsilon$ is $\epsilon$ on average; otherwise the difference says where the density of $x_t$ rises, because $\hat\epsilon = -\sigma\nabla\log q_t$ (lesson 1). Its negative is the direction to go, and the chain rule carries it to the parameters:
+#
+# $$\nabla_\theta\mathcal L = \mathbb E_{t,\epsilon}\Big[w(t)\,\big(\hat\epsilon(x_t, t) - \epsilon\big)\,\frac{\partial x}{\partial\theta}\Big] \tag{6.49}$$
+#
+# The network is not differentiated. What does it mean in our terms? $\hat\epsilon = (x_t - \alpha\hat x_0)/\sigma$ and $\epsilon = (x_t-\alpha x)/\sigma$, so
+#
+# $$\hat\epsilon - \epsilon = \frac\alpha\sigma\,(x - \hat x_0) \tag{6.50}$$
+#
+# The picture is pulled towards **what the denoiser sees in its noisy self**. `score_distillation` is the squared distance with this gradient, $\hat x_0$ held fixed.
+
+# %%
+teacher = train.load("mnist_small", device)
+guided = cfg(teacher, 4.0, {"y": 10})
+y = torch.tensor([3] * 4 + [7] * 4, device=device)
+logits = torch.randn(4, 28, 28, 28, generator=seeded(0)) / 2 - 4        # nearly empty
+logits = logits.to(device).requires_grad_()
+optimizer = torch.optim.Adam([logits], lr=0.2, betas=(0.9, 0.99))
+g = seeded(1)
+for k in range(200):
+    density = logits.sigmoid()
+    x = torch.cat([shadow(density, "front"), shadow(density, "side")])  # (8, 1, 28, 28)
+    t = 0.02 + 0.96 * (1 - k / 400) * torch.rand(8, generator=g)
+    eps = torch.randn(x.shape, generator=g).to(device)
+    loss = score_distillation(guided, teacher.schedule, x, t.to(device), eps, y=y).sum()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+plots.show(x.detach().cpu(), columns=4, title="Four sculptures: the front, the side")
+
+# %% [markdown]
+# One sculpture from all sides, its voxels above one half:
+
+# %%
+media.turntable([media.voxel_points(density[k].detach().cpu()) for k in range(2)],
+                columns=2, size=128, alt="two sculptures that turn")
+
+# %% [markdown]
+# Twenty seeds, longer, by `python benchmarks/sculptures.py`, judged by the digit classifier. Beside them the same without guidance; voxels that were fitted to the shadows of *real* digits, which shows what voxels can do; and how much two shadows of twenty differ, with real digits as the measure.
+
+# %%
+with open(storage.ASSETS / "sculptures.csv") as file:
+    rows = {row.pop("way"): row for row in csv.DictReader(file)}
+columns = {"front": "a 3 in front", "side": "a 7 from the side", "both": "both",
+           "both_rounded": "both, rounded", "voxels": "voxels",
+           "variety_front": "variety, front", "variety_side": "variety, side"}
+tables.table({name: {new: row[old] for old, new in columns.items()}
+              for name, row in rows.items()}, index="",
+             caption="Of 20, as the classifier reads them; variety: two pictures' distance")
+
+# %% [markdown]
+# **What the table shows.** All 20 sculptures cast both shadows, and so do 20 of 20 whose voxels are rounded to 0 or 1; the fit to real shadows has 19. Without guidance it is 11 of 20, with a ninth of the voxels: most of the others are nearly empty. And the price: two distilled threes differ by 0.37, two real ones by 0.64. Score distillation **seeks modes**. It climbs to a picture that is likely under every noise at once, it does not draw one from the distribution; the high guidance that it needs narrows it further.
+#
+# ## 6.23 Shapes as points
+#
+# A **point cloud** is a set of points on a surface, a tensor (B, P, 3). **In which order?** In none: the 256 points of a chair can be listed in any way, and a network that cared would have to learn the same chair in $256!$ versions. A function of sets should be **permutation-equivariant**: permute the input by any $\pi$, and the output is permuted alike,
+#
+# $$f(\pi x) = \pi f(x) \tag{6.51}$$
+#
+# Self-attention is so by itself: it takes sums over all tokens, and a sum has no order. It was the *position embedding* of lesson 2 that told tokens apart. So `PointTransformer` is lesson 2's DiT without positions; a point's coordinates are its token.
+
+# %%
+P = train.load("clouds", device)
+furniture_test = data.clouds("test")                                    # x (39, 512, 3)
+x = furniture_test.x[:2].to(device)
+pi = torch.randperm(512, generator=seeded(0))
+positions = torch.randn(512, 3, generator=seeded(1)).to(device)         # of a place
+nets = {"PointTransformer": lambda x: P(x, 0.5, y=0),
+        "with positions added": lambda x: P(x + 0.1 * positions, 0.5, y=0)}
+with torch.no_grad():
+    for name, f in nets.items():
+        off = (f(x[:, pi]) - f(x)[:, pi]).norm() / f(x).norm()
+        print(f"{name}: |f(pi x) - pi f(x)| / |f(x)| = {off:.1e}")
+
+# %%
+y = torch.arange(3, device=device).repeat_interleave(4)                 # 4 of each class
+x = sampling.sample_batches(P, sampling.SAMPLERS["dpmpp"], 30, {"y": y}, clip_range=None)
+print("a row of each:", *furniture.CLASSES)
+media.turntable(x, columns=4, alt="twelve sampled clouds that turn")
+
+# %% [markdown]
+# The distance of two clouds is the **Chamfer distance**: from each point of one to the nearest point of the other, squared, averaged, both ways added,
+#
+# $$d(X, Y) = \frac1{|X|}\sum_{x\in X}\min_{y\in Y}\|x-y\|^2 + \frac1{|Y|}\sum_{y\in Y}\min_{x\in X}\|x-y\|^2 \tag{6.52}$$
+#
+# To compare *sets* of shapes, put both sets together and look at each shape's nearest neighbour. **1-NNA** is the share whose neighbour is of the same set. If both come from one distribution, it is 50 % up to chance; 100 % says that the sets are apart. And what is far *below* 50 %? There each sample's nearest neighbour is in the other set: copies. So 1-NNA against the training set is an alarm, and against held-out shapes a score. With 39 held-out shapes its interval is wide, and it stands beside the number.
+#
+
+# %%
+rows = {}
+for row in P.about["metrics"]["clouds"]:
+    interval = lambda values: "{:.2f} ({:.2f} to {:.2f})".format(*values)
+    rows[row["set"]] = {"n": row["n"], "ratio to the training set": interval(row["ratio"]),
+                        "near copies": f"{row['near_copies']:.0%}",
+                        "1-NNA, training": interval(row["one_nna_train"]),
+                        "1-NNA, held out": "itself" if row["set"] == "held out"
+                        else interval(row["one_nna_held_out"])}
+tables.table(rows, index="", caption="Chamfer distance, 95 % intervals")
+
+# %% [markdown]
+# **What the table shows.** First the rows of real shapes. Held-out models against training models have 0.54, one half but for chance, as two parts of one set should. Training models with other points on their surfaces are copies, and the alarm rings: 0.00. Variants of them, which the network was trained on, have 0.25. The samples lie between copies and new models. Their median ratio is 0.74, where held-out models have 1.00 and variants 0.42, and a fifth of them are near copies. Guidance makes it a third: it draws what the training set had most of. Against held-out models the samples' 0.65 is no better than the variants' 0.62, and its interval leaves one half out by little.
+#
+# So the network has learned to mix: it draws chairs, tables and lamps, and some of them it has seen. Without the first three rows 0.45 would have looked like a perfect score. As many of each class are compared: with other shares of chairs the first row would have been 0.69, and the table would have measured chairs.
+#
+# ## 6.24 Actions
+#
+# A robot sees something and does something. **Is that not regression, from what is seen to what is done?** A point has to walk round a disc. The expert passes it on the left or on the right, by the toss of a coin. Regression by squared error learns the conditional mean,
+#
+# $$\arg\min_f\;\mathbb E\,\big|f(o) - a\big|^2 = \mathbb E[a\mid o] \tag{6.53}$$
+#
+# and the mean of left and right is straight ahead. A **diffusion policy** (Chi et al. 2023) draws the action instead: the data are **chunks**, the next $K$ actions, a denoiser predicts the clean chunk from a noisy one and the observation, and a sampler draws. A **mixture density network** (Bishop 1994) is the fair rival: a network that returns the weights, means and deviations of $M$ Gaussians, trained by $-\log p$:
+#
+# $$-\log\sum_{m=1}^M\pi_m(o)\,\mathcal N\big(a;\mu_m(o),\operatorname{diag}s_m(o)^2\big) \tag{6.54}$$
+#
+# All three are trained live, by the same loop on the same demonstrations, and then act in 400 worlds that they have not seen.
+
+# %%
+shown = obstacle.demonstrations(1000, seed=100, chunk=8, perturbation=0.3)
+print({name: tuple(value.shape) for name, value in shown.items()})
+models = {
+    "regression": policies.Regression(RegressionNet(4, 8, width=224)),
+    "mixture density": policies.MixtureDensity(MixtureNet(4, 8, width=176)),
+    "diffusion": Denoiser(ActionNet(4, 8), Schedule.cosine(), "edm"),
+}
+for name, model in models.items():
+    models[name] = train.train(model, shown, steps=1500, batch_size=128, device="cpu")
+
+# %%
+def policy_of(model):
+    """Observation -> a chunk of 8 actions."""
+    if isinstance(model, Denoiser):
+        return policies.diffusion_policy(model, model.schedule, steps=10)
+    return model.sample
+
+episodes = {"expert": obstacle.expert(400, seed=0)}
+for name, model in models.items():
+    episodes[name] = obstacle.run(policy_of(model), 400, seed=0, execute=8)
+rows = {name: {"success": e.success.double().mean(),
+               "left, of these": (e.side[e.success] > 0).double().mean()}
+        for name, e in episodes.items()}
+tables.table(rows, ".1%", index="policy", caption="400 episodes, chunks of 8 carried out")
+media.paths({name: e.paths[:60] for name, e in episodes.items()}, obstacle.RADIUS,
+            {name: e.touched[:60].long() for name, e in episodes.items()},
+            title="60 episodes; orange: the disc was touched")
+
+# %% [markdown]
+# **What figure and table show.** «numbers» Regression walks straight at the disc where the start leaves both sides open, and succeeds where the start already leans to one side. The mixture and the diffusion policy go round, both ways about equally often.
+#
+# **How long should a chunk be?** Carried out blindly, eight actions cannot answer to what happens meanwhile. Here a **gust** blows the point up or down, once in an episode. Five seeds of training, 400 episodes each (`python benchmarks/policies.py`):
+
+# %%
+with open(storage.ASSETS / "policies.csv") as file:
+    runs = list(csv.DictReader(file))
+
+def of_seeds(policy, chunk, execute, gust, column):
+    values = [float(row[column]) for row in runs
+              if (row["policy"], row["chunk"], row["execute"], row["gust"])
+              == (policy, chunk, execute, gust)]
+    return torch.tensor(values)
+
+rows = []
+for policy in ("regression", "regression, calm", "mixture density", "diffusion"):
+    for chunk, execute in (("8", "8"), ("8", "1"), ("1", "1")):
+        row = {"policy": policy, "chunk": chunk, "carried out": execute}
+        for name, gust in (("calm", "0.0"), ("gust", "0.3")):
+            success = of_seeds(policy, chunk, execute, gust, "success")
+            row[name] = f"{success.mean():.1%} ({success.min():.1%} to {success.max():.1%})"
+        row["turns, calm"] = of_seeds(policy, chunk, execute, "0.0", "turns").mean()
+        rows.append(row)
+tables.table(rows, {"turns, calm": ".2f"}, caption="Success: mean and range of five seeds")
+
+# %% [markdown]
+# **What the table shows.** With whole chunks carried out, regression reaches the goal in 64 % of the calm episodes, the mixture in 96, diffusion in 99. With a look after every action all are near 100 %, *regression too*: a step off the axis makes one side likelier than the other, its mean leans that way, and the next look sees it further off. So it is not averaging alone that fails, it is averaging *blindly*. Demonstrations without gusts do not show what to do off the path ("regression, calm"): then regression fails with single actions as well, in the calm at 64 % (60 to 70 over five seeds), where demonstrations with gusts gave it all.
+#
+# Whole chunks answer late: under a gust all three lose, diffusion from 99 to 81 %. Looking at every step repairs it, and the policies **dither** instead: before the disc they change between up and down 1.5 times an episode, where whole chunks hardly ever do. Here this costs no success. Common practice lies between: predict a long chunk, carry out part of it.
+#
+# ## 6.25 What had to change
+#
+# One table of all trained networks of part III, and the small digit model of lesson 2 beside them. **Statements** of code are counted, without docstrings: those of the module that holds the network. What all of them share is counted, too.
+
+# %%
+import ast
+import inspect
+from time import perf_counter
+
+from course_lib import denoiser, guidance, samplers, schedules
+from course_lib.networks import actions, points, signal, tokens, unet, video
+
+shared = (denoiser, schedules, samplers, guidance)
+
+# %%
+def statements(*modules):
+    # without docstrings
+    nodes = [node for module in modules
+             for node in ast.walk(ast.parse(inspect.getsource(module)))]
+    is_text = lambda n: isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)
+    return sum(isinstance(node, ast.stmt) and not is_text(node) for node in nodes)
+
+def seconds_of_one(draw):
+    draw()                                                  # the first is slower
+    start = perf_counter()
+    draw()
+    return perf_counter() - start
+
+def draw_one(D, shape, steps, **condition):
+    x = D.schedule.sample_prior((1, *shape)).to(device)
+    ts = timesteps(D.schedule, steps)
+    return lambda: last(dpmpp(D, D.schedule, x, ts, **condition))
+
+zero = torch.zeros(1, dtype=torch.long, device=device)
+policy = models["diffusion"]
+parts_of = {
+    "digits (lesson 2)": (teacher, (1, 28, 28), "v", unet,
+                          draw_one(teacher, (1, 28, 28), 20, y=zero)),
+    "text, masked": (M, (32,), "tokens", tokens,
+                     lambda: texts.sample_tokens(M, 1)),
+    "video": (V, V.data_shape, "v", video, draw_one(V, V.data_shape, 10)),
+    "sound": (K, K.data_shape, "v", signal, draw_one(K, K.data_shape, 20, y=zero)),
+    "shapes": (P, P.data_shape, "v", points, draw_one(P, P.data_shape, 30, y=zero)),
+    "actions": (policy, policy.data_shape, "edm", actions,
+                lambda: policy_of(policy)(shown["observation"][:1])),
+}
+rows = {}
+for name, (model, shape, target, module, draw) in parts_of.items():
+    rows[name] = {"shape": str(tuple(shape)), "target": target,
+                  "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+                  "statements": statements(module),
+                  "one sample, s": f"{seconds_of_one(draw):.2f}"}
+tables.table(rows, index="data", caption="What had to change")
+print(f"denoiser, schedules, samplers and guidance, shared by all: "
+      f"{statements(*shared)} statements")
+
+# %%
+def card(model, key):
+    """The rows of a shipped model's card, by what they are of."""
+    rows = model.about["metrics"][key]
+    return {row.get("way", row.get("set", row.get("steps"))): row for row in rows
+            if row.get("order") != "confidence"}
+
+clips_of, sounds_by = card(V, "clips"), card(K, "sounds")
+clouds_by, texts_by = card(P, "clouds"), card(M, "samples")
+minutes = {name: f"{model.about['metrics']['training']['seconds'] / 60:.0f}"
+           for name, model in {"text": M, "video": V, "sound": K, "shapes": P}.items()}
+rows = [
+    ("text", "valid, 128 steps", texts_by[128]["valid"], M.about["metrics"]["real"]["valid"]),
+    ("video", "digit lost at frame 8", clips_of["one by one, t = 0.05"]["lost"][7],
+     clips_of["real"]["lost"][7]),
+    ("sound", "ratio to the training set", sounds_by["samples, w = 1"]["ratio"][1],
+     sounds_by["held out"]["ratio"][1]),
+    ("shapes", "ratio to the training set", clouds_by["samples, w = 1"]["ratio"][0],
+     clouds_by["held out"]["ratio"][0]),
+    ("actions", "success, chunks of 8", episodes["diffusion"].success.double().mean(),
+     episodes["expert"].success.double().mean()),
+]
+names = ("data", "measure", "model", "real or held out")
+rows = [dict(zip(names, row)) | {"training, minutes": minutes.get(row[0], "live")}
+        for row in rows]
+tables.table(rows, ".2f", caption="What it gives; the models of text, video, sound and shapes "
+                                  "were trained on one core")
+
+# %% [markdown]
+# «closing sentence»
+#
+# **Science.** The same denoisers work where the data are molecules and fields. RFdiffusion (Watson et al. 2023) draws protein backbones that were then made in the laboratory; AlphaFold 3 (Abramson et al. 2024) places all atoms of a complex by a diffusion model; GenCast (Price et al. 2025) draws weather forecasts for fifteen days on the sphere, and its ensemble was more skilful than that of the leading physical model on 97 % of the targets that were compared. What they add is geometry: networks that are equivariant to rotations, or live on a sphere.
+
+# %% [markdown]
+# ## 6.26 What we built
+#
+# An autoencoder whose latents are six numbers for each 4 x 4 pixels, a diffusion model in them that reads captions, and the same model's theory in continuous time: one equation, whose members are the samplers and schedules of the field, with the likelihood as a by-product. Then the same denoiser, loop and samplers for five other kinds of data.
+#
+# **Five things to remember.** (1) A latent is data like other data: its scale is part of the schedule, and its fidelity is paid for by the model that has to learn it. (2) Schedules are clocks and rulers. What a sampler really chooses is the points in log SNR, the order of its steps and its noise; what a training really chooses is the weight of each level and the coupling of noise and data. (3) A likelihood belongs to a process *and* a convention: say which process, which dequantisation, which first level. (4) For other data the network and the noise's kind change, and little else. What is drawn together is drawn independently, for tokens as for the steps of a solver: fewer steps have their price, with a perfect denoiser, too. (5) With few data, a score that rewards quality rewards copies. Split by source before anything else, and put the distance to the training set beside every score.
 #
 # **Terms.**
 #
@@ -1175,6 +1847,21 @@ tables.table(rows, index="what is changed", caption="Bits per dimension, the sam
 # | instantaneous change of variables | (6.29) |
 # | Hutchinson's estimate, Rademacher probe | a trace from random vectors; signs |
 # | dequantisation, bits per dimension | noise that fills a level's bin; the code length (6.34) |
+# | token, mask, absorbing state | a word's number; the token that means "not known yet"; a state that is never left |
+# | masked diffusion, any-order autoregressive model | tokens are masked with probability $t$ and filled in again; the same model, seen as one that writes in random order |
+# | excess | nats a model needs beyond the entropy, (6.43) |
+# | total correlation | the price of drawing dependent tokens together, (6.44) |
+# | order of confidence, remasking (6.18) | the surest tokens first; revealed tokens are masked again |
+# | temporal attention, diffusion forcing | attention over the frames of one place; a noise level for each frame |
+# | rollout, exposure bias | a clip continued frame by frame; a model's errors on what it drew itself |
+# | waveform, one-shot, augmentation | samples of air pressure; one hit; changed copies of training data |
+# | near copy | a sample much nearer to the training set than held-out data are |
+# | spectrogram, phase, vocoder (6.21) | sizes of frequencies by time; what they leave out; a network that puts it back |
+# | score distillation | the gradient (6.49): a picture model moves the parameters of something else |
+# | mode seeking | the likeliest result in place of a draw |
+# | point cloud, permutation-equivariant | a set of points; a function that is permuted as its input is |
+# | Chamfer distance, 1-NNA | (6.52); the share of shapes whose nearest neighbour is of their own set |
+# | chunk, diffusion policy, mixture density network | the next $K$ actions; a denoiser of them; a network that returns a mixture |
 #
 # | formula | source |
 # | --- | --- |
@@ -1191,5 +1878,11 @@ tables.table(rows, index="what is changed", caption="Bits per dimension, the sam
 # | (6.29) to (6.32) | Chen et al. 2018, *Neural ODEs*, eq. 8; Grathwohl et al. 2019, *FFJORD*; Hutchinson 1989 |
 # | (6.33), (6.34) | Theis et al. 2016, *A Note on the Evaluation of Generative Models*, section 3.1 |
 # | (6.35) | Kingma et al. 2021, eq. 11 to 15 |
+# | (6.36) to (6.40) | Austin et al. 2021, *Structured Denoising Diffusion Models in Discrete State-Spaces*; Sahoo et al. 2024, *Simple and Effective Masked Diffusion Language Models*, eq. 10; Shi et al. 2024, *Simplified and Generalized Masked Diffusion* |
+# | (6.41), (6.42) | Uria et al. 2014, *A Deep and Tractable Density Estimator*; Hoogeboom et al. 2022, *Autoregressive Diffusion Models*; Ou et al. 2024 |
+# | (6.45), (6.46) | Chen et al. 2024, *Diffusion Forcing*; Ho et al. 2022, *Video Diffusion Models* |
+# | (6.48) to (6.50) | Poole et al. 2023, *DreamFusion*, eq. 3 |
+# | (6.51), (6.52) | Zaheer et al. 2017, *Deep Sets*; Fan et al. 2017; 1-NNA: Lopez-Paz & Oquab 2017; Yang et al. 2019, *PointFlow* |
+# | (6.53), (6.54) | Bishop 1994, *Mixture Density Networks*; Chi et al. 2023, *Diffusion Policy* |
 #
-# **Next:** the second part of this lesson takes the same ideas to other data, text, video, sound, shapes and actions (in preparation). Lesson 7 builds Stable Diffusion on the first part.
+# **Next:** lesson 7 builds Stable Diffusion on part I, loads its published weights, and takes a model to a release.

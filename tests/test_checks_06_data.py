@@ -29,8 +29,7 @@ from course_lib.lab import word_vectors
 from course_lib.schedules import Schedule, append_dims
 
 LESSONS = Path(__file__).parents[1] / "lessons"
-SHEET = next(file for file in (LESSONS / "drafts/06_part_two_exercises.py",
-                               LESSONS / "06_advanced_techniques_exercises.py") if file.exists())
+SHEET = LESSONS / "06_advanced_techniques_exercises.py"
 D64 = {"dtype": torch.float64}
 
 

@@ -42,14 +42,24 @@ def test_neighbouring_samples_are_folded_into_channels(channels, patch):
     """
     net = small(channels=channels, patch_size=patch)
     seen = []
-    net._levels = lambda h, *rest: seen.append(h) or h
+    net._levels = lambda h, *rest: seen.append(h) or h[:, :channels * patch]
     x = noise(2, channels, 64)
     assert torch.equal(net(x, T), x)
     h = seen[0]
-    assert h.shape == (2, channels * patch, 1, 64 // patch)
+    assert h.shape == (2, channels * patch + 1, 1, 64 // patch)
     for c in range(channels):
         for place in range(patch):
             assert torch.equal(h[:, c * patch + place, 0], x[:, c, place::patch])
+
+
+def test_one_more_input_says_where_each_sample_is():
+    """Falling from 1 to -1; what the stem does with it reaches the output."""
+    net, seen, x = small(), [], noise(2, 2, 64)
+    net.stem.register_forward_hook(lambda module, given, h: seen.append(given[0][:, -1, 0]))
+    y = net(x, T)
+    torch.testing.assert_close(seen[0], torch.linspace(1, -1, 16).expand(2, 16))
+    net.stem.weight.data[:, -1] = 0
+    assert not torch.allclose(net(x, T), y, atol=1e-3)
 
 
 def test_the_convolutions_run_along_time_and_shorten_it_by_four():
@@ -77,6 +87,7 @@ def test_labels_and_their_absence():
 def test_a_delay_by_one_hop_delays_the_output():
     """Of a sound amid silence, by patch_size * 4 samples, without attention; others do not."""
     net = small(num_classes=None)
+    net.stem.weight.data[:, -1] = 0                         # of where in the sound it is
     for stage in net.middle:
         stage.attention = None
     sound, t = F.pad(noise(1, 2, 32), (1008, 1008)), T[:1]  # ends out of its reach

@@ -135,6 +135,16 @@ def test_variants_of_training_sounds_are_told_from_held_out_sounds():
 
 # ---- classes
 
+def test_copies_that_hiss_are_found_in_the_upper_30_decibels():
+    """Hiss 40 dB below full scale fills the pauses: with 60 dB of range copies seem new."""
+    train, held_out = drums().x, drums("test").x
+    copies = (train + 0.01 * torch.randn(train.shape, generator=seeded(0))).clamp(-1, 1)
+    ratio = nearest_training_ratio(copies, train, held_out)
+    assert ratio.median() > 0.5
+    ratio = nearest_training_ratio(copies, train, held_out, decibels=30)
+    assert (ratio < 0.2).double().mean() > 0.8
+
+
 def test_discriminants_are_gaussians_of_one_covariance():
     """Equal priors, the shrunk covariance within the classes, against scipy's densities."""
     d = 4
@@ -223,6 +233,8 @@ NAMES = ["a", "b", "c", "d"]
     (lambda: log_mel(X[:, 0]), r"x must be sounds \(N, 1, T\)"),
     (lambda: nearest_distance(X, X[..., :4096]), "one length; got 8192 and 4096 samples"),
     (lambda: nearest_distance(X, "train"), "must be a tensor"),
+    (lambda: nearest_distance(X, X, 0), "decibels must be a number above 0"),
+    (lambda: nearest_training_ratio(X, X, X, decibels=-30), "decibels must be a number above 0"),
     (lambda: nearest_training_ratio(X, X, X[:0]), "at least one"),
     (lambda: nearest_training_ratio(X, X, X), "held_out must not be in train"),
     (lambda: sound_classifier(X[..., :1000], Y), "at least 1024 samples; got 1000"),

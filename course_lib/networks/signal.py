@@ -1,4 +1,5 @@
 """The U-Net of signals: waveforms (B, C, T), as images one pixel high."""
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,6 +14,9 @@ class SignalUNet(UNet):
     channels:   of the signals, 1 for mono
     patch_size: so many neighbouring samples are folded into channels
     the others: as in UNet; every level after the first is a quarter as long
+
+    One more input says where each sample is, falling from 1 at the beginning to -1 at the end:
+    convolutions see an edge, and not which one, and a one-shot begins at one of them.
 
     T must be divisible by patch_size * 4^(levels - 1). Raises TypeError or ValueError as UNet does.
     """
@@ -42,7 +46,7 @@ class SignalUNet(UNet):
             emb_dim=emb_dim,
             dropout=dropout,
         )
-        super().__init__(channels * patch_size, patch_size=1, **options)
+        super().__init__(channels * patch_size, patch_size=1, extra_channels=1, **options)
         options = {name: self.config[name] for name in options}         # lists, as files hold them
         self.config = {"channels": channels, "patch_size": patch_size} | options
         self.channels = channels
@@ -63,6 +67,9 @@ class SignalUNet(UNet):
         y = _validate_conditions(self, x, t, y)
         emb = F.silu(self._embed(x, t, y, None, None))                  # (B, emb_dim)
         h = x.unflatten(2, (-1, self.patch_size)).transpose(2, 3)       # (B, C, patch, T / patch)
-        h = self._levels(h.flatten(1, 2)[:, :, None], emb, None, None)  # (B, C patch, 1, T / patch)
+        h = h.flatten(1, 2)[:, :, None]                                 # (B, C patch, 1, T / patch)
+        where = torch.linspace(1, -1, h.shape[3], device=h.device, dtype=h.dtype)
+        h = torch.cat([h, where.expand(len(h), 1, 1, -1)], dim=1)
+        h = self._levels(h, emb, None, None)                            # (B, C patch, 1, T / patch)
         h = h[:, :, 0].unflatten(1, (self.channels, self.patch_size))
         return h.transpose(2, 3).flatten(2)                             # (B, C, T)

@@ -3,12 +3,13 @@ course, its numbers in its header.
 
     python -m course_lib.lab.training configs/moving_digits.toml
     python tools/recipes/ship_modalities.py moving_digits --ship
-        200 test clips, of which two frames are known, continued to 16 frames: is the digit still
-        the same, and does it move as fast, as in real clips; beside it each frame drawn after the
-        real frames before it
+        80 test clips, of which two frames are known, continued to 16 frames: is the digit still
+        the same, and does it move as fast, as in real clips; beside it other ways to continue, and
+        each frame drawn after the real frames before it
     ... drums --ship
         200 sounds: the class that was asked for, the distance to the training recordings and their
-        variants, level and clipping; the same for held-out recordings and for fresh variants
+        variants, level and clipping; the same for held-out recordings, for fresh variants, and for
+        variants with as much hiss as the samples have: would a copy that hisses be found?
     ... clouds --ship
         78 clouds: 1-NNA against training and held-out models, and their Chamfer distance to the
         training models; the same for held-out models and for variants of training models
@@ -29,6 +30,8 @@ from course_lib.lab.data import furniture, percussion
 from course_lib.lab.evaluation.sampling import SAMPLERS, sample_batches
 from course_lib.video import rollout
 
+STEPS = 20                                                  # of dpmpp, for a sound
+
 rounded = lambda values: [round(float(value), 5) for value in values]
 
 
@@ -42,31 +45,38 @@ def trained(run: Path) -> dict:
 
 # ---- clips
 
-def moving_digits(D: Denoiser, n: int = 200) -> dict:
+def moving_digits(D: Denoiser, n: int = 80) -> dict:
     """Each way to continue, by frame: the share whose digit is lost, and the speeds."""
     real = data.moving_digits(n, frames=16, seed=1, split="test")
     others = data.moving_digits(n, frames=16, seed=2, split="test")
     rows = [{"way": "real"} | of_clips(others.x, real.x)]
     ways = {
-        "two at once": lambda x: continued(D, x[:, :2], 14, new=2),
         "one by one": lambda x: continued(D, x[:, :2], 14),
-        "one by one, noise told": lambda x: continued(D, x[:, :2], 14, t_known=0.05),
-        "one, after real ones": lambda x: after_real_frames(D, x),
+        "one by one, t = 0.05": lambda x: continued(D, x[:, :2], 14, 0.05),
+        "one by one, t = 0.1": lambda x: continued(D, x[:, :2], 14, 0.1),
+        "two at once, t = 0.05": lambda x: continued(D, x[:, :2], 14, 0.05, new=2),
+        "short clips, t = 0.05": lambda x: continued(D, x[:, :2], 14, 0.05, filled=False),
+        "after real frames": lambda x: after_real_frames(D, x),
     }
     for way, draw in ways.items():
-        x = torch.cat([draw(part) for part in real.x.split(50)])
+        x = torch.cat([draw(part) for part in real.x.split(40)])
         rows.append({"way": way} | of_clips(x, real.x))
         print(rows[-1], flush=True)
     return {"n": n, "known": 2, "clips": rows}
 
 
-def continued(D: Denoiser, known: Tensor, frames: int, **options) -> Tensor:
-    """The known frames and so many more, in windows of 8."""
-    ts = timesteps(D.schedule, 10)
+def continued(
+    D: Denoiser, known: Tensor, frames: int, t_known: float = 0.0, new: int = 1, filled: bool = True
+) -> Tensor:
+    """The known frames and so many more, in windows of 8; filled: with pure noise, while the clip
+    is shorter.
+    """
     g = torch.Generator().manual_seed(known.shape[1])
-    known = known.to(next(D.parameters()).device)
-    x = rollout(D, D.schedule, known, ts, frames, 8, sampler=dpmpp, generator=g, **options)
-    return x.cpu().clamp(-1, 1)
+    how = {"new": new, "t_known": t_known, "noisy": t_known > 0, "sampler": dpmpp, "generator": g}
+    x, ts = known.to(next(D.parameters()).device), timesteps(D.schedule, 10)
+    while not filled and x.shape[1] < 8:
+        x, frames = rollout(D, D.schedule, x, ts, 1, x.shape[1] + 1, **how), frames - 1
+    return rollout(D, D.schedule, x, ts, frames, 8, **how).cpu().clamp(-1, 1)
 
 
 def after_real_frames(D: Denoiser, x: Tensor) -> Tensor:
@@ -101,17 +111,26 @@ def drums(D: Denoiser, n: int = 200) -> dict:
     y = torch.arange(n) % len(percussion.CLASSES)
     sets = {"held out": (test.x, test.y), "variants": (fresh, real.y[fresh_rows])}
     for w in (1.0, 2.0):
-        x = sample_batches(D, SAMPLERS["dpmpp"], 20, {"y": y}, scale=w, batch_size=100)
+        x = sample_batches(D, SAMPLERS["dpmpp"], STEPS, {"y": y}, scale=w, batch_size=100)
         sets[f"samples, w = {w:g}"] = (x, y)
+        hissing = fresh + 10 ** (quietest(x).median() / 20) * torch.randn(
+            fresh.shape, generator=torch.Generator().manual_seed(7))
+        sets[f"variants with the hiss of w = {w:g}"] = (hissing, real.y[fresh_rows])
     pool = torch.cat([real.x, variants])
     return {"n": n, "sounds": [
         {"set": name} | of_sounds(x, y, classify, pool, test.x) for name, (x, y) in sets.items()
     ]}
 
 
+def quietest(x: Tensor) -> Tensor:
+    """The level of the quietest 16 ms of each sound, in dB of full scale: (N,)"""
+    power = x.unflatten(2, (-1, 256)).square().mean((1, 3))             # (N, T / 256)
+    return 10 * power.amin(1).clamp(min=1e-12).log10()
+
+
 def of_sounds(x: Tensor, y: Tensor, classify, pool: Tensor, held_out: Tensor) -> dict:
     right = (classify(x) == y).double()
-    ratio = sounds.nearest_training_ratio(x, pool, held_out)
+    ratio, of_all = (sounds.nearest_training_ratio(x, pool, held_out, db) for db in (30, 60))
     checks = sounds.sound_checks(x)
     return {
         "n": len(x),
@@ -119,8 +138,10 @@ def of_sounds(x: Tensor, y: Tensor, classify, pool: Tensor, held_out: Tensor) ->
         "by_class": rounded(right[y == c].mean() for c in range(len(percussion.CLASSES))),
         "ratio": rounded(ratio.quantile(torch.tensor([0.1, 0.5, 0.9]))),
         "near_copies": round((ratio < 0.5).double().mean().item(), 5),
+        "ratio_of_60_dB": round(of_all.median().item(), 5),
         "loudness": rounded([checks["loudness"].mean(), checks["loudness"].std()]),
         "silent": checks["silent"].sum().item(),
+        "quietest": rounded(quietest(x).quantile(torch.tensor([0.1, 0.5, 0.9]))),
         "clipped": round(checks["clipped"].mean().item(), 6),
     }
 

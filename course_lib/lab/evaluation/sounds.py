@@ -51,30 +51,39 @@ def log_mel(x: Tensor, bands: int = 40, n_fft: int = 1024, hop: int = 256) -> Te
     return 10 * power.clamp(min=1e-12).log10()
 
 
-def nearest_training_ratio(x: Tensor, train: Tensor, held_out: Tensor) -> Tensor:
+def nearest_training_ratio(
+    x: Tensor, train: Tensor, held_out: Tensor, decibels: float = RANGE
+) -> Tensor:
     """How near each sound is to its nearest training sound, as a multiple of what is usual for
     recordings that were never trained on: (N,). Far below 1 is a near copy.
 
     train: the training sounds; with variants of them by `augment`, copies at another pitch are
-    found, too. Raises TypeError or ValueError for sounds that cannot be right, and where most of
-    held_out is in train.
+    found, too. decibels: as in `nearest_distance`.
+    Raises TypeError or ValueError for sounds that cannot be right, and where most of held_out is in
+    train.
     """
     held_out = _validate_sounds(held_out, "held_out")
-    usual = nearest_distance(held_out, train)[0].median()
+    usual = nearest_distance(held_out, train, decibels)[0].median()
     if usual < 0.1:
         raise ValueError("held_out must not be in train; the median of their distances is 0 dB")
-    return nearest_distance(x, train)[0] / usual
+    return nearest_distance(x, train, decibels)[0] / usual
 
 
-def nearest_distance(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_distance(
+    x: Tensor, train: Tensor, decibels: float = RANGE
+) -> tuple[Tensor, Tensor]:
     """The distance of each sound to its nearest training sound, and that one's row: (N,) each.
 
     Root mean square difference of the log-mel spectrograms in dB, each relative to its own maximum,
     the smallest of shifts by -1, 0 and 1 frames (16 ms).
-    Raises TypeError or ValueError for sounds that cannot be right.
+
+    decibels: what is quieter than the maximum by more counts as if it were quieter by so much. A
+              soft hiss fills every pause, and a copy that hisses is found only above it
+    Raises TypeError or ValueError for sounds that cannot be right, and decibels outside (0, 120].
     """
+    decibels = validate.number(decibels, "decibels", 0, 120, above=True)
     x, train = _validate_sounds(x), _validate_sounds(train, "train")
-    a, b = _spectrum(x), _spectrum(train)
+    a, b = _spectrum(x, decibels), _spectrum(train, decibels)
     if a.shape[2] != b.shape[2]:
         raise ValueError(f"both need one length; got {x.shape[2]} and {train.shape[2]} samples")
     pairs = ((a, b), (a[..., 1:], b[..., :-1]), (a[..., :-1], b[..., 1:]))
@@ -132,10 +141,11 @@ def sound_checks(x: Tensor) -> dict[str, Tensor]:
     return {"loudness": loudness, "silent": loudness < SILENCE, "clipped": clipped}
 
 
-def _spectrum(x: Tensor) -> Tensor:
-    """Log-mel spectrograms relative to their maximum, in [-60, 0] dB: independent of the gain."""
+def _spectrum(x: Tensor, decibels: float = RANGE) -> Tensor:
+    """Log-mel spectrograms relative to their maximum, at least -decibels: independent of the gain.
+    """
     db = log_mel(x)
-    return (db - db.amax((1, 2), keepdim=True)).clamp(min=-RANGE)
+    return (db - db.amax((1, 2), keepdim=True)).clamp(min=-decibels)
 
 
 def _features(x: Tensor) -> Tensor:
