@@ -29,7 +29,7 @@ def noise(*shape, seed=0):
 def test_it_begins_with_zero_and_keeps_the_shape():
     x = noise(2, 2, 64)
     assert (SignalUNet(2, widths=(8, 16), patch_size=4)(x, T) == 0).all()
-    for length in (16, 64, 160):
+    for length in (32, 64, 160):
         x = noise(2, 2, length)
         y = small()(x, T)
         assert y.shape == x.shape and y.is_contiguous() and y.std() > 0.01
@@ -60,6 +60,15 @@ def test_one_more_input_says_where_each_sample_is():
     torch.testing.assert_close(seen[0], torch.linspace(1, -1, 16).expand(2, 16))
     net.stem.weight.data[:, -1] = 0
     assert not torch.allclose(net(x, T), y, atol=1e-3)
+
+
+def test_the_end_is_followed_by_the_beginning():
+    """Turned by whole hops, sounds come out turned: there is no border, but for where they are."""
+    net, x = small(num_classes=None), noise(2, 2, 256)
+    net.stem.weight.data[:, -1] = 0
+    for hops in (1, 5):
+        turned = net(x.roll(hops * net.multiple, 2), T)
+        torch.testing.assert_close(turned, net(x, T).roll(hops * net.multiple, 2))
 
 
 def test_the_convolutions_run_along_time_and_shorten_it_by_four():
@@ -143,7 +152,8 @@ def test_it_trains_saves_and_loads(runs, tmp_path):
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda n: n(noise(2, 2, 60), T), "length must be a multiple of 16; got 60"),
+    (lambda n: n(noise(2, 2, 60), T), "length must be a multiple of 16, and twice .* got 60"),
+    (lambda n: n(noise(2, 2, 16), T), "length must be a multiple of 16, and twice .* got 16"),
     (lambda n: n(noise(2, 1, 64), T), r"takes signals \(B, 2, T\)"),
     (lambda n: n(noise(2, 2, 1, 64), T), r"takes signals \(B, 2, T\)"),
     (lambda n: n(torch.zeros(2, 2, 64, dtype=torch.int16), T), r"takes signals \(B, 2, T\)"),

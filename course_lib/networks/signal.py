@@ -1,7 +1,7 @@
 """The U-Net of signals: waveforms (B, C, T), as images one pixel high."""
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .layers import _require, _validate_conditions, _validate_sizes
 from .unet import UNet
@@ -15,10 +15,12 @@ class SignalUNet(UNet):
     patch_size: so many neighbouring samples are folded into channels
     the others: as in UNet; every level after the first is a quarter as long
 
-    One more input says where each sample is, falling from 1 at the beginning to -1 at the end:
-    convolutions see an edge, and not which one, and a one-shot begins at one of them.
+    The convolutions are circular: the end is followed by the beginning. Beside a border of zeros
+    the noise of the last samples is predicted worse than elsewhere, and sounds end in a click. One
+    more input says where each sample is, falling from 1 at the beginning to -1 at the end.
 
-    T must be divisible by patch_size * 4^(levels - 1). Raises TypeError or ValueError as UNet does.
+    T must be divisible by patch_size * 4^(levels - 1), two times or more.
+    Raises TypeError or ValueError as UNet does.
     """
 
     kernel_size = (1, 5)
@@ -52,6 +54,9 @@ class SignalUNet(UNet):
         self.channels = channels
         self.patch_size = patch_size
         self.multiple *= patch_size
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size[1] > 1:
+                layer.padding_mode = "circular"
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | int | None = None) -> Tensor:
         """x: (B, channels, T), t: (B,) real, y: (B,) integers, one integer, or None -> like x
@@ -59,10 +64,10 @@ class SignalUNet(UNet):
         Raises TypeError or ValueError for inputs of another shape, dtype or range.
         """
         _require("this network takes signals", x, "B", self.channels, "T")
-        if x.shape[2] % self.multiple:
+        if x.shape[2] % self.multiple or x.shape[2] < 2 * self.multiple:
             raise ValueError(
-                f"the length must be a multiple of {self.multiple}; got {x.shape[2]}: pad the "
-                "signals"
+                f"the length must be a multiple of {self.multiple}, and twice that or more; got "
+                f"{x.shape[2]}: pad the signals"
             )
         y = _validate_conditions(self, x, t, y)
         emb = F.silu(self._embed(x, t, y, None, None))                  # (B, emb_dim)
