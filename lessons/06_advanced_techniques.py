@@ -1501,22 +1501,43 @@ for row in K.about["metrics"]["sounds"]:
 tables.table(rows, index="", caption="Near copies: ratio below 0.5")
 
 # %% [markdown]
-# «What the table shows.»
+# **What the table shows.** First the controls. Variants of training recordings are found, 94 % of them, and with the samples' hiss they still are, by the upper 30 dB. By 60 dB the same copies have 1.7 and would count as newer than any recording: pauses make up most of a spectrogram, and the hiss fills them. Of the held-out recordings 3 of 14 are near copies by this measure; drums are alike.
 #
-# **The second half of a hit.** The first quarter of a held-out sound is known, the rest is drawn: lesson 5's `inpaint`, unchanged.
+# Now the samples. The class is right in 88 ± 2 %, for held-out recordings in 12 of 14. Their median ratio is 0.70, a quarter are near copies: fewer than of variants by far, about as many as of held-out recordings, whose share is known to ± 11 points only. Guidance draws the class more surely, and the ratio hardly changes. The hiss, at -43 dB, is what 26 minutes on one core leave.
+#
+# **The rest of a hit.** The first quarter of each held-out sound is known, the rest is drawn: lesson 5's `inpaint`, unchanged. **Does it listen to what it continues?** The control pastes the known quarter over a sample of the class that was drawn without it.
 
 # %%
-mask = torch.zeros(1, 1, 8192)
-mask[..., 2048:] = 1
-noise = torch.randn(4, 1, 8192, generator=seeded(2)).to(device)
-y = torch.arange(4, device=device)
-completed = last(dpmpp(inpaint(K, held_out.to(device), mask.to(device)), K.schedule, noise,
-                       timesteps(K.schedule, 20), y=y)).cpu()
-assert (completed[..., :2048] == held_out[..., :2048]).all()
-media.players({"held out": held_out, "completed": completed.clamp(-1, 1)})
+mask = torch.ones(1, 1, 8192)
+mask[..., :2048] = 0                                                    # 0: known
+known, y = test.x.repeat(4, 1, 1), test.y.repeat(4).to(device)          # four draws of each
+noise = torch.randn(known.shape, generator=seeded(2)).to(device)
+fill = inpaint(K, known.to(device), mask.to(device))
+ts = timesteps(K.schedule, 20)
+completed, free = (last(dpmpp(D, K.schedule, noise, ts, y=y)).cpu().clamp(-1, 1)
+                   for D in (fill, K))
+pasted = torch.where(mask == 0, known, free)
+assert (completed[..., :2048] == known[..., :2048]).all()
+
+# %%
+def distance_to_own(x):
+    """Of each held-out sound, the mean over its draws: (14,)"""
+    far = [sounds.nearest_distance(a[None], b[None], 30)[0] for a, b in zip(x, known)]
+    return torch.cat(far).view(4, -1).mean(0)
+
+far = {"completed": distance_to_own(completed), "pasted": distance_to_own(pasted)}
+gain = far["pasted"] - far["completed"]
+error = lambda of: of.std() / len(of) ** 0.5
+tables.table({name: {"dB to the recording": with_error(of.mean(), error(of))}
+              for name, of in far.items()}, caption=f"{len(gain)} held-out sounds, upper 30 dB")
+print(f"completed nearer for {(gain > 0).sum()} of {len(gain)}, "
+      f"by {gain.mean():.2f} ± {error(gain):.2f} dB")
+first = [(test.y == c).nonzero()[0].item() for c in range(4)]
+media.players({"held out": test.x[first], "completed": completed[first],
+               "pasted": pasted[first]})
 
 # %% [markdown]
-# «What one hears.»
+# The known quarter is kept exactly; the assertion checks it. Completions are nearer to their recording than pasted samples for 10 of 14 sounds, by 0.5 ± 0.3 dB. That is a hint that the model uses what it hears; fourteen sounds do not prove it.
 #
 # ## 6.21 Spectrograms and phase · deeper
 #
@@ -1819,7 +1840,7 @@ tables.table(rows, ".2f", caption="What it gives; the models of text, video, sou
                                   "were trained on one core")
 
 # %% [markdown]
-# «closing sentence»
+# **What the tables show.** A new kind of data costs between 30 and 60 statements for its network; those for video and sound are subclasses of the U-Net. What stays is ten times as much: the denoiser, the schedules, the samplers and guidance never ask what the numbers mean. For text the noise changed, too, and with it the loss and the sampler. And none of the models is as good as its data: half of the texts are valid, clips slow down, sounds and shapes lie nearer to the training set than held-out ones do.
 #
 # **Science.** The same denoisers work where the data are molecules and fields. RFdiffusion (Watson et al. 2023) draws protein backbones that were then made in the laboratory; AlphaFold 3 (Abramson et al. 2024) places all atoms of a complex by a diffusion model; GenCast (Price et al. 2025) draws weather forecasts for fifteen days on the sphere, and its ensemble was more skilful than that of the leading physical model on 97 % of the targets that were compared. What they add is geometry: networks that are equivariant to rotations, or live on a sphere.
 

@@ -58,10 +58,10 @@ def test_the_card_of_other_data_says_how_it_was_made(name):
 
 
 def test_checkpoints_of_other_data_are_small():
-    """At most 2 MB each, 6 MB together."""
+    """At most 2 MB each, 7.5 MB together."""
     files = [storage.ASSETS / f"checkpoints/{k}.safetensors" for k in DATA if DATA[k] in OTHER_DATA]
     sizes = [file.stat().st_size for file in files]
-    assert max(sizes) < 2e6 and sum(sizes) < 6e6
+    assert max(sizes) < 2e6 and sum(sizes) < 7.5e6
 
 
 def test_captions_are_as_valid_as_the_cards_say():
