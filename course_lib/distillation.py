@@ -25,9 +25,9 @@ def score_distillation(
 ) -> Tensor:
     """A loss for each image x (B, ...), whose gradient is w(t) (eps_hat - eps): (B,)
 
-    eps_hat is the noise that D sees in x_t = alpha x + sigma eps, and nothing is differentiated
-    through D: eps_hat - eps = alpha / sigma (x - x0_hat), so x is pulled to the prediction for its
-    noisy self. The loss itself is w alpha / (2 sigma) |x - x0_hat|^2.
+    eps_hat is D's prediction of the noise in x_t = alpha x + sigma eps, and nothing is
+    differentiated through D: eps_hat - eps = alpha / sigma (x - x0_hat), so x is pulled to the
+    prediction from its noised version. The loss itself is w alpha / (2 sigma) |x - x0_hat|^2.
 
     t:      one number or (B,), in (0, 1)
     eps:    like x, drawn when None

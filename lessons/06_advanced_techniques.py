@@ -1176,7 +1176,7 @@ tables.table(rows, index="what is changed", caption="Bits per dimension, the sam
 # | shapes | voxels; (B, points, 3) | a picture's denoiser; attention without positions | Gaussian | 6.22, 6.23 |
 # | actions | (B, steps, 2), given what is seen | a small MLP | Gaussian | 6.24 |
 #
-# Each of the data sets here is small, smaller than MNIST by a factor of hundreds for sounds and shapes. **A small data set is copied easily, and copies look best.** So beside each score of samples stands the same score of real examples that the training never had, and a measure of how near the samples lie to the training set.
+# Two of the data sets, sounds and shapes, are smaller than MNIST by a factor of hundreds. **A small data set is copied easily, and copies look best.** So there each score stands beside the same score of real examples that the training never had, and beside a measure of how near the samples lie to the training set.
 
 # %%
 import torch.nn.functional as F
@@ -1197,7 +1197,7 @@ with_error = lambda mean, error: f"{mean:.2f} ± {error:.2f}"
 # %% [markdown]
 # ## 6.16 Text: masked diffusion
 #
-# A **token** is a word's number in a vocabulary. There is no mean of two words, so Gaussian noise has no meaning here. **What is noise for words?** Forgetting: at time $t$ each token of a text is replaced by a special token, the **mask** m, with probability $t$, independently of the others:
+# A **token** is one unit of a sequence: in text a word or a piece of one, given as its number in a **vocabulary**. There is no mean of two words, so Gaussian noise has no meaning here. **What is noise for words?** Forgetting: at time $t$ each token of a text is replaced by a special token, the **mask** m, with probability $t$, independently of the others:
 #
 # $$q(x_t\mid x_0) = \prod_{i=1}^L\Big[(1-t)\,\mathbf 1[x_t^i = x_0^i] + t\,\mathbf 1[x_t^i = \mathrm m]\Big] \tag{6.36}$$
 #
@@ -1205,7 +1205,7 @@ with_error = lambda mean, error: f"{mean:.2f} ± {error:.2f}"
 #
 # $$\frac d{dt}\,\mathbb E\,\varphi(x_t) = \mathbb E\sum_{i:\,x_t^i\ne\mathrm m}\frac1{1-t}\Big[\varphi(x_t^{i\to\mathrm m}) - \varphi(x_t)\Big] \tag{6.37}$$
 #
-# It is the same weak form with another generator: a drift moves a point, noise spreads it, and this one **jumps**. A generator is what every process has, whatever its states are.
+# It is the same weak form with another generator: a drift moves a point, noise spreads it, and this one **jumps**. A generator is what every Markov process has, whatever its states are.
 #
 # **Backwards.** Let $s<t$, and let a place be masked at $t$. It was masked at $s$ with probability $s/t$, because (6.36) masks it by $s$ with probability $s$ and by $t$ with probability $t$. Otherwise it was still the clean token:
 #
@@ -1221,19 +1221,19 @@ with_error = lambda mean, error: f"{mean:.2f} ± {error:.2f}"
 #
 # $$-\log p_\theta(x_0) \;\le\; \int_0^1\frac{dt}t\;\mathbb E_{x_t}\sum_{i:\,x_t^i=\mathrm m}-\log p_\theta(x_0^i\mid x_t) \tag{6.40}$$
 #
-# It is the cross-entropy of filling in masks, as BERT was trained, with the **weight $1/t$**. Without the weight it is no bound. Does the choice of the clock matter? If tokens are masked with probability $m(t)$ instead, the derivation gives the weight $m'/m$; substitute $u=m(t)$, and (6.40) is back. So a masking schedule changes the noise of the estimate and nothing else.
+# It is the cross-entropy of filling in masks, as BERT was trained, with the **weight $1/t$**. Without the weight it is no bound. Does the choice of the clock matter? If tokens are masked with probability $m(t)$ instead, the derivation gives the weight $m'/m$; substitute $u=m(t)$, and (6.40) is back. So in training a masking schedule changes the noise of the estimate and nothing else; in sampling it says where the steps are.
 #
-# **What is the bound?** Count the masked tokens. Given $t$, exactly $k$ certain places are masked and the others are not with probability $t^k(1-t)^{L-k}$, and
+# **What is the bound?** Count the masked tokens. Given $t$, the $k$ positions of a given set are masked, and no others, with probability $t^k(1-t)^{L-k}$, and
 #
 # $$\int_0^1\frac1t\,t^k(1-t)^{L-k}dt\;\binom Lk = \binom Lk\frac{(k-1)!\,(L-k)!}{L!} = \frac1k \tag{6.41}$$
 #
-# So each number $k$ of masks has the same total weight, and within it, the loss is the *mean* over masked tokens, for a random set of $k$ masked places. Now think of a model that writes the text token by token in a random order $\sigma$. When $k$ tokens are missing, they are a random set, and the next one is a random one of them. That is the same average:
+# So each number $k$ of masks has the same total weight, and within it, the loss is the *mean* over masked tokens, for a random set of $k$ masked places. Now think of a model that writes the text token by token in a random order $\sigma$. When $k$ tokens are missing, they are a random set, and the next one is a random one of them. That is the same average. The true $q(x_0^i\mid x_t)$ does not depend on $t$: which tokens are masked says all. So our network is not given $t$ (Ou et al. 2024), and
 #
 # $$(6.40) = \mathbb E_\sigma\sum_{j=1}^L-\log p_\theta\big(x_0^{\sigma(j)}\,\big|\,x_0^{\sigma(1)},\dots,x_0^{\sigma(j-1)}\big) \tag{6.42}$$
 #
 # Masked diffusion is an **any-order autoregressive model**: its bound is the mean loss over all $L!$ orders of writing. An ordinary **autoregressive** model, such as GPT, has one order, left to right, and there its loss is no bound but the probability itself.
 #
-# **Two models of equal size.** The captions of our figures are a good test, because their grammar is known: every part is equally likely, wordings are drawn at random, and the probability of each caption can be computed (`caption_grammar.caption_log_prob`). The mean of its negative logarithm is their entropy, and no model can need fewer nats per caption on average. The difference is the **excess**:
+# **Two models of equal size.** The captions of our figures are a good test, because their grammar is known: every part is equally likely, wordings are drawn at random, and the probability of each caption can be computed (`caption_grammar.caption_log_prob`). The mean of its negative logarithm is their entropy, and no model can need fewer nats per caption on average. The difference is the **excess**. For masked diffusion the bound (6.40) stands in place of $-\log p_\theta$, so its excess is at least the divergence:
 #
 # $$\mathbb E\big[-\log p_\theta(x_0)\big] - H = \mathrm{KL}(p\,\|\,p_\theta) \ge 0 \tag{6.43}$$
 
@@ -1272,13 +1272,13 @@ tables.table(rows, ".3f", index="",
              caption=f"{card['n']:,} captions: valid, and the parts' distance")
 
 # %% [markdown]
-# **What the tables show.** The autoregressive model lies $0.07\pm0.01$ nats a caption above the entropy. Masked diffusion lies $1.3\pm0.2$ above it, although it has seen twice as many captions. That is no fault of the bound, which is tight for a perfect denoiser. The model has to predict from *any* set of known words and not from beginnings alone, which is probably harder to learn for a network of equal size.
+# **What the tables show.** The autoregressive model lies $0.07\pm0.01$ nats a caption above the entropy. Masked diffusion lies $1.3\pm0.2$ above it, although it has seen twice as many captions. For a perfect denoiser the bound is tight, so the excess is the network's: partly what it loses, partly that its orders disagree, and then the bound is not tight. The model has to predict from *any* set of known words and not from beginnings alone, which is probably harder to learn for a network of equal size.
 #
-# **How much is a nat?** Every caption of the grammar is valid. So by Jensen's inequality $\mathrm{KL} = \mathbb E_p\big[-\log\frac{p_\theta}{p}\big] \ge -\log p_\theta(\text{valid})$: drawn word by word, a model is valid with a probability of at least $e^{-\mathrm{KL}}$. That is 94 % for an excess of 0.07, and 28 % for 1.27. Measured are 97 % and, in 128 steps, 55 %. Fewer steps cost more: 37 % in 32 steps, 1 % in 4. Section 6.17 says why.
+# **How much is a nat?** Every caption of the grammar is valid. So by Jensen's inequality $\mathrm{KL} = \mathbb E_p\big[-\log\frac{p_\theta}{p}\big] \ge -\log p_\theta(\text{valid})$: drawn word by word, a model is valid with a probability of at least $e^{-\mathrm{KL}}$. That is 94 % for an excess of 0.07, and 28 % for 1.27. Measured are 97 % and, in 128 steps, 55 %. Fewer steps cost more: 37 % in 32 steps, 1 % in 4. Section 6.17 shows one reason.
 #
-# **Does a better order help?** In order of confidence 32 steps give as many valid captions, but look at the parts. Their distributions are off by 0.45 to 0.55 but for the background, where random order has 0.08 to 0.33. Chance alone makes this distance about $\sqrt{K/2\pi n}$ for $K$ names: with the 372 valid captions 0.11 for bodies and 0.33 for heads. The surest words come first, and what is sure is drawn too often. A score of validity alone would not have seen it.
+# **Does a better order help?** Not here. In **order of confidence** (the surest words first) fewer captions are valid in 8 and 16 steps, 3 against 9 % and 14 against 23 %, and as many in 32. But even there look at the parts. For body, accessory, head and glasses their distributions are off by 0.45 to 0.55, in random order by 0.08 to 0.33. Chance alone makes this distance about $\sqrt{K/2\pi n}$ for $K$ names: with the 372 valid captions 0.11 for bodies and 0.33 for heads. Probably what is sure comes first and is drawn too often. In the row of 32 steps validity alone would not have seen it.
 #
-# **What can a masked model do that an autoregressive one cannot?** Fill in: keep any words, mask any others. A model that writes from left to right knows only what stands before. Mask the word for the head in a caption, and draw it 500 times. What may stand there is known: every head whose name is one word and fits the article, all equally likely.
+# **What can a masked model do that an autoregressive one cannot?** Fill in (**infilling**): keep any words, mask any others. A model that writes from left to right knows only what stands before. Mask the word for the head in a caption, and draw it 500 times. What may stand there is known: every head whose name is one word and fits the article, all equally likely.
 
 # %%
 caption = ("a figure with a shark head, with a rust body, in yellow spectacles, "
@@ -1298,19 +1298,19 @@ print(f"{len(drawn_heads)} of 500 are valid; {len(set(drawn_heads))} different h
 print(*sorted(set(drawn_heads))[:12], "...")
 
 # %% [markdown]
-# **What is printed.** 482 of 500 are valid, and they name 169 heads, as many as fair draws would. The model was not trained for this task; every set of known words is one that it has seen in training.
+# **What is printed.** 482 of 500 are valid, and they name 169 heads, as many as fair draws would. It needed no further training: (6.40) trains for every set of known words.
 #
 # ## 6.17 Two tokens at once
 #
-# **What does it cost to reveal several tokens in one step?** Take a language of two sentences, "New York" and "San Francisco", each with probability 1/2, and the *perfect* denoiser: at each place, the true distribution given what is revealed. It is computed by listing all sentences.
+# **What does it cost to reveal several tokens in one step (parallel decoding)?** Take a language of two sentences, "New York" and "San Francisco", each with probability 1/2, and the *perfect* denoiser: at each place, the true distribution given what is revealed. It is computed by listing all sentences.
 
 # %%
-def exact_denoiser(texts, V):
-    """The true distribution of each place, where all texts (S, L) are equally likely."""
-    one_hot = F.one_hot(texts, V + 1).double()                          # (S, L, V + 1)
+def exact_denoiser(sentences, V):
+    """The true distribution of each position, all sentences (S, L) equally likely."""
+    one_hot = F.one_hot(sentences, V + 1).double()                          # (S, L, V + 1)
 
     def D(x, t):
-        fits = ((x[:, None] == texts) | (x[:, None] == V)).all(2)       # (B, S)
+        fits = ((x[:, None] == sentences) | (x[:, None] == V)).all(2)   # (B, S)
         p = torch.einsum("bs,slv->blv", fits.double(), one_hot)
         return p.clamp(min=1e-9).log()                                  # (B, L, V + 1)
     return D
@@ -1327,14 +1327,14 @@ for name, ts in {"one": [1, 0], "two": [1, 0.5, 0], "32": many}.items():
 tables.table(rows, ".3f", index="steps", caption="Share of sentences, n = 10,000")
 
 # %% [markdown]
-# **What the table shows.** In one step half of the sentences name no city, with a denoiser that is perfect. Each place knows its own distribution, half York and half Francisco, and nothing of what its neighbour is about to draw. Tokens that are revealed together are drawn **independently, given what was there before**; the price is the divergence between the joint distribution and the product of its marginals, the **total correlation**
+# **What the table shows.** In one step half of the sentences name no city, with a denoiser that is perfect. The denoiser returns a distribution for each position, half York and half Francisco; nothing links the draws. Tokens that are revealed together are drawn **independently, given what was there before**; the price is the divergence between the joint distribution and the product of its marginals, the **total correlation**
 #
 # $$\mathrm{KL}\Big(p(x^A\mid x_t)\,\Big\|\,\prod_{i\in A}p(x^i\mid x_t)\Big) = \sum_{i\in A}H(x^i\mid x_t) - H(x^A\mid x_t) \tag{6.44}$$
 #
-# here $2\log2-\log2 = \log2$ nats. No training removes it: it belongs to the step, as the error of a large step belongs to Euler's method. And captions hide it. Their parts are independent, so it costs nothing to reveal two *parts* at once.
+# here $2\log2-\log2 = \log2$ nats. No training removes it: it belongs to the step, as the error of a large step belongs to Euler's method. Captions have it within their phrases: which phrase stands where, and in which of its wordings, depends on the words beside it. That is a part of 6.16's loss at few steps; the network's own errors are in it, too. The *names* of two parts are independent and cost nothing when revealed together.
 
 # %% [markdown]
-# **A puzzle makes it visible.** In a solved Sudoku every number depends on the others. Of 4 x 4 there are 288 grids, so the exact denoiser is a list again. All places are masked; the grid is filled in few steps or many, in random order or, in each step, where the drawn number is the most probable (**order of confidence**). A place has at most 16 steps to be alone in; with 48 two places rarely share one.
+# **A puzzle makes it visible.** In a solved Sudoku every number depends on the others. Of 4 x 4 there are 288 grids, so the exact denoiser is a list again. All places are masked; the grid is filled in few steps or many, in random order or, in each step, where the drawn number is the most probable (**order of confidence**). How many numbers a step reveals is random: even with 48 steps for 16 positions, 2.5 pairs share a step on average.
 
 # %%
 grids = every_sudoku()                                                  # (288, 16)
@@ -1349,7 +1349,7 @@ for steps in (1, 2, 4, 8, 16, 48):
 tables.table(rows, ".2f", caption="Share of valid grids, exact denoiser, n = 500")
 
 # %% [markdown]
-# **What the table shows.** One step at a time would always be right. In few steps nearly nothing is, although the denoiser is perfect. And the order of confidence does *not* help it: it is even a little worse. The surest numbers are often those that determine each other, and numbers that are already determined use up steps which could have separated the uncertain ones. Confidence is a remedy for something else, a denoiser that *errs*.
+# **What the table shows.** One *number* at a time would always be right. In one or two steps nearly nothing is, in eight 42 %, although the denoiser is perfect. The order of confidence does *not* help: from 8 steps on it is worse by 6 to 10 points (an error is 2). Probably the surest numbers are those that determine each other, and they use up steps which could have separated the uncertain ones. Confidence is a remedy for something else, a denoiser that *errs*.
 #
 # **A network that errs.** `sudoku` is the same transformer, trained on 50,000 grids of 6 x 6, which has 28 million. Puzzles with 12 known numbers and one solution are solved by masking the other 24 places, and each answer can be checked. First one puzzle, in order of confidence:
 
@@ -1378,7 +1378,7 @@ tables.table(list(rows.values()), ".1%",
              caption=f"{card['n']:,} puzzles, and as many grids from nothing")
 
 # %% [markdown]
-# **What the table shows.** Puzzles are solved in the order of confidence: 98 % in 18 steps, 84 % in 4 steps of six numbers each. In random order the same network solves 36 %, even in 36 steps. A puzzle has one solution, so some numbers are certain and others are not yet; who draws an uncertain one may draw it wrong, and one wrong number is never taken back. From nothing it is the other way round, as with the exact denoiser: 20 % of the grids are valid in random order, 11 % in order of confidence, with 36 steps. There no number is wrong by itself; numbers are only wrong together.
+# **What the table shows.** Puzzles are solved in the order of confidence: 98 % in 18 steps, 84 % in 4 steps of six numbers on average. In random order the same network solves 36 %, even in 36 steps. A puzzle has one solution, so for a perfect denoiser every number is certain, and one step in any order would do. The network is sure of some numbers only; in random order it also draws where it is unsure, and a wrong number is never taken back. From nothing it is the other way round, as with the exact denoiser: 20 % of the grids are valid in random order, 11 % in order of confidence, with 36 steps. There no number is wrong by itself; numbers are only wrong together.
 #
 # ## 6.18 Revising, and a map · deeper
 #
@@ -1399,11 +1399,11 @@ tables.table(rows, index="remasking",
              caption=f"Share of valid grids from nothing, n = {row['n']}")
 
 # %% [markdown]
-# **What the table shows.** A little remasking helps where there are many steps: with $r=0.05$ valid grids rise from 30 to 39 % in 72 steps. Twice as much helps no longer, and in 18 steps nothing does. Each revision is a draw more, and it needs a step to be drawn alone in.
+# **What the table shows.** In 72 steps a little remasking helps: with $r=0.05$ valid grids rise from 30 to 39 %. Twice as much helps no longer, and in 18 steps nothing does. As printed, most numbers are drawn twice; probably each further draw needs a step to be drawn alone in.
 #
-# **How exactly must one draw?** Tokens are drawn by random numbers, and their precision matters. In bfloat16 a uniform number has 256 values; in float32 a sampler that lets the mask compete in each of a thousand steps loses rare words (Zheng et al. 2024). `unmask` decides first *whether* a token is revealed, and draws in float64. Exercise 6.9 measures all three.
+# **How exactly must one draw?** Tokens are drawn by random numbers, and their precision matters. In bfloat16 a uniform number has 256 values; in float32 a sampler that lets the mask compete in each of a thousand steps loses rare words (Zheng et al. 2024). `unmask` decides first *whether* a token is revealed, and draws in float64. Exercise 6.9 measures the first and computes the second.
 #
-# **A map.** LLaDA (Nie et al. 2025) is this model with 8 billion parameters, trained on text from the web. **Block diffusion** (Arriola et al. 2025) goes from block to block as an autoregressive model and fills each block by diffusion: what is known can then be cached, and texts have any length. In all of them the number of tokens a step is the price of speed, by (6.44). Pictures can be tokens, too: a vector-quantised autoencoder gives each patch a number of a codebook, and MaskGIT (Chang et al. 2022) fills 256 such places in 8 steps, in order of confidence. Other discrete noise is possible: **uniform** noise replaces a token by any other one, and its chain can revise by itself; with equal training it usually has the looser bound (Austin et al. 2021).
+# **A map.** LLaDA (Nie et al. 2025) is this model with 8 billion parameters, trained on text from the web. **Block diffusion** (Arriola et al. 2025) goes from block to block as an autoregressive model and fills each block by diffusion: what is known can then be cached, and texts have any length. In all of them the number of tokens a step is the price of speed, by (6.44). Pictures can be tokens, too: a vector-quantised autoencoder gives each patch a number of a codebook, and MaskGIT (Chang et al. 2022) fills 256 such positions in 8 steps, in order of confidence. Other discrete noise is possible: **uniform** noise replaces a token by any other one, and its chain can revise by itself; with equal training it had the looser bound in the experiments of Austin et al. (2021).
 #
 # ## 6.19 Video
 #
@@ -1421,7 +1421,7 @@ tables.table(rows, index="remasking",
 #
 # If $D$ is exact, this is $\mathbb E[x_0^{\text{new}}\mid x_t^{\text{new}}, x^{\text{known}}]$, the denoiser of the conditional distribution, and every sampler of lesson 4 draws from it. Slide the window along, and the clip grows beyond the length of the training: a **rollout**.
 #
-# **Two details count.** All clips of the training had 8 frames. While a clip is shorter, `rollout` puts frames of pure noise behind the new ones, at $t=1$. An exact denoiser learns nothing from them; ours has seen nothing else. And the known frames get a little noise and the time 0.05, so that the network does not trust every pixel that it drew itself. The tables have rows without the one and the other.
+# **Two details count.** All clips of the training had 8 frames. While a clip is shorter, `rollout` puts frames of pure noise behind the new ones, at $t=1$. They tell an exact denoiser nothing; but ours was trained on clips of 8 frames alone. And the known frames get a little noise and the time 0.05, so that the network relies less on every pixel that it drew itself. The tables have rows without the one and the other.
 
 # %%
 V = train.load("moving_digits", device)
@@ -1436,9 +1436,9 @@ plots.show(frames, columns=16, title="16 frames; of the continued clips two are 
 
 # %%
 card = V.about["metrics"]
-shown, rows = (2, 4, 7, 11, 15), {}
+rows = {}
 for row in card["clips"]:
-    rows[row["way"]] = {f"frame {f + 1}": row["lost"][f] for f in shown}
+    rows[row["way"]] = {f"frame {f + 1}": row["lost"][f] for f in (2, 4, 7, 11, 15)}
 tables.table(rows, ".1%", index="continued by",
              caption=f"{card['n']} test clips: another digit than in frame 1, or none")
 rows = {}
@@ -1450,9 +1450,9 @@ tables.table(rows, ".2f", index="continued by",
              caption="Pixels a frame; Wasserstein distance to real clips")
 
 # %% [markdown]
-# **What figure and tables show.** Real clips move by 1.91 pixels a frame. Drawn one by one with a little noise on the known frames, ours move by 1.67 up to frame 8, and by 1.56 at twice the length of the training. A digit is lost in 6 % by frame 8 and in 7.5 % by frame 16 (80 clips: an error of about 3 points). Both details count. In short clips the speed is 1.15, so most of what was wrong was a length that the network had not seen. Without noise on the known frames it falls to 1.24 late in the clip; 0.1 in place of 0.05 changes nothing.
+# **What figure and tables show.** In the figure the digits keep their shape and bounce at the walls; some slow down. Real clips move by 1.91 pixels a frame. Drawn one by one with a little noise on the known frames, ours move by 1.67 up to frame 8, and by 1.56 at twice the length of the training. In frame 8 another digit, or none, is read in 6 % of the clips, in frame 16 in 7.5 % (80 clips: an error of about 3 points). For the speed both details count. In short clips it is 1.15, so most of what was wrong was a length that the network had not seen. Without noise on the known frames it falls to 1.24 late in the clip; 0.1 in place of 0.05 changes nothing. The losses of these rows differ by no more than their errors. Two sets of real clips have distances of 0.08 and 0.06.
 #
-# What is left is **exposure bias**: the network was trained after real frames and here stands on its own. The control is the last row. There each frame is drawn by the same network after the *real* frames before it. The speeds are 1.96 and 1.91, and a digit is lost in 1 %. So single frames are right, and the errors come from drawing on.
+# What is left is **exposure bias**: the network was trained after real frames and here goes on from its own. The control is the last row, with **teacher forcing**: each frame is drawn by the same network after the *real* frames before it. They move by 1.81 and 1.78, their speeds are about as near to real ones as those of another set of real clips (0.09), and a digit is lost in 0 to 2.5 %. So more than half of the slowing, and the losses, come from going on from drawn frames.
 #
 # ## 6.20 Sound
 #
@@ -1481,11 +1481,13 @@ plots.show({name: to_image(2 * sounds.log_mel(of) - 2 * sounds.log_mel(of).amax(
            title="Log-mel spectrograms: time to the right, pitch upwards")
 
 # %% [markdown]
+# Kicks and toms are low streaks, snares and cymbals broad bursts, in samples as in recordings. The sampled cymbals stop early where the held-out one rings to the end, and pauses that should be black are grey. That is a soft **hiss**.
+#
 # **How near is too near?** For each sample take the distance to its nearest training recording or variant of one, in decibels between spectrograms, and divide by the median of the same distance for *held-out* recordings:
 #
 # $$r(x) = \frac{\min_{j\in\text{train}} d(x, x_j)}{\operatorname{median}_{k\in\text{held out}}\min_{j\in\text{train}} d(x_k, x_j)} \tag{6.47}$$
 #
-# Around 1 a sample is as new as a recording that was never seen, far below 1 it is a **near copy**. The ratio must be looked at beside the class: who copies perfectly is classified perfectly. And a measure of copies needs a copy that it should find. Recordings pause; our samples have a soft **hiss** there. So the table has variants with as much hiss as the samples have, and two ratios: of the upper 30 dB of the spectrograms, and of 60 dB.
+# Around 1 a sample is as new as a recording that was never seen, far below 1 it is a **near copy**. The ratio must be looked at beside the class: who copies perfectly is classified perfectly. And a measure of copies needs a copy that it should find. So the table has variants of training recordings with as much hiss as the samples have, and two ratios: of the upper 30 dB of the spectrograms, and of 60 dB.
 
 # %%
 rows = {}
@@ -1529,7 +1531,8 @@ far = {"completed": distance_to_own(completed), "pasted": distance_to_own(pasted
 gain = far["pasted"] - far["completed"]
 error = lambda of: of.std() / len(of) ** 0.5
 tables.table({name: {"dB to the recording": with_error(of.mean(), error(of))}
-              for name, of in far.items()}, caption=f"{len(gain)} held-out sounds, upper 30 dB")
+              for name, of in far.items()},
+             caption=f"{len(gain)} held-out sounds, upper 30 dB")
 print(f"completed nearer for {(gain > 0).sum()} of {len(gain)}, "
       f"by {gain.mean():.2f} ± {error(gain):.2f} dB")
 first = [(test.y == c).nonzero()[0].item() for c in range(4)]
@@ -1580,7 +1583,7 @@ media.players({name: rebuilt[name] for name in list(rebuilt)[1:]})
 #
 # $$\text{shadow} = 1 - \prod_{v\in\text{ray}}(1-\rho_v) \tag{6.48}$$
 #
-# **Score distillation.** Let $x(\theta)$ be the picture. Noise it, $x_t = \alpha x + \sigma\epsilon$, and let the denoiser predict the noise. If $x$ looks like data, $\hat\epsilon$ is $\epsilon$ on average; otherwise the difference says where the density of $x_t$ rises, because $\hat\epsilon = -\sigma\nabla\log q_t$ (lesson 1). Its negative is the direction to go, and the chain rule carries it to the parameters:
+# **Score distillation.** Let $x(\theta)$ be the picture. Noise it, $x_t = \alpha x + \sigma\epsilon$, and let the denoiser predict the noise. Averaged over noise *and data*, $\hat\epsilon$ is $\epsilon$. For one picture the average difference says where the density of $x_t$ rises, because $\hat\epsilon = -\sigma\nabla\log q_t$ (lesson 1). Its negative is the direction to go, and the chain rule carries it to the parameters:
 #
 # $$\nabla_\theta\mathcal L = \mathbb E_{t,\epsilon}\Big[w(t)\,\big(\hat\epsilon(x_t, t) - \epsilon\big)\,\frac{\partial x}{\partial\theta}\Big] \tag{6.49}$$
 #
@@ -1588,7 +1591,7 @@ media.players({name: rebuilt[name] for name in list(rebuilt)[1:]})
 #
 # $$\hat\epsilon - \epsilon = \frac\alpha\sigma\,(x - \hat x_0) \tag{6.50}$$
 #
-# The picture is pulled towards **what the denoiser sees in its noisy self**. `score_distillation` is the squared distance with this gradient, $\hat x_0$ held fixed.
+# The picture is pulled towards **the denoiser's prediction from its noised version**. `score_distillation` is the squared distance with this gradient, $\hat x_0$ held fixed and $w=\sigma^2$. A shadow becomes a picture in $[-1, 1]$ as twice itself minus 1.
 
 # %%
 teacher = train.load("mnist_small", device)
@@ -1610,14 +1613,14 @@ for k in range(200):
 plots.show(x.detach().cpu(), columns=4, title="Four sculptures: the front, the side")
 
 # %% [markdown]
-# One sculpture from all sides, its voxels above one half:
+# All four cast a 3 and a 7, and nearly the same 3 and 7. Two of them from all sides, their voxels above one half: in between they are neither.
 
 # %%
 media.turntable([media.voxel_points(density[k].detach().cpu()) for k in range(2)],
                 columns=2, size=128, alt="two sculptures that turn")
 
 # %% [markdown]
-# Twenty seeds, longer, by `python benchmarks/sculptures.py`, judged by the digit classifier. Beside them the same without guidance; voxels that were fitted to the shadows of *real* digits, which shows what voxels can do; and how much two shadows of twenty differ, with real digits as the measure.
+# Twenty sculptures, 300 steps each, by `python benchmarks/sculptures.py`, judged by the digit classifier. Beside them the same without guidance; voxels that were fitted to the shadows of *real* digits, which shows what voxels can do; and how much two shadows of twenty differ, with real digits as the measure.
 
 # %%
 with open(storage.ASSETS / "sculptures.csv") as file:
@@ -1630,7 +1633,7 @@ tables.table({name: {new: row[old] for old, new in columns.items()}
              caption="Of 20, as the classifier reads them; variety: two pictures' distance")
 
 # %% [markdown]
-# **What the table shows.** All 20 sculptures cast both shadows, and so do 20 of 20 whose voxels are rounded to 0 or 1; the fit to real shadows has 19. Without guidance it is 11 of 20, with a ninth of the voxels: most of the others are nearly empty. And the price: two distilled threes differ by 0.37, two real ones by 0.64. Score distillation **seeks modes**. It climbs to a picture that is likely under every noise at once, it does not draw one from the distribution; the high guidance that it needs narrows it further.
+# **What the table shows.** All 20 sculptures cast both shadows, and so do 20 of 20 whose voxels are rounded to 0 or 1; the fit to real shadows has 19, before and after rounding. Without guidance it is 11 of 20 (9 rounded), with a ninth of the voxels on average. And the price: two distilled threes differ by 0.37, two real ones by 0.64. Score distillation **seeks modes**. It climbs to a picture that is likely under every noise at once, it does not draw one from the distribution. DreamFusion uses a guidance of 100. Whether guidance narrows it further our row without it cannot tell: half of its shadows are no digit.
 #
 # ## 6.23 Shapes as points
 #
@@ -1638,7 +1641,7 @@ tables.table({name: {new: row[old] for old, new in columns.items()}
 #
 # $$f(\pi x) = \pi f(x) \tag{6.51}$$
 #
-# Self-attention is so by itself: it takes sums over all tokens, and a sum has no order. It was the *position embedding* of lesson 2 that told tokens apart. So `PointTransformer` is lesson 2's DiT without positions; a point's coordinates are its token.
+# Self-attention is so by itself: it takes sums over all tokens, and a sum has no order. It was the *position embedding* of lesson 2 that told tokens apart. So `PointTransformer` is lesson 2's DiT without positions; a point's coordinates are its token. (In ours, points attend to 32 learned vectors in place of each other, Lee et al. 2019. That is equivariant, too, and cheaper.) It was trained on 256 points; below it gets 512, since a function of sets takes any number.
 
 # %%
 P = train.load("clouds", device)
@@ -1660,7 +1663,7 @@ print("a row of each:", *furniture.CLASSES)
 media.turntable(x, columns=4, alt="twelve sampled clouds that turn")
 
 # %% [markdown]
-# The distance of two clouds is the **Chamfer distance**: from each point of one to the nearest point of the other, squared, averaged, both ways added,
+# The rows are recognisable: chairs, tables and lamps of different proportions, with some points astray. The distance of two clouds is the **Chamfer distance**: from each point of one to the nearest point of the other, squared, averaged, both ways added,
 #
 # $$d(X, Y) = \frac1{|X|}\sum_{x\in X}\min_{y\in Y}\|x-y\|^2 + \frac1{|Y|}\sum_{y\in Y}\min_{x\in X}\|x-y\|^2 \tag{6.52}$$
 #
@@ -1679,13 +1682,13 @@ for row in P.about["metrics"]["clouds"]:
 tables.table(rows, index="", caption="Chamfer distance, 95 % intervals")
 
 # %% [markdown]
-# **What the table shows.** First the rows of real shapes. Held-out models against training models have 0.54, one half but for chance, as two parts of one set should. Training models with other points on their surfaces are copies, and the alarm rings: 0.00. Variants of them, which the network was trained on, have 0.25. The samples lie between copies and new models. Their median ratio is 0.74, where held-out models have 1.00 and variants 0.42, and a fifth of them are near copies. Guidance makes it a third: it draws what the training set had most of. Against held-out models the samples' 0.65 is no better than the variants' 0.62, and its interval leaves one half out by little.
+# **What the table shows.** First the rows of real shapes. Held-out models against training models have 0.54, one half but for chance, as two parts of one set should. Training models with other points on their surfaces are copies, and the alarm rings: 0.00. Fresh variants, such as the network was trained on, have 0.25. The samples most likely lie between copies and new models. Their median ratio is 0.74, where held-out models have 1.00 and variants 0.42. By the rule "a ratio below 0.5" 21 % of them are near copies, where held-out models have 8 and variants 69 %. With guidance it is a third, a difference of two standard errors; 1-NNA does not see it (0.51).
 #
-# So the network has learned to mix: it draws chairs, tables and lamps, and some of them it has seen. Without the first three rows 0.45 would have looked like a perfect score. As many of each class are compared: with other shares of chairs the first row would have been 0.69, and the table would have measured chairs.
+# **Copies score best.** Against held-out models the training models themselves have 0.53, the variants 0.62, the samples 0.65. And without the first three rows 0.45 against the training set would have looked like a perfect score. As many of each class are compared; else the table would measure how many chairs there are.
 #
 # ## 6.24 Actions
 #
-# A robot sees something and does something. **Is that not regression, from what is seen to what is done?** A point has to walk round a disc. The expert passes it on the left or on the right, by the toss of a coin. Regression by squared error learns the conditional mean,
+# A robot sees something and does something. **Is that not regression, from what is seen to what is done?** Regression on an expert's demonstrations is called **behaviour cloning**. A point has to walk round a disc. The expert passes it on the left or on the right, by the toss of a coin. Regression by squared error learns the conditional mean,
 #
 # $$\arg\min_f\;\mathbb E\,\big|f(o) - a\big|^2 = \mathbb E[a\mid o] \tag{6.53}$$
 #
@@ -1696,15 +1699,15 @@ tables.table(rows, index="", caption="Chamfer distance, 95 % intervals")
 # All three are trained live, by the same loop on the same demonstrations, and then act in 400 worlds that they have not seen.
 
 # %%
-shown = obstacle.demonstrations(1000, seed=100, chunk=8, perturbation=0.3)
-print({name: tuple(value.shape) for name, value in shown.items()})
+demos = obstacle.demonstrations(1000, seed=100, chunk=8, perturbation=0.3)
+print({name: tuple(value.shape) for name, value in demos.items()})
 models = {
     "regression": policies.Regression(RegressionNet(4, 8, width=224)),
     "mixture density": policies.MixtureDensity(MixtureNet(4, 8, width=176)),
     "diffusion": Denoiser(ActionNet(4, 8), Schedule.cosine(), "edm"),
 }
 for name, model in models.items():
-    models[name] = train.train(model, shown, steps=1500, batch_size=128, device="cpu")
+    models[name] = train.train(model, demos, steps=1500, batch_size=128, device="cpu")
 
 # %%
 def policy_of(model):
@@ -1723,11 +1726,15 @@ tables.table(rows, ".1%", index="policy", caption="400 episodes, chunks of 8 car
 media.paths({name: e.paths[:60] for name, e in episodes.items()}, obstacle.RADIUS,
             {name: e.touched[:60].long() for name, e in episodes.items()},
             title="60 episodes; orange: the disc was touched")
+e = episodes["regression"]
+nearest_first = e.paths[:, 0, 1].abs().argsort()                        # to the axis
+print("regression, by quarters of the start's distance from the axis:",
+      *(f"{part.double().mean():.0%}" for part in e.success[nearest_first].chunk(4)))
 
 # %% [markdown]
-# **What figure and table show.** Regression reaches the goal in 60 % of the episodes: it walks straight at the disc where the start leaves both sides open, and succeeds where the start already leans to one side. The mixture and the diffusion policy go round, in 98 and 99 %, and pass on the left in 54 to 58 %, as the expert does.
+# **What figure and table show.** Regression reaches the goal in about 60 % of the episodes. An observation off the axis looks like an expert already on its way; from the axis itself both sides are open, and regression walks straight at the disc. The printed line says so: of the quarter of starts nearest to the axis none succeeds, of the two quarters farthest from it nearly all. The mixture and the diffusion policy go round, in 98 and 99 %, and pass on the left in 54 to 58 %, as the expert does.
 #
-# **How long should a chunk be?** Carried out blindly, eight actions cannot answer to what happens meanwhile. Here a **gust** blows the point up or down, once in an episode. Five seeds of training, 400 episodes each (`python benchmarks/policies.py`):
+# **How long should a chunk be?** Carried out **open loop**, blindly, eight actions cannot answer to what happens meanwhile. **Closed loop** means a new look after every action. Here a **gust** blows the point up or down, once in an episode. Five seeds of training, 400 episodes each (`python benchmarks/policies.py`):
 
 # %%
 with open(storage.ASSETS / "policies.csv") as file:
@@ -1740,8 +1747,9 @@ def of_seeds(policy, chunk, execute, gust, column):
     return torch.tensor(values)
 
 rows = []
-for policy in ("regression", "regression, calm", "mixture density", "diffusion"):
-    for chunk, execute in (("8", "8"), ("8", "1"), ("1", "1")):
+three = (("8", "8"), ("8", "1"), ("1", "1"))
+for policy in ("expert", "regression", "regression, calm", "mixture density", "diffusion"):
+    for chunk, execute in three if policy != "expert" else three[2:]:
         row = {"policy": policy, "chunk": chunk, "carried out": execute}
         for name, gust in (("calm", "0.0"), ("gust", "0.3")):
             success = of_seeds(policy, chunk, execute, gust, "success")
@@ -1751,20 +1759,20 @@ for policy in ("regression", "regression, calm", "mixture density", "diffusion")
 tables.table(rows, {"turns, calm": ".2f"}, caption="Success: mean and range of five seeds")
 
 # %% [markdown]
-# **What the table shows.** With whole chunks carried out, regression reaches the goal in 64 % of the calm episodes, the mixture in 96, diffusion in 99. With a look after every action all are near 100 %, *regression too*: a step off the axis makes one side likelier than the other, its mean leans that way, and the next look sees it further off. So it is not averaging alone that fails, it is averaging *blindly*. Demonstrations without gusts do not show what to do off the path ("regression, calm"): then regression fails with single actions as well, in the calm at 64 % (60 to 70 over five seeds), where demonstrations with gusts gave it all.
+# **What the table shows.** With whole chunks carried out, regression reaches the goal in 64 % of the calm episodes, the mixture in 96, diffusion in 99. With a look after every action regression and diffusion are at 100 %, the mixture at 96 with chunks of 8 and at 100 with single actions. *Regression too*: one step off the axis makes one side likelier. So the mean points a little to that side, and after the next step the point is further off the axis. With these demonstrations it is not averaging that fails, it is averaging *open loop*. Demonstrations without gusts do not show what to do off the path (*regression, calm*; the field's word is **covariate shift**): then regression fails with looks at every step, too, in the calm at 65 % with single actions and 87 % with chunks of 8.
 #
-# Whole chunks answer late: under a gust the mixture falls from 96 to 76 %, diffusion from 99 to 81 %. (Regression rises from 64 to 84 %: a gust takes it off the axis.) Looking at every step repairs it, and the policies **dither** instead: before the disc they change between up and down 1.5 times an episode, where whole chunks hardly ever do. Here this costs no success. Common practice lies between: predict a long chunk, carry out part of it.
+# Whole chunks answer late. Under a gust the mixture falls from 96 to 76 %, diffusion from 99 to 81; regression is even the best of the three (84 %), for the gust takes it off the axis. A look at every step repairs most of it: 98 % for diffusion, 90 for the mixture with chunks of 8, where the expert itself has 97. And now the two policies that *draw* **dither** (they switch modes): before the disc they change between up and down 1.2 to 1.7 times an episode, where whole chunks and regression hardly ever do. For diffusion this costs no success. Common practice lies between: predict a long chunk, carry out part of it, look again (**receding horizon**).
 #
 # ## 6.25 What had to change
 #
-# One table of all trained networks of part III, and the small digit model of lesson 2 beside them. **Statements** of code are counted, without docstrings: those of the module that holds the network. What all of them share is counted, too.
+# One row for each kind of data, and the small digit model of lesson 2 beside them. **Statements** of code are counted, without docstrings, those of the module alone: what it inherits from the U-Net or the DiT is not in the number, and `actions` also holds the two rivals. These cells need all of 6.16 to 6.24.
 
 # %%
 import ast
 import inspect
 from time import perf_counter
 
-from course_lib import denoiser, guidance, samplers, schedules
+from course_lib import denoiser, discrete, guidance, samplers, schedules
 from course_lib.networks import actions, points, signal, tokens, unet, video
 
 shared = (denoiser, schedules, samplers, guidance)
@@ -1783,73 +1791,76 @@ def seconds_of_one(draw):
     draw()
     return perf_counter() - start
 
-def draw_one(D, shape, steps, **condition):
-    x = D.schedule.sample_prior((1, *shape)).to(device)
+def draw_one(D, steps, **condition):
+    x = D.schedule.sample_prior((1, *D.data_shape)).to(device)
     ts = timesteps(D.schedule, steps)
     return lambda: last(dpmpp(D, D.schedule, x, ts, **condition))
 
+# %%
 zero = torch.zeros(1, dtype=torch.long, device=device)
 policy = models["diffusion"]
-parts_of = {
-    "digits (lesson 2)": (teacher, (1, 28, 28), "v", unet,
-                          draw_one(teacher, (1, 28, 28), 20, y=zero)),
-    "text, masked": (M, (32,), "tokens", tokens,
-                     lambda: texts.sample_tokens(M, 1)),
-    "video": (V, V.data_shape, "v", video, draw_one(V, V.data_shape, 10)),
-    "sound": (K, K.data_shape, "v", signal, draw_one(K, K.data_shape, 20, y=zero)),
-    "shapes": (P, P.data_shape, "v", points, draw_one(P, P.data_shape, 30, y=zero)),
-    "actions": (policy, policy.data_shape, "edm", actions,
-                lambda: policy_of(policy)(shown["observation"][:1])),
+draws = {                                         # the model, its module, one sample
+    "digits (lesson 2)": (teacher, [unet], draw_one(teacher, 20, y=zero)),
+    "text, masked": (M, [tokens, discrete], lambda: texts.sample_tokens(M, 1)),
+    "video": (V, [video], draw_one(V, 10)),
+    "sound": (K, [signal], draw_one(K, 20, y=zero)),
+    "shapes": (P, [points], draw_one(P, 30, y=zero)),
+    "actions": (policy, [actions], lambda: policy_of(policy)(demos["observation"][:1])),
 }
 rows = {}
-for name, (model, shape, target, module, draw) in parts_of.items():
-    rows[name] = {"shape": str(tuple(shape)), "target": target,
+for name, (model, modules, draw) in draws.items():
+    rows[name] = {"one example": str(tuple(getattr(model, "data_shape", (32,)))),
+                  "target": getattr(model, "target", "tokens"),
                   "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-                  "statements": statements(module),
+                  "statements": statements(*modules),
                   "one sample, s": f"{seconds_of_one(draw):.2f}"}
 tables.table(rows, index="data", caption="What had to change")
-print(f"denoiser, schedules, samplers and guidance, shared by all: "
+print(f"denoiser, schedules, samplers and guidance, shared by all but text: "
       f"{statements(*shared)} statements")
 
 # %%
-def card(model, key):
+def rows_of(model, key):
     """The rows of a shipped model's card, by what they are of."""
     rows = model.about["metrics"][key]
     return {row.get("way", row.get("set", row.get("steps"))): row for row in rows
             if row.get("order") != "confidence"}
 
-clips_of, sounds_by = card(V, "clips"), card(K, "sounds")
-clouds_by, texts_by = card(P, "clouds"), card(M, "samples")
-minutes = {name: f"{model.about['metrics']['training']['seconds'] / 60:.0f}"
-           for name, model in {"text": M, "video": V, "sound": K, "shapes": P}.items()}
-rows = [
-    ("text", "valid, 128 steps", texts_by[128]["valid"], M.about["metrics"]["real"]["valid"]),
-    ("video", "digit lost at frame 8", clips_of["one by one, t = 0.05"]["lost"][7],
-     clips_of["real"]["lost"][7]),
-    ("sound", "ratio to the training set", sounds_by["samples, w = 1"]["ratio"][1],
-     sounds_by["held out"]["ratio"][1]),
-    ("shapes", "ratio to the training set", clouds_by["samples, w = 1"]["ratio"][0],
-     clouds_by["held out"]["ratio"][0]),
-    ("actions", "success, chunks of 8", episodes["diffusion"].success.double().mean(),
-     episodes["expert"].success.double().mean()),
-]
-names = ("data", "measure", "model", "real or held out")
-rows = [dict(zip(names, row)) | {"training, minutes": minutes.get(row[0], "live")}
-        for row in rows]
-tables.table(rows, ".2f", caption="What it gives; the models of text, video, sound and shapes "
-                                  "were trained on one core")
+valid = rows_of(M, "samples")[128]["valid"]
+ways, sets, clouds = rows_of(V, "clips"), rows_of(K, "sounds"), rows_of(P, "clouds")
+success = {name: e.success.double().mean() for name, e in episodes.items()}
+measured = {                                      # the model, real or held-out data
+    "text": ("valid, 128 steps", valid, M.about["metrics"]["real"]["valid"]),
+    "video": ("pixels a frame, from frame 9",
+              ways["one by one, t = 0.05"]["from_9"][0], ways["real"]["from_9"][0]),
+    "sound": ("ratio to the training set",
+              sets["samples, w = 1"]["ratio"][1], sets["held out"]["ratio"][1]),
+    "shapes": ("ratio to the training set",
+               clouds["samples, w = 1"]["ratio"][0], clouds["held out"]["ratio"][0]),
+    "actions": ("success, chunks of 8", success["diffusion"], success["expert"]),
+}
+
+# %%
+rows = []
+for name, model in zip(measured, (M, V, K, P, None)):
+    measure, of_model, of_real = measured[name]
+    trained = "live"
+    if model is not None:
+        trained = f"{model.about['metrics']['training']['seconds'] / 60:.0f} min"
+    rows.append({"data": name, "measure": measure, "model": of_model, "real": of_real,
+                 "training, one core": trained})
+tables.table(rows, ".2f", caption="What it gives, beside real or held-out data")
 
 # %% [markdown]
-# **What the tables show.** A new kind of data costs between 30 and 60 statements for its network; those for video and sound are subclasses of the U-Net. What stays is ten times as much: the denoiser, the schedules, the samplers and guidance never ask what the numbers mean. For text the noise changed, too, and with it the loss and the sampler. And none of the models is as good as its data: half of the texts are valid, clips slow down, sounds and shapes lie nearer to the training set than held-out ones do.
+# **What the tables show.** A new kind of data costs between 30 and 60 statements for its network, more where noise, loss and sampler change, too, as for text. The denoiser, the schedules, the samplers and guidance are ten times as much, and never ask what the numbers mean. None of the models is as good as its data: half of the texts are valid, clips slow down, and sounds and shapes lie nearer to the training set than held-out ones do.
 #
-# **Science.** The same denoisers work where the data are molecules and fields. RFdiffusion (Watson et al. 2023) draws protein backbones that were then made in the laboratory; AlphaFold 3 (Abramson et al. 2024) places all atoms of a complex by a diffusion model; GenCast (Price et al. 2025) draws weather forecasts for fifteen days on the sphere, and its ensemble was more skilful than that of the leading physical model on 97 % of the targets that were compared. What they add is geometry: networks that are equivariant to rotations, or live on a sphere.
+# **Science.** The same denoisers work where the data are molecules and fields. RFdiffusion (Watson et al. 2023) draws protein backbones that were then made in the laboratory; AlphaFold 3 (Abramson et al. 2024) places all atoms of a complex by a diffusion model; GenCast (Price et al. 2025) draws weather forecasts for fifteen days on the sphere, and its ensemble was more skilful than that of the leading physical model on 97 % of the targets that were compared. What they add is geometry: RFdiffusion's network is equivariant to rotations, GenCast's lives on a sphere, and AlphaFold 3 does without, by training on structures that are turned at random.
 
 # %% [markdown]
 # ## 6.26 What we built
 #
-# An autoencoder whose latents are six numbers for each 4 x 4 pixels, a diffusion model in them that reads captions, and the same model's theory in continuous time: one equation, whose members are the samplers and schedules of the field, with the likelihood as a by-product. Then the same denoiser, loop and samplers for five other kinds of data.
+# An autoencoder whose latents are six numbers for each 4 x 4 pixels, a diffusion model in them that reads captions, and the same model's theory in continuous time: one equation, whose members are the samplers and schedules of the field, with the likelihood as a by-product. Then the same loop for five other kinds of data, with the same denoiser and samplers for all but text.
 #
-# **Five things to remember.** (1) A latent is data like other data: its scale is part of the schedule, and its fidelity is paid for by the model that has to learn it. (2) Schedules are clocks and rulers. What a sampler really chooses is the points in log SNR, the order of its steps and its noise; what a training really chooses is the weight of each level and the coupling of noise and data. (3) A likelihood belongs to a process *and* a convention: say which process, which dequantisation, which first level. (4) For other data the network and the noise's kind change, and little else. What is drawn together is drawn independently, for tokens as for the steps of a solver: fewer steps have their price, with a perfect denoiser, too. (5) With few data, a score that rewards quality rewards copies. Split by source before anything else, and put the distance to the training set beside every score.
+# **Five things to remember.** (1) A latent is data like other data: its scale is part of the schedule, and its fidelity is paid for by the model that has to learn it. (2) Schedules are clocks and rulers. What a sampler really chooses is the points in log SNR, the order of its steps and its noise; what a training really chooses is the weight of each level and the coupling of noise and data. (3) A likelihood belongs to a process *and* a convention: say which process, which dequantisation, which first level. (4) For other data the network changes, for text the noise, too, and little else. Tokens that are revealed in one step are drawn independently; so fewer steps have their price even with a perfect denoiser, as large steps of a solver have theirs. (5) With few data, a score that rewards quality rewards copies. Split by source before anything else, and put the distance to the training set beside every score.
 #
 # **Terms.**
 #
@@ -1874,16 +1885,19 @@ tables.table(rows, ".2f", caption="What it gives; the models of text, video, sou
 # | masked diffusion, any-order autoregressive model | tokens are masked with probability $t$ and filled in again; the same model, seen as one that writes in random order |
 # | excess | nats a model needs beyond the entropy, (6.43) |
 # | total correlation | the price of drawing dependent tokens together, (6.44) |
-# | order of confidence, remasking (6.18) | the surest tokens first; revealed tokens are masked again |
+# | parallel decoding, order of confidence, infilling | several tokens a step; the surest first; words between given ones |
+# | remasking, block diffusion, uniform noise (6.18) | revealed tokens are masked again; blocks one after the other; any token in place of a mask |
 # | temporal attention, diffusion forcing | attention over the frames of one place; a noise level for each frame |
-# | rollout, exposure bias | a clip continued frame by frame; a model's errors on what it drew itself |
+# | rollout, exposure bias, teacher forcing, world model | a clip continued frame by frame; a model's errors on what it drew itself; going on from real frames; a model that continues what it sees |
 # | waveform, one-shot, augmentation | samples of air pressure; one hit; changed copies of training data |
 # | near copy | a sample much nearer to the training set than held-out data are |
-# | spectrogram, phase, vocoder (6.21) | sizes of frequencies by time; what they leave out; a network that puts it back |
-# | score distillation | the gradient (6.49): a picture model moves the parameters of something else |
+# | mel spectrogram, phase, vocoder (6.21) | sizes of frequencies by time; what they leave out; a network that puts it back |
+# | score distillation sampling (SDS) | the gradient (6.49): a picture model moves the parameters of something else |
 # | mode seeking | the likeliest result in place of a draw |
 # | point cloud, permutation-equivariant | a set of points; a function that is permuted as its input is |
 # | Chamfer distance, 1-NNA | (6.52); the share of shapes whose nearest neighbour is of their own set |
+# | behaviour cloning, covariate shift | regression on demonstrations; states that they do not show |
+# | open loop, closed loop, receding horizon | no look; a look after each action; a long chunk of which a part is carried out |
 # | chunk, diffusion policy, mixture density network | the next $K$ actions; a denoiser of them; a network that returns a mixture |
 #
 # | formula | source |
@@ -1904,7 +1918,8 @@ tables.table(rows, ".2f", caption="What it gives; the models of text, video, sou
 # | (6.36) to (6.40) | Austin et al. 2021, *Structured Denoising Diffusion Models in Discrete State-Spaces*; Sahoo et al. 2024, *Simple and Effective Masked Diffusion Language Models*, eq. 10; Shi et al. 2024, *Simplified and Generalized Masked Diffusion* |
 # | (6.41), (6.42) | Uria et al. 2014, *A Deep and Tractable Density Estimator*; Hoogeboom et al. 2022, *Autoregressive Diffusion Models*; Ou et al. 2024 |
 # | (6.45), (6.46) | Chen et al. 2024, *Diffusion Forcing*; Ho et al. 2022, *Video Diffusion Models* |
-# | (6.48) to (6.50) | Poole et al. 2023, *DreamFusion*, eq. 3 |
+# | (6.43), (6.44) | Cover & Thomas 2006, chapter 2; Watanabe 1960 (total correlation) |
+# | (6.48), (6.49) | Max 1995 (volume rendering); Poole et al. 2023, *DreamFusion*, eq. 3 |
 # | (6.51), (6.52) | Zaheer et al. 2017, *Deep Sets*; Fan et al. 2017; 1-NNA: Lopez-Paz & Oquab 2017; Yang et al. 2019, *PointFlow* |
 # | (6.53), (6.54) | Bishop 1994, *Mixture Density Networks*; Chi et al. 2023, *Diffusion Policy* |
 #

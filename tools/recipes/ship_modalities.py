@@ -49,18 +49,19 @@ def moving_digits(D: Denoiser, n: int = 80) -> dict:
     """Each way to continue, by frame: the share whose digit is lost, and the speeds."""
     real = data.moving_digits(n, frames=16, seed=1, split="test")
     others = data.moving_digits(n, frames=16, seed=2, split="test")
-    rows = [{"way": "real"} | of_clips(others.x, real.x)]
+    rows = [{"way": "real"} | of_clips(others.x, real.x, others.x)]
     ways = {
         "one by one": lambda x: continued(D, x[:, :2], 14),
         "one by one, t = 0.05": lambda x: continued(D, x[:, :2], 14, 0.05),
         "one by one, t = 0.1": lambda x: continued(D, x[:, :2], 14, 0.1),
         "two at once, t = 0.05": lambda x: continued(D, x[:, :2], 14, 0.05, new=2),
         "short clips, t = 0.05": lambda x: continued(D, x[:, :2], 14, 0.05, filled=False),
-        "after real frames": lambda x: after_real_frames(D, x),
+        "after real frames, t = 0.05": lambda x: after_real_frames(D, x),
     }
     for way, draw in ways.items():
         x = torch.cat([draw(part) for part in real.x.split(40)])
-        rows.append({"way": way} | of_clips(x, real.x))
+        before = real.x if way == "after real frames, t = 0.05" else x
+        rows.append({"way": way} | of_clips(x, real.x, before))
         print(rows[-1], flush=True)
     return {"n": n, "known": 2, "clips": rows}
 
@@ -82,16 +83,19 @@ def continued(
 def after_real_frames(D: Denoiser, x: Tensor) -> Tensor:
     """Each frame from the third on drawn after the real frames before it, never after drawn ones.
     """
-    drawn = [continued(D, x[:, :k], 1)[:, -1:] for k in range(2, x.shape[1])]
+    drawn = [continued(D, x[:, :k], 1, 0.05)[:, -1:] for k in range(2, x.shape[1])]
     return torch.cat([x[:, :2], *drawn], dim=1)
 
 
-def of_clips(x: Tensor, real: Tensor) -> dict:
+def of_clips(x: Tensor, real: Tensor, before: Tensor) -> dict:
     """The share of clips that do not show their first frame's digit, by frame; the mean and the
     deviation of the speeds of drawn frames, and the Wasserstein distance to those of real clips.
+
+    before: the clips whose frames each frame of x was drawn after; speeds are from theirs to x's
     """
     row = {"lost": rounded(clips.identity_loss(clips.read_digits(x)))}
-    own, others = clips.speeds(x), clips.speeds(real)
+    own = (clips.positions(x)[:, 1:] - clips.positions(before)[:, :-1]).norm(dim=-1)
+    others = clips.speeds(real)
     for name, part in {"to_8": slice(1, 7), "from_9": slice(7, 15)}.items():
         speed, other = (v[:, part][v[:, part].isfinite()] for v in (own, others))
         distance = wasserstein_distance(speed.numpy(), other.numpy())
