@@ -1732,7 +1732,7 @@ print("regression, by quarters of the start's distance from the axis:",
       *(f"{part.double().mean():.0%}" for part in e.success[nearest_first].chunk(4)))
 
 # %% [markdown]
-# **What figure and table show.** Regression reaches the goal in about 60 % of the episodes. An observation off the axis looks like an expert already on its way; from the axis itself both sides are open, and regression walks straight at the disc. The printed line says so: of the quarter of starts nearest to the axis none succeeds, of the two quarters farthest from it nearly all. The mixture and the diffusion policy go round, in 98 and 99 %, and pass on the left in 54 to 58 %, as the expert does.
+# **What figure and table show.** Regression reaches the goal in about 60 % of the episodes. An observation off the axis looks like an expert already on its way; from the axis itself both sides are open, and regression walks straight at the disc. The printed line says so: of the quarter of starts nearest to the axis hardly one succeeds, of the two quarters farthest from it nearly all. The mixture and the diffusion policy go round nearly always, and pass on the left about as often as the expert does.
 #
 # **How long should a chunk be?** Carried out **open loop**, blindly, eight actions cannot answer to what happens meanwhile. **Closed loop** means a new look after every action. Here a **gust** blows the point up or down, once in an episode. Five seeds of training, 400 episodes each (`python benchmarks/policies.py`):
 
