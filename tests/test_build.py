@@ -190,7 +190,8 @@ def test_the_committed_notebooks_are_up_to_date():
 
 def test_notebooks_are_small_and_clean():
     for file in ROOT.glob("*/[0-9]*.ipynb"):
-        assert file.stat().st_size < 1.5e6, f"{file.name} is over 1.5 MB"
+        most = 3e6 if file.name[:2] in ("06", "07") else 1.5e6          # they have sounds, too
+        assert file.stat().st_size < most, f"{file.name} is over {most / 1e6} MB"
         for cell in nbformat.read(file, 4).cells:
             assert not any(
                 o.get("name") == "stderr" or o.output_type == "error"
