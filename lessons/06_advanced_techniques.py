@@ -1197,15 +1197,15 @@ with_error = lambda mean, error: f"{mean:.2f} ± {error:.2f}"
 # %% [markdown]
 # ## 6.16 Text: masked diffusion
 #
-# A **token** is one unit of a sequence: in text a word or a piece of one, given as its number in a **vocabulary**. There is no mean of two words, so Gaussian noise has no meaning here. **What is noise for words?** Forgetting: at time $t$ each token of a text is replaced by a special token, the **mask** m, with probability $t$, independently of the others:
+# A **token** is one unit of a sequence: in text a word or a piece of one, given as its number in a **vocabulary**. There is no mean of two words, so Gaussian noise has no meaning here. **What is noise for words?** Forgetting: at time $t$ each of the $L$ tokens of a text is replaced by a special token, the **mask** m, with probability $t$, independently of the others:
 #
 # $$q(x_t\mid x_0) = \prod_{i=1}^L\Big[(1-t)\,\mathbf 1[x_t^i = x_0^i] + t\,\mathbf 1[x_t^i = \mathrm m]\Big] \tag{6.36}$$
 #
-# At $t=0$ there is the text, at $t=1$ only masks. A masked token stays masked as $t$ rises: the mask is an **absorbing state** (Austin et al. 2021). In a small step $h$ a token that is still there is masked with probability $h/(1-t)$, because $(1-t)\big(1-\frac h{1-t}\big) = 1-t-h$. So with the function $\varphi$ of (6.16), now of texts, and with $x^{i\to\mathrm m}$ for the text whose place $i$ is masked,
+# At $t=0$ there is the text, at $t=1$ only masks. A masked token stays masked as $t$ rises: the mask is an **absorbing state** (Austin et al. 2021). In a small step $h$ a token that is still there is masked with probability $h/(1-t)$, because $(1-t)\big(1-\frac h{1-t}\big) = 1-t-h$. So for any function $\varphi$ of a text, and with $x^{i\to\mathrm m}$ for the text whose place $i$ is masked,
 #
 # $$\frac d{dt}\,\mathbb E\,\varphi(x_t) = \mathbb E\sum_{i:\,x_t^i\ne\mathrm m}\frac1{1-t}\Big[\varphi(x_t^{i\to\mathrm m}) - \varphi(x_t)\Big] \tag{6.37}$$
 #
-# It is the same weak form with another generator: a drift moves a point, noise spreads it, and this one **jumps**. A generator is what every Markov process has, whatever its states are.
+# In part II's words: it is the weak form (6.16) with another generator. A drift moves a point, noise spreads it, and this one **jumps**. A generator is what every Markov process has, whatever its states are.
 #
 # **Backwards.** Let $s<t$, and let a place be masked at $t$. It was masked at $s$ with probability $s/t$, because (6.36) masks it by $s$ with probability $s$ and by $t$ with probability $t$. Otherwise it was still the clean token:
 #
@@ -1223,7 +1223,7 @@ with_error = lambda mean, error: f"{mean:.2f} ± {error:.2f}"
 #
 # It is the cross-entropy of filling in masks, as BERT was trained, with the **weight $1/t$**. Without the weight it is no bound. Does the choice of the clock matter? If tokens are masked with probability $m(t)$ instead, the derivation gives the weight $m'/m$; substitute $u=m(t)$, and (6.40) is back. So in training a masking schedule changes the noise of the estimate and nothing else; in sampling it says where the steps are.
 #
-# **What is the bound?** Count the masked tokens. Given $t$, the $k$ positions of a given set are masked, and no others, with probability $t^k(1-t)^{L-k}$, and
+# **What is the bound?** Count the masked tokens. Given $t$, the $k$ positions of a given set are masked, and no others, with probability $t^k(1-t)^{L-k}$, and (a Beta integral)
 #
 # $$\int_0^1\frac1t\,t^k(1-t)^{L-k}dt\;\binom Lk = \binom Lk\frac{(k-1)!\,(L-k)!}{L!} = \frac1k \tag{6.41}$$
 #
@@ -1259,7 +1259,7 @@ for name, model in {"masked diffusion": M, "autoregressive": A}.items():
     print(name, *tokenizer.decode(texts.sample_tokens(model, 3, seed=1)), sep="\n    ")
 
 def scores(of):
-    """Validity, and the distance of each part's distribution from the known one."""
+    """Validity; each part's total variation distance from the known distribution."""
     return {"valid": f"{of['valid']:.1%}"} | {k: of[k] for k in noun_parts.PARTS}
 
 rows = {}
@@ -1269,14 +1269,14 @@ for name, model in {"masked": M, "autoregressive": A}.items():
         rows[f"{name}, {row['steps']} steps{order}"] = scores(row)
 rows["captions of the grammar (floor)"] = scores(M.about["metrics"]["real"])
 tables.table(rows, ".3f", index="",
-             caption=f"{card['n']:,} captions: valid, and the parts' distance")
+             caption=f"{card['n']:,} captions: valid; each part's total variation distance")
 
 # %% [markdown]
 # **What the tables show.** The autoregressive model lies $0.07\pm0.01$ nats a caption above the entropy. Masked diffusion lies $1.3\pm0.2$ above it, although it has seen twice as many captions. For a perfect denoiser the bound is tight, so the excess is the network's: partly what it loses, partly that its orders disagree, and then the bound is not tight. The model has to predict from *any* set of known words and not from beginnings alone, which is probably harder to learn for a network of equal size.
 #
-# **How much is a nat?** Every caption of the grammar is valid. So by Jensen's inequality $\mathrm{KL} = \mathbb E_p\big[-\log\frac{p_\theta}{p}\big] \ge -\log p_\theta(\text{valid})$: drawn word by word, a model is valid with a probability of at least $e^{-\mathrm{KL}}$. That is 94 % for an excess of 0.07, and 28 % for 1.27. Measured are 97 % and, in 128 steps, 55 %. Fewer steps cost more: 37 % in 32 steps, 1 % in 4. Section 6.17 shows one reason.
+# **How much is a nat?** Every caption of the grammar is valid. So by Jensen's inequality $\mathrm{KL} = \mathbb E_p\big[-\log\frac{p_\theta}{p}\big] \ge -\log p_\theta(\text{valid})$: drawn word by word, a model is valid with a probability of at least $e^{-\mathrm{KL}}$. That is 93 % for an excess of 0.07, and 28 % for 1.27. Measured are 97 % and, in 128 steps, 55 %. Fewer steps cost more: 37 % in 32 steps, 1 % in 4. Section 6.17 shows one reason.
 #
-# **Does a better order help?** Not here. In **order of confidence** (the surest words first) fewer captions are valid in 8 and 16 steps, 3 against 9 % and 14 against 23 %, and as many in 32. But even there look at the parts. For body, accessory, head and glasses their distributions are off by 0.45 to 0.55, in random order by 0.08 to 0.33. Chance alone makes this distance about $\sqrt{K/2\pi n}$ for $K$ names: with the 372 valid captions 0.11 for bodies and 0.33 for heads. Probably what is sure comes first and is drawn too often. In the row of 32 steps validity alone would not have seen it.
+# **Does a better order help?** Not here. In **order of confidence** (the surest words first) fewer captions are valid in 8 and 16 steps, 3 against 9 % and 14 against 23 %, and as many in 32. But even there look at the parts. For body, accessory, head and glasses their distributions are off by 0.45 to 0.55, in random order by 0.08 to 0.33. The **total variation distance** is half the sum of absolute differences; chance alone makes it about $\sqrt{K/2\pi n}$ for $K$ names: with the 372 valid captions 0.11 for bodies and 0.33 for heads. Probably what is sure comes first and is drawn too often. In the row of 32 steps validity alone would not have seen it.
 #
 # **What can a masked model do that an autoregressive one cannot?** Fill in (**infilling**): keep any words, mask any others. A model that writes from left to right knows only what stands before. Mask the word for the head in a caption, and draw it 500 times. What may stand there is known: every head whose name is one word and fits the article, all equally likely.
 
@@ -1327,7 +1327,7 @@ for name, ts in {"one": [1, 0], "two": [1, 0.5, 0], "32": many}.items():
 tables.table(rows, ".3f", index="steps", caption="Share of sentences, n = 10,000")
 
 # %% [markdown]
-# **What the table shows.** In one step half of the sentences name no city, with a denoiser that is perfect. The denoiser returns a distribution for each position, half York and half Francisco; nothing links the draws. Tokens that are revealed together are drawn **independently, given what was there before**; the price is the divergence between the joint distribution and the product of its marginals, the **total correlation**
+# **What the table shows.** In one step half of the sentences name no city, with a denoiser that is perfect. The denoiser returns a distribution for each position, half York and half Francisco; nothing links the draws. Tokens that are revealed together, at positions $A$, are drawn **independently, given what was there before**; the price is the divergence between the joint distribution and the product of its marginals, the **total correlation**
 #
 # $$\mathrm{KL}\Big(p(x^A\mid x_t)\,\Big\|\,\prod_{i\in A}p(x^i\mid x_t)\Big) = \sum_{i\in A}H(x^i\mid x_t) - H(x^A\mid x_t) \tag{6.44}$$
 #
@@ -1447,10 +1447,10 @@ for row in card["clips"]:
     for name, key in {"to frame 8": "to_8", "from 9": "from_9"}.items():
         of |= dict(zip((f"mean {name}", f"deviation {name}", f"distance {name}"), row[key]))
 tables.table(rows, ".2f", index="continued by",
-             caption="Pixels a frame; Wasserstein distance to real clips")
+             caption="Speed of the centre of mass, pixels a frame; Wasserstein distance")
 
 # %% [markdown]
-# **What figure and tables show.** In the figure the digits keep their shape and bounce at the walls; some slow down. Real clips move by 1.91 pixels a frame. Drawn one by one with a little noise on the known frames, ours move by 1.67 up to frame 8, and by 1.56 at twice the length of the training. In frame 8 another digit, or none, is read in 6 % of the clips, in frame 16 in 7.5 % (80 clips: an error of about 3 points). For the speed both details count. In short clips it is 1.15, so most of what was wrong was a length that the network had not seen. Without noise on the known frames it falls to 1.24 late in the clip; 0.1 in place of 0.05 changes nothing. The losses of these rows differ by no more than their errors. Two sets of real clips have distances of 0.08 and 0.06.
+# **What figure and tables show.** In the figure the digits keep their shape and bounce at the walls; some slow down. Real clips move by 1.91 pixels a frame. Drawn one by one with a little noise on the known frames, ours move by 1.67 up to frame 8, and by 1.56 at twice the length of the training. In frame 8 another digit, or none, is read in 6 % of the clips, in frame 16 in 7.5 % (80 clips: an error of about 3 points). For the speed both details count. In short clips, without frames of noise behind the new ones, it is 1.15: a length that the network had not seen costs most. Without noise on the known frames it falls to 1.24 late in the clip; 0.1 in place of 0.05 changes nothing. The losses of these rows differ by no more than their errors. Two sets of real clips have distances of 0.08 and 0.06.
 #
 # What is left is **exposure bias**: the network was trained after real frames and here goes on from its own. The control is the last row, with **teacher forcing**: each frame is drawn by the same network after the *real* frames before it. They move by 1.81 and 1.78, their speeds are about as near to real ones as those of another set of real clips (0.09), and a digit is lost in 0 to 2.5 %. So more than half of the slowing, and the losses, come from going on from drawn frames.
 #
@@ -1458,7 +1458,7 @@ tables.table(rows, ".2f", index="continued by",
 #
 # A sound is a **waveform**: air pressure, 16,000 numbers a second. Ours are percussion **one-shots** of 0.512 s, tensors (B, 1, 8192). The network is the U-Net with convolutions along time (`SignalUNet`): kernels of (1, 5) in place of (3, 3), every level a quarter as long, the first layer folds 16 neighbouring samples into channels. It is lesson 2's class with two numbers changed. Its convolutions are **circular**, the end is followed by the beginning, and one more input says where each sample is: beside a border of zeros the last samples were predicted worse, and sounds ended in a click. Schedule, loss, loop and sampler are untouched.
 #
-# **The data are the problem.** There are 54 recordings of 40 sources: 21 kicks, 13 snares, 10 cymbals, 10 toms. And they are fewer than they seem. Six toms, "high", "mid" and "low", hard and soft, are *one* drum: at another pitch, their waveforms have a correlation of 0.98 and more. A split by file would have put the same drum on both sides, and the test would have been passed by copies. So recordings are grouped by source, sources are split, and only then are the training recordings **augmented**: resampled by up to three semitones, shifted by up to 4 ms, made brighter or duller, louder or softer, with either sign.
+# **The data are the problem.** There are 54 recordings (21 kicks, 13 snares, 10 cymbals, 10 toms) of 40 sources. And they are fewer than they seem. Six toms, "high", "mid" and "low", hard and soft, are *one* drum: at another pitch, their waveforms have a correlation of 0.98 and more. A split by file would have put the same drum on both sides, and the test would have been passed by copies. So recordings are grouped by source, sources are split, and only then are the training recordings **augmented**: resampled by up to three semitones, shifted by up to 4 ms, made brighter or duller, louder or softer, with either sign.
 
 # %%
 real, test = data.drums("train"), data.drums("test")
@@ -1473,8 +1473,7 @@ y = torch.arange(4, device=device).repeat(2)                            # two of
 x = sampling.sample_batches(K, sampling.SAMPLERS["dpmpp"], 20, {"y": y})
 held_out = torch.cat([test.x[test.y == c][:1] for c in range(4)])
 sounds_of = {"held out": held_out, "samples": x[:4], "more samples": x[4:]}
-print("from left to right:", *classes)
-media.players(sounds_of)
+media.players(sounds_of, columns=classes)
 to_image = lambda db: (db.flip(1) / 60 + 1)[:, None].clamp(-1, 1)
 plots.show({name: to_image(2 * sounds.log_mel(of) - 2 * sounds.log_mel(of).amax())
             for name, of in sounds_of.items()}, columns=4,
@@ -1487,7 +1486,7 @@ plots.show({name: to_image(2 * sounds.log_mel(of) - 2 * sounds.log_mel(of).amax(
 #
 # $$r(x) = \frac{\min_{j\in\text{train}} d(x, x_j)}{\operatorname{median}_{k\in\text{held out}}\min_{j\in\text{train}} d(x_k, x_j)} \tag{6.47}$$
 #
-# Around 1 a sample is as new as a recording that was never seen, far below 1 it is a **near copy**. The ratio must be looked at beside the class: who copies perfectly is classified perfectly. And a measure of copies needs a copy that it should find. So the table has variants of training recordings with as much hiss as the samples have, and two ratios: of the upper 30 dB of the spectrograms, and of 60 dB.
+# Around 1 a sample is as new as a recording that was never seen, far below 1 it is a **near copy**. The ratio must be looked at beside the class: who copies perfectly is classified perfectly. And a measure of copies needs a copy that it should find. So the table has variants of training recordings with as much hiss as the samples have, and two ratios: one of the upper 30 dB of the spectrograms, where everything quieter counts as that much below the loudest, and one of 60 dB.
 
 # %%
 rows = {}
@@ -1503,9 +1502,9 @@ for row in K.about["metrics"]["sounds"]:
 tables.table(rows, index="", caption="Near copies: ratio below 0.5")
 
 # %% [markdown]
-# **What the table shows.** First the controls. Variants of training recordings are found, 94 % of them, and with the samples' hiss they still are, by the upper 30 dB. By 60 dB the same copies have 1.7 and would count as newer than any recording: pauses make up most of a spectrogram, and the hiss fills them. Of the held-out recordings 3 of 14 are near copies by this measure; drums are alike.
+# **What the table shows.** First the controls. Variants of training recordings are found, 94 % of them, and with the samples' hiss they still are, by the upper 30 dB. By 60 dB the same copies have 1.7 and would count as newer than any recording: pauses make up most of a spectrogram, and the hiss fills them. Of the held-out recordings 3 of 14 are near copies by this measure; drums are alike. (Their own median is 1.02, not 1, between the two middle ones of 14.)
 #
-# Now the samples. The class is right in 88 ± 2 %, for held-out recordings in 12 of 14. Their median ratio is 0.70, a quarter are near copies: fewer than of variants by far, about as many as of held-out recordings, whose share is known to ± 11 points only. Guidance draws the class more surely, and the ratio hardly changes. The hiss, at -43 dB, is what 26 minutes on one core leave.
+# Now the samples. The class is right in 88 ± 2 %, for held-out recordings in 12 of 14. Their median ratio is 0.70, a quarter are near copies: fewer than of variants by far, about as many as of held-out recordings, whose share is known to ± 11 points only. Guidance draws the class more surely, and the ratio hardly changes. They are quieter than the recordings, as are the variants, whose peaks were lowered by up to 6 dB. The hiss, at -43 dB, is what 24 minutes on one core leave.
 #
 # **The rest of a hit.** The first quarter of each held-out sound is known, the rest is drawn: lesson 5's `inpaint`, unchanged. **Does it listen to what it continues?** The control pastes the known quarter over a sample of the class that was drawn without it.
 
@@ -1537,7 +1536,7 @@ print(f"completed nearer for {(gain > 0).sum()} of {len(gain)}, "
       f"by {gain.mean():.2f} ± {error(gain):.2f} dB")
 first = [(test.y == c).nonzero()[0].item() for c in range(4)]
 media.players({"held out": test.x[first], "completed": completed[first],
-               "pasted": pasted[first]})
+               "pasted": pasted[first]}, columns=classes)
 
 # %% [markdown]
 # The known quarter is kept exactly; the assertion checks it. Completions are nearer to their recording than pasted samples for 10 of 14 sounds, by 0.5 ± 0.3 dB. That is a hint that the model uses what it hears; fourteen sounds do not prove it.
@@ -1572,7 +1571,8 @@ for name, x in rebuilt.items():
     rows[name] = {"spectrogram, dB": torch.cat(far).mean(),
                   "correlation of waveforms": torch.stack(alike).mean()}
 tables.table(rows, ".2f", index="rebuilt from", caption="Four held-out sounds")
-media.players({name: rebuilt[name] for name in list(rebuilt)[1:]})
+media.players({name: rebuilt[name] for name in list(rebuilt)[1:]},
+              columns=classes)
 
 # %% [markdown]
 # **What the table shows.** With the true phases the sound comes back exactly. With random ones its own spectrogram is 2.7 dB away from the sizes that it was given; after 100 rounds 1.1 dB. Of the sizes in 40 bands less can be known, and 2.6 dB remain. The correlation of the waveforms is 0 in all three: the search finds *a* sound with that spectrogram, not *the* sound. Play them: a hit hardly suffers, a tone gets rough. It also says what a spectrogram metric such as (6.47) cannot see.
@@ -1583,7 +1583,7 @@ media.players({name: rebuilt[name] for name in list(rebuilt)[1:]})
 #
 # $$\text{shadow} = 1 - \prod_{v\in\text{ray}}(1-\rho_v) \tag{6.48}$$
 #
-# **Score distillation.** Let $x(\theta)$ be the picture. Noise it, $x_t = \alpha x + \sigma\epsilon$, and let the denoiser predict the noise. Averaged over noise *and data*, $\hat\epsilon$ is $\epsilon$. For one picture the average difference says where the density of $x_t$ rises, because $\hat\epsilon = -\sigma\nabla\log q_t$ (lesson 1). Its negative is the direction to go, and the chain rule carries it to the parameters:
+# **Score distillation sampling** (SDS). Let $x(\theta)$ be the picture. Noise it, $x_t = \alpha x + \sigma\epsilon$, and let the denoiser predict the noise. Averaged over noise *and data*, $\hat\epsilon$ is $\epsilon$. For one picture the average difference points to where the density of $x_t$ *falls*, because $\hat\epsilon = -\sigma\nabla\log q_t$ (lesson 1). So go against it, and let the chain rule carry it to the parameters:
 #
 # $$\nabla_\theta\mathcal L = \mathbb E_{t,\epsilon}\Big[w(t)\,\big(\hat\epsilon(x_t, t) - \epsilon\big)\,\frac{\partial x}{\partial\theta}\Big] \tag{6.49}$$
 #
@@ -1679,12 +1679,12 @@ for row in P.about["metrics"]["clouds"]:
                         "1-NNA, training": interval(row["one_nna_train"]),
                         "1-NNA, held out": "itself" if row["set"] == "held out"
                         else interval(row["one_nna_held_out"])}
-tables.table(rows, index="", caption="Chamfer distance, 95 % intervals")
+tables.table(rows, index="", caption="Ratio (6.47) with Chamfer distances, 95 % intervals")
 
 # %% [markdown]
-# **What the table shows.** First the rows of real shapes. Held-out models against training models have 0.54, one half but for chance, as two parts of one set should. Training models with other points on their surfaces are copies, and the alarm rings: 0.00. Fresh variants, such as the network was trained on, have 0.25. The samples most likely lie between copies and new models. Their median ratio is 0.74, where held-out models have 1.00 and variants 0.42. By the rule "a ratio below 0.5" 21 % of them are near copies, where held-out models have 8 and variants 69 %. With guidance it is a third, a difference of two standard errors; 1-NNA does not see it (0.51).
+# **What the table shows.** First the rows of real shapes. Held-out shapes against training shapes have 0.54, one half but for chance, as two parts of one set should. Training shapes with other points on their surfaces are copies, and the alarm rings: 0.00. Fresh variants, such as the network was trained on, have 0.25. The samples most likely lie between copies and new shapes. Their median ratio is 0.74, where held-out shapes have 1.00 and variants 0.42. By the rule "a ratio below 0.5" 21 % of them are near copies, where held-out shapes have 8 and variants 69 %. With guidance it is a third, a difference of two standard errors; 1-NNA does not see it (0.51).
 #
-# **Copies score best.** Against held-out models the training models themselves have 0.53, the variants 0.62, the samples 0.65. And without the first three rows 0.45 against the training set would have looked like a perfect score. As many of each class are compared; else the table would measure how many chairs there are.
+# **Copies score best.** Against held-out models the training shapes themselves have 0.53, the variants 0.62, the samples 0.65. And without the first three rows 0.45 against the training set would have looked like a perfect score. As many of each class are compared; else the table would measure how many chairs there are.
 #
 # ## 6.24 Actions
 #
@@ -1696,7 +1696,7 @@ tables.table(rows, index="", caption="Chamfer distance, 95 % intervals")
 #
 # $$-\log\sum_{m=1}^M\pi_m(o)\,\mathcal N\big(a;\mu_m(o),\operatorname{diag}s_m(o)^2\big) \tag{6.54}$$
 #
-# All three are trained live, by the same loop on the same demonstrations, and then act in 400 worlds that they have not seen.
+# An observation is four numbers, the position and the goal; the demonstrations contain some **gusts**, which blow the point up or down. All three are trained live, by the same loop on the same demonstrations, and then act in 400 worlds that they have not seen, at first without gusts.
 
 # %%
 demos = obstacle.demonstrations(1000, seed=100, chunk=8, perturbation=0.3)
@@ -1734,7 +1734,7 @@ print("regression, by quarters of the start's distance from the axis:",
 # %% [markdown]
 # **What figure and table show.** Regression reaches the goal in about 60 % of the episodes. An observation off the axis looks like an expert already on its way; from the axis itself both sides are open, and regression walks straight at the disc. The printed line says so: of the quarter of starts nearest to the axis hardly one succeeds, of the two quarters farthest from it nearly all. The mixture and the diffusion policy go round nearly always, and pass on the left about as often as the expert does.
 #
-# **How long should a chunk be?** Carried out **open loop**, blindly, eight actions cannot answer to what happens meanwhile. **Closed loop** means a new look after every action. Here a **gust** blows the point up or down, once in an episode. Five seeds of training, 400 episodes each (`python benchmarks/policies.py`):
+# **How long should a chunk be?** Carried out **open loop**, blindly, eight actions cannot answer to what happens meanwhile. **Closed loop** means a new look after every action. Here a gust comes once in an episode. *Regression, calm* was trained on demonstrations without gusts; *turns* counts changes between up and down before the disc. Five seeds of training, 400 episodes each (`python benchmarks/policies.py`):
 
 # %%
 with open(storage.ASSETS / "policies.csv") as file:

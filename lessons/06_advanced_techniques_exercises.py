@@ -914,9 +914,9 @@ tables.table(rows, {"least error": ".4f", "squared error": ".4f",
 # **What the table shows.** SetNet comes within 3 % of the least error that is possible from all 32 points. The blind network is equivariant to the last digit, and stays near what one point tells, more than four times as much. The copied network sees five neighbours in the list (fewer at its ends), and comes near what five points tell. And its outputs change with the order, by up to 2.3 times their deviation.
 
 # %% [markdown]
-# ## 6.12 Open: a text of your own (3 points, 30 minutes)
+# ## 6.12 Open: a text of your own (4 points, 45 minutes)
 #
-# Train a small masked diffusion on texts of your own: names, places, lines of a poem, recipes, sequences of chords. It takes at least 50 short texts, all different; a few hundred are better. The list `word_vectors.load_vectors().index` has 4,731 English words, in case you have none at hand. Hold out every fifth text of the sorted list, `sorted(texts)[::5]`, and train on the others, for a minute at most. Then measure, and return a dict:
+# Train a small masked diffusion on texts of your own: names, places, lines of a poem, recipes, sequences of chords. It takes at least 50 short texts, all different; a few hundred are better. The list `word_vectors.load_vectors().index` has 4,731 English words, in case you have none at hand. Hold out every fifth text of the sorted list, `sorted(texts)[::5]`, and train on the others, for a minute at most. (`train.train` takes a `MaskedDiffusion(TokenTransformer(...), mask_id)` as it takes a `Denoiser`; the data are `{"x0": ids}`. Give it `steps`, not seconds.) Then measure, and return a dict:
 #
 # * `"texts"`: the list of strings; `"encode"`: a function from a list of texts to token ids (N, L) int64, padded to one length; `"model"`: the trained `MaskedDiffusion`.
 # * `"bound"`: the bound (6.40) of the held-out texts, in nats per token, from at least 8,000 draws of $t$ and masks in all.

@@ -31,6 +31,9 @@ def test_a_player_holds_the_samples(shown):
         samples = np.frombuffer(file.readframes(200), "<i2") / 32767
     np.testing.assert_allclose(samples, x[0, 0].clamp(-1, 1), atol=2e-5)
     assert shown[0]["text/plain"].splitlines()[0] == "a < b: 2 sounds of 0.025 s"
+    media.players({"a < b": x, "other": x[:1]}, columns=["kick", "<tom>"])
+    page = shown[1]["text/html"]
+    assert "<tr><th></th><th>kick</th><th>&lt;tom&gt;</th></tr>" in page and page.count("<tr>") == 3
 
 
 def test_a_turn_is_whole_and_never_stops(shown):
@@ -80,6 +83,8 @@ def test_paths_are_drawn(shown, monkeypatch):
 
 @pytest.mark.parametrize("call, says", [
     (lambda: media.players({}), "at least one row"),
+    (lambda: media.players({"a": torch.zeros(2, 1, 200)}, columns=["a"]), "2 headings; got 1"),
+    (lambda: media.players({"a": torch.zeros(2, 1, 200)}, columns="kick"), "a list of strings"),
     (lambda: media.players({"a": torch.zeros(2, 200)}), r"a must be sounds \(n, 1, T\)"),
     (lambda: media.players(torch.zeros(2, 1, 200)), "sounds must be"),
     (lambda: media.turntable([]), "at least one cloud"),

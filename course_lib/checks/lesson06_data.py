@@ -1462,7 +1462,7 @@ QUESTIONS = [
          "h = self.embed(x); h = h + self.mix(h.mean(1, keepdim=True)) with self.mix = "
          "nn.Linear(dim, dim); return self.out(h)")),
     Question(
-        "6.12", 3, judge_own_text,
+        "6.12", 4, judge_own_text,
         "now read your samples beside the nearest training texts",
         ("Start with single letters as tokens, padded to one length. A list of a few hundred "
          "short words is enough.",

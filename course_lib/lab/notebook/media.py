@@ -4,6 +4,7 @@ import html
 import io
 import math
 import wave
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,17 +18,26 @@ from .plots import BLUE, COLOURS, display, new_figure, pixels, to_numpy
 TURN = 24                                                   # frames of a turn
 
 
-def players(sounds: dict[str, Tensor], rate: int = 16_000) -> None:
+def players(
+    sounds: dict[str, Tensor], rate: int = 16_000, columns: Sequence[str] | None = None
+) -> None:
     """A row of audio players for each name: sounds (n, 1, T) in [-1, 1], samples beyond are cut.
 
-    Raises TypeError or ValueError for no sounds, another shape, and a rate that is no whole number.
+    columns: headings, such as the classes, one for each sound of a row
+    Raises TypeError or ValueError for no sounds, another shape, a rate that is no whole number, and
+    headings that are not as many as the sounds of the longest row.
     """
     validate.instance(sounds, dict, "sounds", '{"real": x}')
     validate.whole(rate, "rate")
     if not sounds:
         raise ValueError("sounds must name at least one row")
     rows = {name: _waveforms(x, name) for name, x in sounds.items()}
-    cells = "".join(
+    headings = [] if columns is None else ["", *validate.strings(columns, "columns")]
+    longest = max(map(len, rows.values()))
+    if headings and len(headings) != longest + 1:
+        raise ValueError(f"columns must be {longest} headings; got {len(headings) - 1}")
+    top = "".join(f"<th>{html.escape(name)}</th>" for name in headings)
+    cells = (f"<tr>{top}</tr>" if top else "") + "".join(
         f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
         + "".join(f"<td>{_player(x, rate)}</td>" for x in row)
         + "</tr>"
