@@ -11,7 +11,11 @@
 #
 # {{badge}}
 #
-# «opening»
+# This lesson takes Stable Diffusion apart and puts it together again. Its parts are known: the autoencoder of lesson 6, the U-Net of lesson 2, the schedule of lesson 1, the samplers of lesson 4, the guidance and the captions of lesson 5. What is new is small, and most of it is *convention*: an order of two halves, a padding number, a step that counts from 1. A convention that is got wrong rarely shows in a picture and always in a number. So the lesson is about both, how the model works and how one knows that a reimplementation is right.
+#
+# **After this lesson you can** read every line of a Stable Diffusion and load the published weights into it; say which of two implementations is wrong, and where; teach a model a new part from a dozen pictures by LoRA, and give it a picture as a condition by ControlNet; and say what preference tuning does to what it does not measure.
+#
+# **You need** lessons 1 to 6.
 #
 # | section | | minutes | what it gives |
 # | --- | --- | --- | --- |
@@ -39,7 +43,8 @@ import time
 import torch
 import torch.nn.functional as F
 
-from course_lib import Schedule, timesteps
+from course_lib import Schedule, cfg, ddim, dpmpp, last, timesteps
+from course_lib.editing import sdedit
 from course_lib.lab import (
     attributes,
     data,
@@ -50,6 +55,7 @@ from course_lib.lab import (
     tables,
     train,
 )
+from course_lib.lab.evaluation import faults
 from course_lib.networks.stable_diffusion import layout, lora
 from course_lib.networks.stable_diffusion.text_encoder import ClipTextEncoder
 from course_lib.networks.stable_diffusion.tokenizer import BytePairTokenizer
@@ -68,7 +74,45 @@ seeded = lambda seed: torch.Generator().manual_seed(seed)
 #
 # ## 7.1 Mini-SD at work
 #
-# «mini-SD»
+# **Mini-SD** is the class that loads Stable Diffusion 1.5, with another configuration: a U-Net of two levels in place of four, a text encoder of two layers in place of twelve, a byte-pair code of 1,000 tokens in place of 49,408. It was trained on the latents of lesson 6's autoencoder, on 96,000 captioned figures (`python tools/recipes/train_mini_sd.py`). Ten heads are in none of its pictures and captions; section 7.7 teaches it one of them.
+
+# %%
+mini, vae = train.load("mini_sd", device), train.load("nouns_vae", device)
+parts = noun_parts.draw_parts(8, seed=11, split="test")
+captions = noun_parts.plain_captions(parts)
+x = sampling.text_to_image(mini, captions, vae=vae)
+plots.captioned(x, captions, columns=4, title="Text to image: 10 steps, w = 2")
+
+# %%
+sizes = {"text encoder": mini.net.text, "U-Net": mini.net.unet, "autoencoder": vae}
+rows = {name: {"parameters": f"{sum(p.numel() for p in part.parameters()):,}"}
+        for name, part in sizes.items()}
+tables.table(rows, index="mini-SD", caption=type(mini.net).__name__)
+
+# %% [markdown]
+# **From a picture.** Everything of lesson 5 works here, in the latents: noise a latent up to a level and denoise it under another caption (`sdedit`), or lead guidance away from a caption in place of the empty one (a **negative prompt**).
+
+# %%
+z = vae.to_latents(x[:4].to(device))                                    # (4, 8, 8, 8)
+other = mini.net.tokenizer(noun_parts.plain_captions(parts[4:])).to(device)
+guided = cfg(mini, 2.0, mini.net.null)
+rows = {"before": x[:4]}
+for strength in (0.5, 0.7, 0.9):
+    states = sdedit(guided, mini.schedule, z, strength, 10, sampler=dpmpp,
+                    generator=seeded(0), tokens=other)
+    rows[f"strength {strength}"] = vae.to_images(last(states)).cpu()
+plots.show(rows, columns=4, title="Image to image, under the captions of the other four")
+
+# %%
+plain = ["a figure with a rust body, on a cool background"] * 4
+away = {"tokens": mini.net.tokenizer("black square glasses").to(device)}
+rows = {"plain": sampling.text_to_image(mini, plain, vae=vae, seed=2),
+        "negative: black square glasses":
+        sampling.text_to_image(mini, plain, vae=vae, seed=2, null=away)}
+plots.show(rows, columns=4, title=plain[0])
+
+# %% [markdown]
+# «What the figures show.»
 #
 # ## 7.2 Text into vectors
 #
@@ -244,7 +288,21 @@ tables.table(rows, {"its log SNR": ".2f", "its sigma": ".3f"}, index="grid",
              caption="50 of 1,000 steps")
 
 # %% [markdown]
-# «pictures on both grids»
+# The same noise on both grids, with mini-SD, whose schedule is the same:
+
+# %%
+g = seeded(4)
+noise = mini.schedule.sample_prior((4, *mini.data_shape), generator=g).to(device)
+tokens = mini.net.tokenizer(captions[:4]).to(device)
+pictures = {}
+for grid, spacing in {"trailing": "time", "leading": "leading"}.items():
+    ts = timesteps(mini.schedule, 10, spacing=spacing)
+    pictures[f"{grid}, 10 steps"] = vae.to_images(
+        last(ddim(guided, mini.schedule, noise, ts, tokens=tokens))).cpu()
+plots.show(pictures, columns=4, title="DDIM on both grids")
+
+# %% [markdown]
+# «What the pictures show.»
 #
 # ## 7.6 The fault board
 #
@@ -254,7 +312,20 @@ tables.table(rows, {"its log SNR": ".2f", "its sigma": ".3f"}, index="grid",
 #
 # And compare at *random* weights, norms and biases included. A fresh group norm has scale 1 and shift 0, so swapped affines, or an $\varepsilon$ that is off, cannot show.
 #
-# «the board»
+# Seventeen faults of public implementations, each planted in a copy of mini-SD, in float64. *Prediction*: (7.10) of the network's output at $t=0.6$. *Picture*: (7.10) of the decoded picture after 10 steps.
+
+# %%
+doubles = copy.deepcopy(mini).cpu().double(), copy.deepcopy(vae).cpu().double()
+found = faults.board(*doubles, captions[:2], steps=10)
+tables.table({name: {"prediction": f.prediction, "picture": f.picture}
+              for name, f in found.items()}, ".1e", index="fault", caption="The fault board")
+
+# %%
+plots.captioned(torch.cat([f.x[:1] for f in found.values()]).float(), list(found), columns=6,
+                title="One caption, one noise, one fault each")
+
+# %% [markdown]
+# «What the board shows.»
 #
 # ## 7.7 Adapters: LoRA
 #
