@@ -15,7 +15,7 @@
 #
 # **After this lesson you can** train and judge an autoencoder for diffusion, scale its latents and say what happens if you forget it; train a score by denoising and say why it needs noise levels; derive the reverse SDE and the whole family of processes with the same marginals; convert a network from one schedule to another without training; say what a flow adds and what it does not; compute a likelihood in bits per dimension without the two usual mistakes; and train a diffusion model on data that are no pictures, and say whether it has copied them.
 #
-# **You need** lessons 1 to 5. **It takes** about 4 minutes to run on two CPU cores. The exercises are in `exercises/06_advanced_techniques.ipynb`.
+# **You need** lessons 1 to 5. **It takes** about 3 minutes to run on two CPU cores. The exercises are in `exercises/06_advanced_techniques.ipynb`.
 #
 # | section | | minutes | what it gives |
 # | --- | --- | --- | --- |
