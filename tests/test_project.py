@@ -45,6 +45,12 @@ def test_the_readme_tells_every_lesson_and_its_links_exist():
         assert (ROOT / link).exists(), link
 
 
+def test_the_readme_counts_the_doors():
+    tables = [file.read_text(encoding="utf-8") for file in (ROOT / "tests/doors").glob("*.toml")]
+    number = sum(len(tomllib.loads(table)["case"]) for table in tables)
+    assert f"of {number:,} calls" in (ROOT / "README.md").read_text()
+
+
 def test_the_readme_s_python_runs(tmp_path):
     """Every Python block, one after the other, with a second of training, on twenty pictures."""
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
