@@ -56,13 +56,13 @@ def moving_digits(D: Denoiser, n: int = 80) -> dict:
         "one by one, t = 0.1": lambda x: continued(D, x[:, :2], 14, 0.1),
         "two at once, t = 0.05": lambda x: continued(D, x[:, :2], 14, 0.05, new=2),
         "short clips, t = 0.05": lambda x: continued(D, x[:, :2], 14, 0.05, filled=False),
-        "after real frames, t = 0.05": lambda x: after_real_frames(D, x),
     }
     for way, draw in ways.items():
         x = torch.cat([draw(part) for part in real.x.split(40)])
-        before = real.x if way == "after real frames, t = 0.05" else x
-        rows.append({"way": way} | of_clips(x, real.x, before))
+        rows.append({"way": way} | of_clips(x, real.x, x))
         print(rows[-1], flush=True)
+    x = torch.cat([after_real_frames(D, part) for part in real.x.split(40)])
+    rows.append({"way": "after real frames, t = 0.05"} | of_clips(x, real.x, real.x))
     return {"n": n, "known": 2, "clips": rows}
 
 
