@@ -317,12 +317,14 @@ plots.show(pictures, columns=4, title="DDIM on both grids")
 # %%
 doubles = copy.deepcopy(mini).cpu().double(), copy.deepcopy(vae).cpu().double()
 found = faults.board(*doubles, captions[:2], steps=10)
-rows = {name: {"prediction": f.prediction, "picture": f.picture} for name, f in found.items()}
+rows = {name: {"prediction": f.prediction, "picture": f.picture}
+        for name, f in found.items()}
 tables.table(rows, ".1e", index="fault", caption="The fault board")
 
 # %%
 first = torch.cat([f.x[:1] for f in found.values()]).float()
-plots.captioned(first, list(found), columns=6, title="One caption, one noise, one fault each")
+plots.captioned(first, list(found), columns=6,
+                title="One caption, one noise, one fault each")
 
 # %% [markdown]
 # «What the board shows.»
