@@ -1109,7 +1109,7 @@ def test_stubs_and_completeness():
             check(q.name, answer)
             assert check.verdicts[q.name] == "not attempted"
         assert q.points > 0 and q.praise and len(q.hints) >= 2
-    assert sum(q.points for q in QUESTIONS) == 19
+    assert sum(q.points for q in QUESTIONS) == 20
 
 
 def test_each_mistake_has_its_own_diagnosis():
