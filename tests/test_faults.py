@@ -41,22 +41,35 @@ def found(model):
 @pytest.mark.parametrize("name", faults.FAULTS)
 def test_every_fault_shows(found, name):
     """Far above the 1e-12 at which the right model is at parity."""
-    seen = max(found[name].prediction, found[name].picture)
+    seen = max(found[name].prediction, found[name].latent, found[name].picture)
     assert seen > 1e-7, (name, found[name])
     assert found[name].x.isfinite().all()
 
 
-def test_the_right_model_is_at_zero(model, found):
-    again = faults.board(*model, TEXTS, steps=4)
+def test_the_right_model_is_at_rounding(model, found):
+    right = found[faults.NO_FAULT]
     assert len(faults.FAULTS) >= 15
-    assert torch.equal(again["none"].x, found["none"].x)
-    for name in faults.FAULTS:                              # and the model was not touched
-        assert again[name].picture == found[name].picture
+    assert list(found) == [faults.NO_FAULT, *faults.FAULTS]
+    assert 0 < right.prediction < 1e-12 and 0 < right.picture < 1e-12
+    assert right.latent == 0                                # the order of the U-Net's sums alone
+
+
+def test_the_model_is_not_touched(model, found):
+    again = faults.board(*model, TEXTS, steps=4)
+    for name in found:
+        assert again[name].picture == found[name].picture, name
 
 
 def test_faults_of_the_sampler_leave_the_prediction(found):
     for name in ("latents not scaled back", "no convolution before the decoder", "leading grid"):
         assert found[name].prediction == 0 and found[name].picture > 0.01
+
+
+def test_which_faults_reach_a_latent(found):
+    reach = {name for name in found if found[name].latent}
+    assert reach == {"latents not scaled back", "encoder padded on both sides"}
+    padded = found["encoder padded on both sides"]
+    assert padded.prediction == 0 and padded.latent > 0.01 and padded.picture > 0.01
 
 
 def test_the_leading_grid_is_the_published_one():

@@ -6,7 +6,15 @@
 The byte-pair code (1,000 tokens) is learned from the captions. Ten heads are in no picture and no
 caption of this training, so that an adapter can teach one of them; the autoencoder, nouns_vae, was
 trained on pictures with all heads.
+
+Captions come in three wordings, one of them for each figure: as lesson 5's, the same without commas
+between the parts, and `plain_captions`. With lesson 5's alone a comma stands before every part but
+the head, and the network learned to find glasses by their comma: 70 % were right in plain captions,
+which have none there, beside 98 % and more of all other parts; half as many steps again did not
+change that (69 %), the three wordings did.
 """
+import random
+
 import torch
 
 from course_lib import Denoiser, Schedule
@@ -39,9 +47,20 @@ def without_withheld(figures: noun_parts.Nouns) -> noun_parts.Nouns:
     return noun_parts.Nouns(figures.x[keep], captions, figures.parts[keep])
 
 
+def three_wordings(figures: noun_parts.Nouns, seed: int = 0) -> list[str]:
+    """One caption for each figure: lesson 5's (half of them), without commas, or a plain one."""
+    wording = random.Random(seed)
+    chosen = []
+    for caption, plain in zip(figures.captions, noun_parts.plain_captions(figures.parts)):
+        kinds = (caption, caption, caption.replace(", ", " "), plain)
+        chosen.append(wording.choice(kinds))
+    return chosen
+
+
 def main() -> None:
     figures = without_withheld(data.nouns(EXAMPLES))
-    tokenizer = BytePairTokenizer.learn(figures.captions[:20_000], 1000, LENGTH)
+    captions = three_wordings(figures)
+    tokenizer = BytePairTokenizer.learn(captions[:20_000], 1000, LENGTH)
     z = to_latents(figures.x, "nouns_vae")
     torch.manual_seed(0)
     text = TEXT | {"vocabulary": len(tokenizer.vocabulary)}
@@ -51,8 +70,8 @@ def main() -> None:
     print(f"{len(z):,} figures, {sum(p.numel() for p in net.parameters()):,} parameters")
     train.train(
         D,
-        {"x0": z, "tokens": tokenizer(figures.captions)},
-        steps=9_000,
+        {"x0": z, "tokens": tokenizer(captions)},
+        steps=6_200,
         batch_size=64,
         lr=4e-3,
         muon_lr=0.02,

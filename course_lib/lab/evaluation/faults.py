@@ -1,7 +1,8 @@
 """The faults of public Stable Diffusion implementations, planted one at a time.
 
 A fault takes a copy of the model, a `Parts`, and breaks one thing in it. `board` says how far each
-one is from the right model: in the network's prediction, and in the decoded picture.
+one is from the right model: in the network's prediction, in a picture's latent, and in the picture
+that is drawn.
 """
 import copy
 import math
@@ -17,7 +18,7 @@ from ...denoiser import Denoiser
 from ...guidance import cfg
 from ...networks.stable_diffusion.text_encoder import ClipLayer, ClipTextEncoder
 from ...networks.stable_diffusion.unet import GEGLU, Attention, SpatialTransformer, StepBlock
-from ...networks.vae import AutoencoderKL
+from ...networks.vae import AutoencoderKL, Downsample
 from ...samplers import ddim, last, timesteps
 
 
@@ -28,6 +29,7 @@ class Parts:
         self.D = copy.deepcopy(D)
         self.vae = copy.deepcopy(vae)
         self.ts = timesteps
+        self.round_trip = False             # its picture is encoded and decoded once
         self.tokenizer = self.D.net.tokenizer
 
     def each(self, kind: type[nn.Module]) -> list[nn.Module]:
@@ -38,8 +40,20 @@ class Parts:
 class Found(NamedTuple):
     """How far a fault is from the right model, in its standard deviations, and its pictures."""
     prediction: float
+    latent: float
     picture: float
     x: Tensor
+
+
+def _another_order(parts: Parts) -> None:
+    """No fault: the hidden numbers of each MLP in another order, so that sums are rounded anew."""
+    for module in parts.each(GEGLU):
+        hidden = module.out.in_features
+        order = torch.randperm(hidden, generator=torch.Generator().manual_seed(0))
+        both = torch.cat([order, order + hidden])
+        module.proj.weight.data = module.proj.weight.data[both]
+        module.proj.bias.data = module.proj.bias.data[both]
+        module.out.weight.data = module.out.weight.data[:, order]
 
 
 def _epsilon(parts: Parts) -> None:
@@ -124,6 +138,15 @@ def _no_post_quant(parts: Parts) -> None:
     parts.vae.post_quant = nn.Identity()
 
 
+def _symmetric_padding(parts: Parts) -> None:
+    """The encoder's strided convolutions with a border on all sides, as lesson 2's have it."""
+    for module in parts.vae.encoder.modules():
+        if isinstance(module, Downsample):
+            module.conv.padding = (1, 1)
+            module.forward = module.conv.forward
+    parts.round_trip = True
+
+
 def _other_target(parts: Parts) -> None:
     D = parts.D
     other = "eps" if D.target == "v" else "v"
@@ -156,6 +179,7 @@ FAULTS: dict[str, Callable[[Parts], None]] = {
     "middle: the first block twice": _middle_twice,
     "v taken for eps, or eps for v": _other_target,
     "latents not scaled back": _no_scale,
+    "encoder padded on both sides": _symmetric_padding,
     "no convolution before the decoder": _no_post_quant,
     "leading grid": _leading,
 }
@@ -172,44 +196,64 @@ def leading(schedule, start: float, n: int) -> Tensor:
     return start * (steps + 1) / schedule.T
 
 
+NO_FAULT = "no fault, sums in another order"
+
+
 def board(
     D: Denoiser, vae: AutoencoderKL, texts: list[str], scale: float = 2.0, steps: int = 10,
     seed: int = 0,
 ) -> dict[str, Found]:
-    """Each fault of a StableDiffusionNet: {name: Found}, "none" first.
+    """Each fault of a StableDiffusionNet: {name: Found}; first the right model, with the hidden
+    numbers of its MLPs in another order.
 
-    In the precision of the weights: in float64 a right reimplementation is at 1e-12. prediction:
-    of the network, at t = 0.6 for the first text
+    In the precision of the weights: in float64 a right reimplementation is below 1e-12. prediction:
+    of the network, at t = 0.6 for the first text; latent: of the right model's pictures
     Raises TypeError for a network of another kind.
     """
     if not isinstance(getattr(D.net, "text", None), ClipTextEncoder):
         raise TypeError("D.net must be a StableDiffusionNet")
     texts = validate.strings(texts, "texts")
-    right = _run(Parts(D, vae), texts, scale, steps, seed)
-    found = {"none": Found(0.0, 0.0, right[1])}
-    for name, plant in FAULTS.items():
+    right = Parts(D, vae)
+    prediction = _predict(right, texts, seed)
+    x = _draw(right, texts, scale, steps, seed)
+    z = right.vae.to_latents(x)
+    again = right.vae.to_images(z)
+    found = {}
+    for name, plant in ({NO_FAULT: _another_order} | FAULTS).items():
         parts = Parts(D, vae)
         plant(parts)
-        prediction, x = _run(parts, texts, scale, steps, seed)
-        found[name] = Found(_off(prediction, right[0]), _off(x, right[1]), x)
+        latent = parts.vae.to_latents(x)
+        if parts.round_trip:
+            drawn, wanted = parts.vae.to_images(latent), again
+        else:
+            drawn, wanted = _draw(parts, texts, scale, steps, seed), x
+        off = _off(_predict(parts, texts, seed), prediction)
+        found[name] = Found(off, _off(latent, z), _off(drawn, wanted), drawn)
     return found
 
 
 @torch.no_grad()
-def _run(
-    parts: Parts, texts: list[str], scale: float, steps: int, seed: int
-) -> tuple[Tensor, Tensor]:
-    """The network's prediction at t = 0.6, and the pictures."""
+def _predict(parts: Parts, texts: list[str], seed: int) -> Tensor:
+    """The network's prediction for pure noise, called noise of t = 0.6: (B, c, h, w)"""
+    context = parts.D.net.encode(parts.tokenizer(texts), len(texts))
+    return parts.D(_noise(parts, len(texts), seed), 0.6, **context)
+
+
+@torch.no_grad()
+def _draw(parts: Parts, texts: list[str], scale: float, steps: int, seed: int) -> Tensor:
+    """A picture for each text by DDIM: (B, C, H, W)"""
     net, B = parts.D.net, len(texts)
-    weight = next(net.parameters())
-    g = torch.Generator().manual_seed(seed)
-    z = torch.randn((B, *parts.D.data_shape), generator=g, dtype=torch.float64).to(weight)
     context = net.encode(parts.tokenizer(texts), B)
-    null = net.encode(net.null["tokens"], B)
-    prediction = parts.D(z, 0.6, **context)
-    guided = cfg(parts.D, scale, null)
-    x = last(ddim(guided, parts.D.schedule, z, parts.ts(parts.D.schedule, steps), **context))
-    return prediction, parts.vae.to_images(x)
+    guided = cfg(parts.D, scale, net.encode(net.null["tokens"], B))
+    z = _noise(parts, B, seed)
+    ts = parts.ts(parts.D.schedule, steps)
+    return parts.vae.to_images(last(ddim(guided, parts.D.schedule, z, ts, **context)))
+
+
+def _noise(parts: Parts, B: int, seed: int) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    z = torch.randn((B, *parts.D.data_shape), generator=g, dtype=torch.float64)
+    return z.to(next(parts.D.net.parameters()))
 
 
 def _off(found: Tensor, wanted: Tensor) -> float:
