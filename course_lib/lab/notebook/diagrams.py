@@ -4,9 +4,11 @@ Each function draws one figure and displays it. All raise TypeError or ValueErro
 cannot draw.
 """
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ... import validate
+from ...networks.unet import UNet, UNetStage
 from . import plots
 
 GREY = "#555555"
@@ -53,3 +55,123 @@ def _arrow(panel, start: tuple, end: tuple, text: str, colour: str) -> None:
     middle = ((start[0] + end[0]) / 2, start[1] + 0.04)
     panel.annotate(text, middle, xycoords="axes fraction", ha="center", color=colour,
                    annotation_clip=False)
+
+
+def unet(net: nn.Module, height: int, width: int | None = None) -> None:
+    """A UNet with the shape of every stage's output, for images of height x width: the encoder goes
+    down on the left, the decoder up on the right, skip connections across.
+    """
+    validate.instance(net, UNet, "net", "UNet(1)")
+    shapes = _shapes(net, validate.whole(height, "height"), width or height)
+    rows = sorted({shape[1] for shape in shapes.values()}, reverse=True)
+    level = {side: k for k, side in enumerate(rows)}
+    places = _places(net, shapes, level)
+    figure = plots.new_figure(10.5, 1.5 + 1.1 * len(rows))
+    axes = figure.subplots()
+    for name, (x, y) in places.items():
+        _box(axes, x, y, f"{name}\n" + " x ".join(map(str, shapes[name])), _colour(name))
+    names = list(places)
+    for a, b in zip(names, names[1:]):
+        _link(axes, places[a], places[b], plots.BLUE)
+    for a, b in _skips(net, names):
+        _link(axes, places[a], places[b], plots.ORANGE, "--", bend=-0.18)
+    axes.set_title("Solid: the features' way; dashed: skip connections (concatenated)")
+    _bare(axes, places.values())
+    plots.display(figure, alt="A U-Net: " + ", ".join(f"{n} {shapes[n]}" for n in names))
+
+
+def block(steps: list[str], bypass: tuple[int, int], condition: int | None = None,
+          title: str = "") -> None:
+    """A block as a row of steps with a residual connection past some of them.
+
+    bypass: the first and the last step that it passes; condition: the step where the embedding
+    enters
+    """
+    steps = validate.strings(steps, "steps")
+    first, final = (validate.whole(k, "bypass", 0, len(steps) - 1) for k in bypass)
+    figure = plots.new_figure(9.0, 1.9)
+    axes = figure.subplots()
+    places = [(1.6 * k, 0.0) for k in range(-1, len(steps) + 1)]
+    for (x, y), text in zip(places, ["x", *steps, "output"]):
+        ends = text in ("x", "output")
+        _box(axes, x, y, text, "#FFFFFF" if ends else "#DCEBF5")
+    for a, b in zip(places, places[1:]):
+        _link(axes, a, b, plots.BLUE)
+    start, end = places[first + 1][0] - 0.8, places[final + 1][0] + 0.8
+    axes.plot([start, start, end, end], [0, 0.62, 0.62, 0.0], color=plots.ORANGE)
+    axes.text((start + end) / 2, 0.66, "residual connection: added", ha="center",
+              color=plots.ORANGE)
+    if condition is not None:
+        x = places[condition + 1][0]
+        _link(axes, (x, -0.85), (x, 0.0), plots.GREEN)
+        axes.text(x, -0.95, "embedding e", ha="center", va="top", color=plots.GREEN)
+    axes.set_title(title)
+    _bare(axes, [*places, (0, -1.0), (0, 0.7)])
+    plots.display(figure, alt=f"{title}: " + " -> ".join(steps))
+
+
+def _shapes(net: nn.Module, height: int, width: int) -> dict[str, tuple[int, ...]]:
+    """The output's shape (C, H, W) of each part, in the order in which they are computed."""
+    found: dict[str, tuple[int, ...]] = {}
+    parts = {"stem": net.stem}
+    for name in ("down", "middle", "up"):
+        parts |= {f"{name} {k}": part for k, part in enumerate(getattr(net, name))}
+    parts["out"] = net.out
+    hooks = [
+        part.register_forward_hook(
+            lambda module, inputs, output, name=name: found.update({name: tuple(output.shape[1:])})
+        )
+        for name, part in parts.items()
+    ]
+    try:
+        with torch.no_grad():
+            net(*_inputs(net, height, width))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _inputs(net: nn.Module, height: int, width: int) -> tuple[Tensor, Tensor]:
+    p = next(net.parameters())
+    if net.extra_channels:
+        raise ValueError("a U-Net with extra channels is not drawn: leave extra_channels out")
+    return torch.zeros(1, net.channels, height, width).to(p), torch.zeros(1).to(p)
+
+
+def _places(net: nn.Module, shapes: dict, level: dict[int, int]) -> dict[str, tuple]:
+    """(x, y) of each part: x grows from part to part, y falls with the level."""
+    return {
+        name: (1.5 * k, -1.2 * level[shape[1]]) for k, (name, shape) in enumerate(shapes.items())
+    }
+
+
+def _skips(net: nn.Module, names: list[str]) -> list[tuple[str, str]]:
+    """Pairs of stages: from the encoder, to the decoder; the last one out goes in first."""
+    stages = lambda part: [
+        f"{part} {k}" for k, m in enumerate(getattr(net, part)) if isinstance(m, UNetStage)
+    ]
+    return list(zip(stages("down")[::-1], stages("up")))
+
+
+def _colour(name: str) -> str:
+    return {"down": "#DCEBF5", "up": "#FBE3D6", "middle": "#E3F1E8"}.get(name.split()[0], "#F2F2F2")
+
+
+def _box(axes, x: float, y: float, text: str, colour: str) -> None:
+    style = {"boxstyle": "round,pad=0.35", "facecolor": colour, "edgecolor": GREY}
+    axes.text(x, y, text, ha="center", va="center", fontsize=8, bbox=style, zorder=3)
+
+
+def _link(axes, start: tuple, end: tuple, colour: str, line: str = "-", bend: float = 0) -> None:
+    style = {"arrowstyle": "-|>", "color": colour, "linestyle": line, "shrinkA": 14, "shrinkB": 14}
+    style["connectionstyle"] = f"arc3,rad={bend}"
+    axes.annotate("", end, start, arrowprops=style, zorder=2)
+
+
+def _bare(axes, places) -> None:
+    """No axes; room for all boxes."""
+    x, y = zip(*places)
+    axes.set_xlim(min(x) - 0.9, max(x) + 0.9)
+    axes.set_ylim(min(y) - 0.6, max(y) + 0.9)
+    axes.axis("off")
