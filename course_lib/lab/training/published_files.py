@@ -37,6 +37,21 @@ SOURCES = {
         },
         2.13,
     ),
+    # what the test suite of diffusers loads: random weights, stored as pickles, which
+    # load_published refuses until diffusers has converted them
+    "tiny-stable-diffusion": Source(
+        "hf-internal-testing/tiny-stable-diffusion-torch",
+        "a88cdfbd91f96ec7f61eb7484b652ff0f4ee701d",
+        {
+            "unet/diffusion_pytorch_model.bin":
+                "228772f10e985dbe23aa818dc665754ad635d043e2d18c1a5cf1b1b8d34961a4",
+            "vae/diffusion_pytorch_model.bin":
+                "56861600bf1a29357ccb828f66ed2a1747b9026c894ab47aaacb082b20673f41",
+            "text_encoder/pytorch_model.bin":
+                "9d56720d7eb5270ea803289848671ddcc3de5c80a56641e88148136d2de28ed8",
+        },
+        0.04,
+    ),
 }
 SMALL = ("model_index.json", "*/config.json", "scheduler/*", "tokenizer/*")
 
