@@ -1,7 +1,9 @@
 """Learning from pairs: of two pictures for one text, which is better?
 
 Direct preference optimisation for diffusion models: Wallace et al. 2024, eq. 14; Rafailov et al.
-2023. No reward model and no sampling: the loss compares errors of denoising.
+2023. No reward model and no sampling: the loss compares errors of denoising. The bound of log p has
+weights, which are left out here, as in the simple loss; the paper draws the noise of the winner and
+of the loser apart, its code shares it.
 """
 from collections.abc import Callable
 
@@ -24,11 +26,14 @@ def dpo_loss(
 ) -> Tensor:
     """-log sigmoid(-beta ((l_w - l_w') - (l_l - l_l'))) of each pair: (B,)
 
-    l: the loss of D, l': that of the reference, with the same noise eps and time t for winner and
-    loser (B, ...); D's falls faster on the winner than on the loser, or the sigmoid is small.
+    l is the loss of D, l' that of the reference, w the winner, and l (as an index) the loser. It is
+    small where D has improved on the reference more for the winner than for the loser, and log 2
+    where D is the reference.
 
     D, reference: with a method `loss(x0, t, eps, **condition)`, such as a Denoiser; the reference
                   is not trained
+    winner, loser: (B, ...), of the same condition
+    t, eps:       (B,) in [0, 1] and like winner: one time and one noise for all four losses
     beta:         how far D may go from the reference: small is far
     Raises TypeError or ValueError for pairs of unequal shape, no noise of that shape, and a beta
     that is not above 0.
