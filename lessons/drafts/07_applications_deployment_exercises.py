@@ -620,7 +620,7 @@ tables.table(rows, ".3f", index="", caption="256 examples; a loss of 1 is that o
 # %% [markdown]
 # ## 7.7 Open: teach it something of yours (4 points, 45 minutes)
 #
-# Teach mini-SD one thing that it cannot draw, by LoRA (section 7.7): one of the ten heads that were withheld from it, a head that you drew, a style. A dozen training pictures of 32 x 32 suffice, and a minute of training. `lora.add_lora(D.net.unet, rank=8)` gives a copy of the model its factors, and `train.train` trains them, with `muon_lr=0`, since it finds nothing else that asks for a gradient. Then measure, before and after, what you taught, what it cost elsewhere, and whether it copies. Return a dict:
+# Teach mini-SD one thing that it cannot draw, by LoRA (section 7.7): one of the ten heads that were withheld from it, a head that you drew, a style. A dozen training pictures of 32 x 32 suffice, and a minute of training. `lora.add_lora(D.net.unet, rank=8)` gives a copy of the model its factors, and `train.train` trains them, with `muon_lr=0`, since the matrices that Muon would move are frozen. Then measure, before and after, what you taught, what it cost elsewhere, and whether it copies. Return a dict:
 #
 # * `"thing"`: what you taught, in a sentence; `"word"`: the word or words that ask for it; `"better"`: `"higher"` or `"lower"`, which scores are the good ones.
 # * `"training"`: a dict with `"captions"`, 4 or more, and `"pictures"` (m, 3, 32, 32) in [-1, 1].

@@ -1,0 +1,1759 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Lesson 3 · Training diffusion models, and knowing that they are good
+#
+# {{badge}}
+#
+# "My samples are pure noise." "I cannot reach the FID of the paper." One meets these two sentences again and again in the issue trackers of diffusion code. This lesson is about both: what to minimise and why, what makes training work, what breaks it and how one finds out, and how to tell a good model from one that only looks good.
+#
+# **After this lesson you can** say what each loss estimates; change between targets, weightings and ways to draw times, and know what changes and what does not; derive flow matching and EDM's preconditioning; choose a schedule for a resolution; train with averaged weights and in half precision; find the mistake in a training that fails; and judge samples by several metrics with their biases and error bars.
+#
+# **You need** lessons 1 and 2. **It takes** about 2 minutes to run on two CPU cores, and two or three evenings to read; the end of part I is a good place to stop. The exercises are in `exercises/03_training_diffusion.ipynb`.
+#
+# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; $x_t = \alpha(t)\,x_0 + \sigma(t)\,\epsilon$ with standard deviations $\alpha, \sigma$; $\mathrm{SNR} = \alpha^2/\sigma^2$. $w = 1$ is no guidance.
+
+# %% tags=["setup"]
+{{setup}}
+
+# %%
+import copy
+import math
+from functools import partial
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.transforms.functional import gaussian_blur
+
+from course_lib import DDPM, Denoiser, Schedule, ancestral, clip, ddim, last, timesteps
+from course_lib.lab import data, features, metrics, plots, tables, train
+
+torch.manual_seed(0)
+digits, labels = data.mnist("train")
+cosine, flow = Schedule.cosine(), Schedule.flow()
+threads = torch.get_num_threads()
+torch.set_num_threads(1)            # small networks gain nothing from a second thread
+
+# %% [markdown]
+# # Part I · Training
+#
+# ## 3.1 What a loss asks for
+#
+# A denoiser is given $x_t$ and must predict *one* image, though many clean images could be behind it. Which one it learns to predict depends on the loss. Let $Y$ be the clean value behind a given $x_t$, a random number with density $p$ (take one pixel), and $g$ the prediction. Where is the expected loss smallest? Set its derivative to zero.
+#
+# *Squared error.* $\frac{d}{dg}\,\mathbb E (Y-g)^2 = -2\,\mathbb E[Y - g]$, so
+#
+# $$g_{\ell_2} = \mathbb E[Y] \qquad\text{(the mean)} \tag{3.1}$$
+#
+# *Absolute error.* The slope of $|Y-g|$ in $g$ is $+1$ where $g > Y$ and $-1$ where $g < Y$; on average $P(Y<g) - P(Y>g)$, so
+#
+# $$P(Y < g_{\ell_1}) = P(Y > g_{\ell_1}) \qquad\text{(the median)} \tag{3.2}$$
+#
+# *Huber's loss* (the smooth $\ell_1$ loss) is $\tfrac12 r^2$ for errors $r = Y - g$ up to $\delta$, and $\delta(|r| - \tfrac\delta2)$ beyond; its slope is the error, cut off at $\pm\delta$:
+#
+# $$\mathbb E\big[\operatorname{clip}(Y - g_{\text{Huber}},\,-\delta,\,\delta)\big] = 0 \qquad\text{(the median for } \delta\to0\text{, the mean for } \delta\to\infty) \tag{3.3}$$
+#
+# Does it matter? Take data with two values, $-1$ (30 %) and $+1$ (70 %), a little spread. On a line we can compute all three *perfect* denoisers from the posterior on a grid of values, and sample with each.
+
+# %%
+two_values = data.GaussianMixture([[-1.0], [1.0]], 0.1, [0.3, 0.7])
+x0_values = torch.linspace(-1.8, 1.8, 361, dtype=torch.float64)     # where x0 may be
+log_prior = two_values.log_prob(x0_values[:, None])                 # (361,)
+
+def posterior(x, t):
+    """p(x0 | x_t = x) on the grid of values.   x: (N, 1) -> (N, 361)"""
+    alpha, sigma = cosine.alpha(t), cosine.sigma(t)
+    log_likelihood = -(x.double() - alpha * x0_values).square() / (2 * sigma**2)
+    return (log_prior + log_likelihood).softmax(dim=1)
+
+def perfect_denoiser(loss):
+    """The denoiser whose prediction makes the expected loss smallest, for each x_t."""
+    table = loss(x0_values[None] - x0_values[:, None])              # (prediction, x0)
+
+    def predict(x, t):
+        expected = posterior(x, t) @ table.T                        # (N, 361)
+        return x0_values[expected.argmin(dim=1)][:, None].to(x)
+
+    return predict
+
+losses = {
+    "l2": lambda r: r.square(),
+    "Huber, 0.1": lambda r: F.huber_loss(r, 0 * r, reduction="none", delta=0.1),
+    "l1": lambda r: r.abs(),
+}
+
+# %%
+start = torch.randn(3000, 1, generator=torch.Generator().manual_seed(0))
+samples = {name: last(ddim(perfect_denoiser(loss), cosine, start, timesteps(cosine, 30)))
+           for name, loss in losses.items()}
+plots.histogram([samples["l2"][:, 0], samples["l1"][:, 0]], xlabel="x0",
+                labels=["l2: the mean", "l1: the median"],
+                title="Samples with two perfect denoisers")
+rows = {}
+for name, x in samples.items():
+    upper = x[x > 0]
+    rows[name] = {"fraction": len(upper) / len(x), "standard deviation": upper.std()}
+rows["the data"] = {"fraction": 0.7, "standard deviation": 0.1}
+tables.table(rows, ".3f", index="loss", caption="The upper bump (above 0) of 3,000 samples")
+
+# %% [markdown]
+# **What the figure shows.** Only the mean keeps the fractions. (Its bumps are a little thinner than the data's.) The median, in the middle of the sampling process, is the likelier value altogether, and the rarer one shrinks from 30 % to 11 % (Huber's loss with $\delta = 0.1$ does nearly the same). All the equations of lesson 1 want a conditional *mean*; so a diffusion model is trained with $\ell_2$. (People train with $\ell_1$ or Huber, too, and like the crisper pictures. Now you know what they pay.)
+#
+# ## 3.2 One loss, four weightings
+#
+# **What should the network predict?** A **target**, also called **parameterisation** or *prediction type*, is $a\,x_0 + b\,\epsilon$. Since $x_t$ is given, the network's output, out, is a prediction $\hat x_0$ of $x_0$ in other words: put $\epsilon = (x_t - \alpha x_0)/\sigma$ into it, once for the truth and once for the prediction, and subtract. What is known drops out:
+#
+# $$\big\|\text{out} - (a x_0 + b\,\epsilon)\big\|^2 = \Big(\frac{\alpha b - \sigma a}{\sigma}\Big)^2\,\|\hat x_0 - x_0\|^2 \tag{3.4}$$
+#
+# With $(a, b) = (0, 1)$ for $\epsilon$, $(1, 0)$ for $x_0$, $(-\sigma, \alpha)$ for $v$ and $(-1, 1)$ for *flow*, the target of section 3.3, the four minimise *the same error* with four weights (for a schedule with $\alpha^2+\sigma^2=1$; for flow, $\alpha = 1-t,\ \sigma = t$):
+#
+# $$\epsilon:\ \mathrm{SNR}, \qquad x_0:\ 1, \qquad v:\ \mathrm{SNR}+1, \qquad \text{flow}:\ \big(1+\sqrt{\mathrm{SNR}}\big)^2 \tag{3.5}$$
+#
+# The next cells measure them with an untrained network, whose predictions are as wrong as any, and stop if one misses (3.5) by more than 2 %; the figure draws the formulas:
+
+# %%
+class MLP(nn.Module):
+    """x: (B, d), t: (B,) -> (B, out)"""
+
+    def __init__(self, d=2, hidden=64, out=None):
+        super().__init__()
+        self.first = nn.Linear(d + 17, hidden)
+        self.last = nn.Linear(hidden, out or d)
+        self.inner = nn.Sequential(
+            nn.SiLU(), nn.Linear(hidden, hidden),
+            nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
+        )
+
+    def forward(self, x, t):
+        phases = t[:, None] * torch.pi * 2.0 ** torch.arange(-1, 7)         # (B, 8)
+        h = torch.cat([x, t[:, None], phases.sin(), phases.cos()], dim=1)   # (B, d + 17)
+        return self.last(self.inner(self.first(h)))
+
+# %%
+x0, eps, t = torch.randn(4000, 2), torch.randn(4000, 2), torch.linspace(0.03, 0.97, 4000)
+net = MLP()
+ratios = {}
+for target, schedule in {"eps": cosine, "x0": cosine, "v": cosine, "flow": flow}.items():
+    D = Denoiser(net, schedule, target)
+    with torch.no_grad():
+        x0_hat = D(schedule.perturb(x0, t, eps), t)
+        ratio = D.loss(x0, t, eps) / (x0_hat - x0).square().mean(1)         # (4000,)
+    ratios[target] = ratio, schedule.log_snr(t)
+
+# %%
+formulas = {
+    "eps": lambda snr: snr,
+    "x0": lambda snr: 1 + 0 * snr,
+    "v": lambda snr: snr + 1,
+    "flow": lambda snr: (1 + snr.sqrt()) ** 2,
+}
+for target, (ratio, log_snr) in ratios.items():
+    weight = formulas[target](log_snr.exp())
+    torch.testing.assert_close(ratio.double(), weight, rtol=2e-2, atol=1e-4)
+log_snr = torch.linspace(-8, 8, 200)
+plots.curves(log_snr, {name: f(log_snr.exp()) for name, f in formulas.items()},
+             yscale="log", ylim=(1e-3, 1e4), ylabel="weight",
+             xlabel="log SNR   (noise → data)",
+             title="The weight that each target puts on the error of x0")
+
+# %% [markdown]
+# **What the figure shows.** $\epsilon$, $v$ and flow weigh clean images most, $x_0$ weighs all alike. At the noisy end they part: the loss of $\epsilon$ hardly depends on the image when there is much noise, those of $v$ and flow always depend on it a little. ($v$ and flow differ only in the middle, by a factor of two at most.)
+#
+# A weight can be put on any loss by hand, so is the target only a matter of taste? No: the *function* that the network must produce differs. Near the data, an **x0-prediction** repeats the input; near pure noise, an **epsilon-prediction** does, and there a small error of $\epsilon$ is divided by $\alpha \approx 0$ (lesson 1). A **v-prediction** is never a mere copy of the input.
+#
+# ## 3.3 Flow matching
+#
+# **Can one go from noise to data along straight lines?** Forget diffusion for a moment. Take a point of noise $\epsilon$ and a data point $x_0$, and move from one to the other at constant speed:
+#
+# $$x_t = (1-t)\,x_0 + t\,\epsilon, \qquad \frac{dx_t}{dt} = \epsilon - x_0 \tag{3.6}$$
+#
+# Many such lines cross at one place $x$, and a rule "where to go from here" can have only one answer. Take the mean of all that pass:
+#
+# $$u(x, t) = \mathbb E\big[\epsilon - x_0 \,\big|\, x_t = x\big] \tag{3.7}$$
+#
+# **Does following the mean bring noise to data?** Let a cloud of particles start as noise at $t = 1$ and follow $dx/dt = u(x, t)$. Watch any smooth quantity $f$. For the lines, by the chain rule, and since an average can be taken first over what passes through $x$ and then over $x$,
+#
+# $$\frac{d}{dt}\,\mathbb E\,f(x_t) = \mathbb E\big[\nabla f(x_t)\cdot(\epsilon - x_0)\big] = \mathbb E\big[\nabla f(x_t)\cdot u(x_t, t)\big] \tag{3.8}$$
+#
+# For the particles the chain rule gives the right-hand side at once. So both clouds obey the same rule at every time, and since it holds for every $f$, it fixes how their densities change; they are the same at $t = 1$, and so they are the same for all $t$ (if $u$ is smooth enough for the rule to have one solution): at $t = 0$ the particles are data. And $u$ is a conditional mean. By (3.1) a network learns it from
+#
+# $$\mathbb E\,\big\|\,\text{net}(x_t, t) - (\epsilon - x_0)\,\big\|^2 \tag{3.9}$$
+#
+# This is **flow matching**, here along the straight lines of **rectified flow**. It is target "flow", $a = -1, b = 1$, on the schedule $\alpha = 1-t$, $\sigma = t$: *one more schedule and one more target*. By section 1.14, any trained diffusion network can be used in its place. And one step of our general sampler is one Euler step of the particles' equation: $x_s = (1-s)\,\hat x_0 + s\,\hat\epsilon$, and with $\hat x_0 = x_t - t\,u$ and $\hat\epsilon = x_t + (1-t)\,u$,
+#
+# $$x_s = x_t + (s - t)\,u(x_t, t) \tag{3.10}$$
+
+# %%
+exact = two_values.denoiser(flow)
+noise = torch.randn(5, 1, generator=torch.Generator().manual_seed(3))
+clean = two_values.sample(5, seed=5)
+times = torch.linspace(0, 1, 60)
+straight = (1 - times) * clean + times * noise                      # (5, 60)
+states = list(ddim(exact, flow, noise, timesteps(flow, 59)))        # from t = 1 to t = 0
+followed = torch.cat(states[::-1], dim=1)                           # (5, 60)
+paths = {"straight lines": straight, "following the mean": followed}
+plots.panels(
+    times,
+    {name: {f"$\\epsilon_{k}$": x[k] for k in range(5)} for name, x in paths.items()},
+    xlabel="t   (data → noise)",
+    ylabel="x",
+)
+t, s = torch.tensor([0.7, 0.6], dtype=torch.float64)
+u = (noise - exact(noise, t)) / t                                   # eps_hat - x0_hat
+euler = noise + (s - t) * u
+torch.testing.assert_close(last(ddim(exact, flow, noise, [t, s])), euler.to(noise))
+
+# %% [markdown]
+# **What the figure shows.** The lines cross. The particles cannot, and sort themselves: each ends in one of the bumps, on a path that is bent where lines to both bumps pass.
+#
+# ## 3.4 EDM: keep every number near one
+#
+# On the schedule $\alpha = 1$, $\sigma$ up to 80 (lesson 1), a network's inputs would have standard deviations from 0.5 to 80. Networks train best with inputs and targets of standard deviation one. Karras et al. (2022) put the network $F$ between four factors (**preconditioning**), for data of mean 0 and standard deviation $s$:
+#
+# $$D(x) = c_{\text{skip}}\,x + c_{\text{out}}\,F(c_{\text{in}}\,x;\ c_{\text{noise}}) \tag{3.11}$$
+#
+# **Which factors?** (i) The input shall have variance 1. The variance of $x = x_0 + \sigma\epsilon$ is $s^2 + \sigma^2$, so
+#
+# $$c_{\text{in}} = \frac1{\sqrt{s^2+\sigma^2}} \tag{3.12}$$
+#
+# (ii) $F$'s target, solved from (3.11), is $(x_0 - c_{\text{skip}}\,x)/c_{\text{out}} = \big((1-c_{\text{skip}})\,x_0 - c_{\text{skip}}\,\sigma\,\epsilon\big)/c_{\text{out}}$. It shall have variance 1, too:
+#
+# $$c_{\text{out}}^2 = (1-c_{\text{skip}})^2\,s^2 + c_{\text{skip}}^2\,\sigma^2 \tag{3.13}$$
+#
+# (iii) Errors of $F$ reach the image multiplied by $c_{\text{out}}$; so choose $c_{\text{skip}}$ such that $c_{\text{out}}$ is as small as possible. The derivative of (3.13) is $-2(1-c_{\text{skip}})\,s^2 + 2c_{\text{skip}}\,\sigma^2$; it vanishes at
+#
+# $$c_{\text{skip}} = \frac{s^2}{s^2+\sigma^2}, \qquad\text{and then}\qquad c_{\text{out}} = \frac{\sigma\,s}{\sqrt{s^2+\sigma^2}} \tag{3.14}$$
+#
+# The noise level is given as $c_{\text{noise}} = \tfrac14\ln\sigma$, which runs from about $-1.5$ to $1.1$. With the error weighted by $1/c_{\text{out}}^2$, the loss is the plain squared error of $F$.
+
+# %%
+s = 0.5
+sigma = torch.logspace(-2, 2, 9, dtype=torch.float64)
+x0 = s * torch.randn(100_000, 1).double()
+eps = torch.randn(100_000, 1).double()
+x = x0 + sigma * eps                        # (N, 9), one column for each noise level
+r = (s**2 + sigma**2).sqrt()
+c_in, c_skip, c_out = 1 / r, s**2 / r**2, sigma * s / r
+sizes = {
+    "x itself": x.std(0),
+    "input c_in x": (c_in * x).std(0),
+    "target of F": ((x0 - c_skip * x) / c_out).std(0),
+}
+plots.curves(sigma, sizes, xscale="log", yscale="log", xlabel="sigma",
+             ylabel="standard deviation", title="Sizes without and with preconditioning")
+
+c_out_for = lambda c: ((1 - c) ** 2 * s**2 + c**2 * sigma**2).sqrt()    # (3.13), any c_skip
+torch.testing.assert_close(c_out_for(c_skip), c_out)
+for other in (0.9 * c_skip, 1.1 * c_skip):
+    assert (c_out_for(other) > c_out).all(), "no other c_skip makes c_out smaller"
+
+# %%
+F_net = MLP().double()
+D = Denoiser(F_net, Schedule.edm(), target="edm", sigma_data=s)
+x = torch.randn(5, 2, dtype=torch.float64)
+t = torch.linspace(0.2, 0.9, 5, dtype=torch.float64)
+sigma = Schedule.edm().sigma(t)[:, None]            # (5, 1)
+r = (s**2 + sigma**2).sqrt()
+by_hand = s**2 / r**2 * x + sigma * s / r * F_net(x / r, sigma[:, 0].log() / 4)
+torch.testing.assert_close(D(x, t), by_hand)
+print("course_lib's target 'edm' agrees")
+
+# %% [markdown]
+# **What the figure shows.** Input and target of $F$ have size 1 at every noise level. And it is an old friend: for $s = 1$ the target is $(\sigma x_0 - \epsilon)/\sqrt{1+\sigma^2}$, which is $-v$ with the noise level written as in lesson 1, $\sigma_{\text{EDM}} = \sigma/\alpha$.
+#
+# ## 3.5 What to weigh, and which times to draw
+#
+# The loss weights of (3.5) are not sacred. **Min-SNR-$\gamma$** (Hang et al. 2023) uses, in units of the $x_0$ error, $\min(\mathrm{SNR}, \gamma)$ with $\gamma = 5$: nearly clean images no longer outweigh all others. **P2** (Choi et al. 2022) divides the $\epsilon$ weight by $(1+\mathrm{SNR})$. As factors on the $v$ loss, which has $\mathrm{SNR}+1$ already:
+#
+# $$w_{\text{min-SNR}} = \frac{\min(\mathrm{SNR}, \gamma)}{\mathrm{SNR}+1}, \qquad w_{\text{P2}} = \frac{\mathrm{SNR}}{(\mathrm{SNR}+1)^2} \tag{3.15}$$
+#
+# **Drawing more often is weighing more.** If times are drawn from a density $p$ in place of the uniform one, and weighted back (**importance sampling**), then
+#
+# $$\mathbb E_{t\sim p}\Big[\frac{w(t)}{p(t)}\,L(t)\Big] = \int_0^1 \frac{w(t)}{p(t)}\,L(t)\,p(t)\,dt = \mathbb E_{t\sim U}\big[w(t)\,L(t)\big] \tag{3.16}$$
+#
+# So the *mean* gradient is the same whether a time is drawn twice as often or weighted twice as much. Its *variance* is not. If $g(t)$ is the size (root mean square) of one example's gradient at time $t$, the second moment of the estimate is $\int g(t)^2/p(t)\,dt$ (the mean does not depend on $p$, so where this is smallest the variance is, too), and by the Cauchy-Schwarz inequality $\big(\int g\big)^2 = \big(\int \frac{g}{\sqrt p}\sqrt p\big)^2 \le \int \frac{g^2}{p}\cdot\int p$, with equality for
+#
+# $$p^\star(t) \propto g(t), \qquad \int_0^1\frac{g(t)^2}{p^\star(t)}\,dt = \Big(\int_0^1 g(t)\,dt\Big)^2 \tag{3.17}$$
+#
+# And **stratified** times, one in each of $B$ equal slices of $[0, 1]$, have the same mean and remove the chance of drawing many early and few late times. Let us measure the variance of the gradient for a network after a short training. First that training, written out:
+
+# %%
+moons = data.two_moons(4000)
+D = Denoiser(MLP(), cosine, "v")
+optimizer = torch.optim.Adam(D.parameters(), lr=3e-3)
+for _ in range(200):
+    loss = D.loss(moons[torch.randint(4000, (256,))], torch.rand(256)).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+print(f"loss after 200 steps: {D.loss(moons, torch.rand(4000)).mean():.3f}")
+
+# %%
+def vlb_weight(t):
+    """The weight of the v loss in the variational bound of lesson 1, for continuous time.
+
+    It is -(1/2) d log SNR / dt for errors of eps, times SNR / (SNR + 1) = alpha^2.
+    """
+    slope = 2 * (cosine.d_alpha(t) / cosine.alpha(t) - cosine.d_sigma(t) / cosine.sigma(t))
+    return (-slope / 2 * cosine.alpha(t) ** 2).float()
+
+loss_weights = {"v loss": lambda t: 1.0, "the bound": vlb_weight}
+
+def gradient(t, weight=1.0):
+    """The gradient of one batch's mean weighted loss: one long vector."""
+    rows = torch.randint(len(moons), (len(t),))
+    loss = (weight * D.loss(moons[rows], t)).mean()
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(D.parameters()))])
+
+def gradient_size(t, weight):
+    """g(t): the root mean square of one example's gradient, from 15 draws."""
+    draws = torch.stack([gradient(t[None], weight(t)) for _ in range(15)])
+    return draws.square().sum(1).mean().sqrt()
+
+# %%
+middles = 0.01 + 0.98 * (torch.arange(20) + 0.5) / 20       # of 20 slices of [0.01, 0.99]
+sizes = {name: torch.stack([gradient_size(t, weight) for t in middles])     # g(t), (20,)
+         for name, weight in loss_weights.items()}
+plots.curves(middles, sizes, yscale="log", xlabel="t   (data → noise)",
+             ylabel="root mean square", title="The size g(t) of one example's gradient")
+
+# %%
+def uniform():
+    return 0.01 + 0.98 * torch.rand(64), 1.0
+
+def stratified():
+    return 0.01 + 0.98 * (torch.arange(64) + torch.rand(64)) / 64, 1.0
+
+def importance(p):
+    """64 times from a density p (20,), constant on the 20 slices, with mean 1; 1 / p."""
+    k = torch.multinomial(p, 64, replacement=True)
+    return 0.01 + 0.98 * (k + torch.rand(64)) / 20, 1 / p[k]
+
+rows = {}
+for name, weight in loss_weights.items():
+    best = sizes[name] / sizes[name].mean()
+    time_samplers = {"uniform": uniform, "stratified": stratified,
+                     "importance": lambda: importance(best)}
+    rows[name] = {}
+    for sampler, draw in time_samplers.items():
+        batches = (draw() for _ in range(200))
+        gradients = torch.stack([gradient(t, factor * weight(t)) for t, factor in batches])
+        rows[name][sampler] = gradients.var(0).sum().sqrt()
+tables.table(rows, ".3f", index="loss",
+             caption="Size of the gradient's noise (the root of the summed variances) "
+                     "by the way times are drawn; 200 batches of 64")
+
+# %% [markdown]
+# **What this shows.** For the $v$ loss on these data no way of drawing is much better than another: its gradients differ in size by less than a factor of three over all times (the bound's by several hundred), so there is little for importance sampling to win: nearly all of the noise comes from $\epsilon$ and from which examples were drawn. (A good reason to like this loss. Stratified times give 3 % less here; with 200 draws, and no error bar, we do not build on that.) For the bound, whose gradients are huge near $t = 0$, drawing those times more often and weighing them less halves the noise. That is why one needs it to train the bound itself (Nichol & Dhariwal 2021), and not to train $v$. **Logit-normal** times, $t = \operatorname{sigmoid}(z)$ with normal $z$, as in EDM and SD3, are usually *not* weighed back: there they are a weighting in disguise, with an accent on the middle.
+
+# %% [markdown]
+# ## 3.6 Designing a schedule
+#
+# **What distinguishes the well-known schedules?** For the mathematics only the log SNR matters: two schedules that pass through the same values are one schedule with two parameterisations of time, two clocks (lesson 1, section 1.14). So look at it, against time.
+
+# %%
+ts = torch.linspace(0.002, 0.998, 200, dtype=torch.float64)
+named = {"linear": Schedule.linear(), "cosine": cosine, "sigmoid": Schedule.sigmoid(),
+         "flow": flow}
+log_snrs = {name: schedule.log_snr(ts) for name, schedule in named.items()}
+plots.curves(ts, log_snrs, ylim=(-12, 12), title="Four schedules",
+             xlabel="t   (data → noise)", ylabel="log SNR")
+rows = {}
+for name, schedule in named.items():
+    rows[name] = {"above 4": (log_snrs[name] > 4).double().mean(),
+                  "below -4": (log_snrs[name] < -4).double().mean(),
+                  "at t = 1": schedule.log_snr(1.0)}
+formats = {"above 4": ".0%", "below -4": ".0%", "at t = 1": ".1f"}
+tables.table(rows, formats, index="schedule",
+             caption="Fraction of the time with a log SNR above 4, below -4; its end")
+
+# %% [markdown]
+# **What the figure shows.** All fall from data to noise; they differ in how much of their time goes to the middle, where a digit becomes visible, and in where they end. The linear schedule spends more than a third of its time below -4, on images in which hardly anything can be seen, which is why the cosine was made (Nichol & Dhariwal 2021).
+#
+# **A schedule that is right for small images is wrong for large ones.** Enlarge a digit fourfold: each pixel becomes 4 x 4 equal ones. Add noise, and shrink again by averaging: the 16 independent noises shrink to a quarter of their size, the digit stays as it was. In general, with blocks of $k\times k$ pixels, noise of variance $\sigma^2$ has variance $\sigma^2/k^2$ after averaging:
+#
+# $$\log\mathrm{SNR}_{\text{after averaging } k\times k} = \log\mathrm{SNR} + 2\log k \tag{3.18}$$
+#
+# So the same $t$ leaves more to see in a large image. To destroy as much, shift the whole schedule down by $2\log k$ (Hoogeboom et al. 2023): multiply $\sigma/\alpha$ by $k$. On the flow schedule, where $\sigma/\alpha = t/(1-t)$, this is a new time, a **timestep shift**; solve $\frac{t'}{1-t'} = k\,\frac{t}{1-t}$:
+#
+# $$t' = \frac{k\,t}{1 + (k-1)\,t} \tag{3.19}$$
+#
+# (Stable Diffusion 3 samples with $k = 3$.)
+
+# %%
+digit, t = digits[7:8], 0.62
+large = F.interpolate(digit, scale_factor=4.0)                      # (1, 1, 112, 112)
+shifted_t = torch.tensor(4 * t / (1 + 3 * t), dtype=torch.float64)
+g = torch.Generator().manual_seed(0)
+cases = {"28 x 28": (digit, t), "112 x 112, averaged": (large, t),
+         "shifted t, averaged": (large, shifted_t)}
+averaged = {}
+for name, (x, at) in cases.items():
+    x_t = flow.perturb(x, at, torch.randn(x.shape, generator=g))
+    averaged[name] = x_t if name == "28 x 28" else F.avg_pool2d(x_t, 4)     # (1, 1, 28, 28)
+plots.show({name: x / (2 * x.std()) for name, x in averaged.items()}, columns=1, width=3,
+           title="The same digit, noisy")
+
+rows = {}
+for name, (_, at) in cases.items():
+    noise_left = averaged[name] - flow.alpha(at) * digit
+    measured = 2 * math.log(flow.alpha(at)) - math.log(noise_left.var())
+    gain = 0 if name == "28 x 28" else 2 * math.log(4)
+    rows[name] = {"measured": measured, "by (3.18)": flow.log_snr(at) + gain}
+tables.table(rows, ".2f", index="image", caption="log SNR at 28 x 28")
+
+# %% [markdown]
+# **What the figure shows.** The large image at the same $t$ shows its digit clearly once it is averaged (and the eye averages, too); with the shifted time it is as hidden as the small one.
+#
+# **The end must be noise.** DDPM's linear schedule ends at $\alpha(1) = 0.0064$: nearly nothing of the image is left. Nearly. The *brightness* of a picture is the mean of all its $d$ numbers, and averaging $d$ of them shrinks the noise by $\sqrt d$. With $d = 3\cdot 512^2$ the noise in the mean has size $1/887$; the brightness is multiplied by 0.0064, which is nearly six times as much. In training at $t = 1$ a network can infer the brightness of the picture from "pure noise". In sampling it gets noise without a brightness, and predicts a picture of medium brightness from it. (Lin et al. 2023 found that Stable Diffusion could not draw a very dark or a very bright picture.)
+#
+# To see it without training anything, let pictures be of one brightness each, uniform between $-1$ and 1. All that matters is the mean $m = \alpha b + \sigma\epsilon/\sqrt d$. This is a problem on a line, and the exact denoiser of brightness is a ratio of two sums:
+
+# %%
+def brightness_samples(schedule, d, n=1500, steps=100):
+    """Brightness of exact samples of pictures with d numbers, from pure noise: (n,)"""
+    b = torch.linspace(-1, 1, 201, dtype=torch.float64)
+
+    def denoiser(m, t):                                             # (n, 1) -> (n, 1)
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t) / d**0.5
+        return ((-(m - alpha * b).square() / (2 * sigma**2)).softmax(1) @ b)[:, None]
+
+    # most steps near t = 1, where the brightness is decided
+    ts = 1 - 0.9 * torch.linspace(0, 1, steps + 1, dtype=torch.float64) ** 3
+    g = torch.Generator().manual_seed(0)
+    eps = torch.randn(n, 1, dtype=torch.float64, generator=g)
+    m = eps * schedule.sigma(1.0) / d**0.5
+    for t, s in zip(ts[:-1], ts[1:]):           # DDIM; the noise has size sigma / sqrt(d)
+        b_hat = denoiser(m, t)
+        m_noise = (m - schedule.alpha(t) * b_hat) / schedule.sigma(t)
+        m = schedule.alpha(s) * b_hat + schedule.sigma(s) * m_noise
+    return denoiser(m, ts[-1])[:, 0]
+
+# %%
+ends = {"DDPM's linear schedule": Schedule.linear(),
+        "zero terminal SNR": Schedule.zero_terminal_snr()}
+bright = {name: brightness_samples(schedule, 3 * 512**2) for name, schedule in ends.items()}
+plots.histogram(list(bright.values()), labels=list(bright), xlabel="brightness",
+                title="Brightness of samples; the data are uniform between -1 and 1")
+rows = {}
+for name, b in bright.items():
+    dark = (b < -0.8).double().mean()
+    rows[name] = {"standard deviation": b.std(), "darker than -0.8": dark}
+rows["the data: uniform"] = {"standard deviation": 3**-0.5, "darker than -0.8": 0.1}
+tables.table(rows, ".3f", index="schedule",
+             caption="Brightness of 1,500 samples: standard deviation, fraction below -0.8")
+
+# %% [markdown]
+# **What the figure shows.** With the usual schedule, perfect sampling of a perfect model yields medium pictures only. `Schedule.zero_terminal_snr` (**zero terminal SNR**) shifts and stretches $\sqrt{\bar\alpha}$ to end at 0 exactly, and the brightness is very nearly right again. There $\epsilon$ determines nothing about $x_0$ any more, so it needs another target: $v$.
+#
+# ## 3.7 Learning the variance, and counting bits
+#
+# (In this section $t = 1, \dots, T$ counts steps, as in lesson 1, and $x_0$ is a pixel's value.) Lesson 1 left the variance of the reverse step to choice: any $\sigma_t^2$ between $\tilde\beta_t$ and $\beta_t$. For good samples it hardly matters with many steps; for the *bound* it does. Nichol & Dhariwal (2021) let the network predict it (**learned variance**), on a logarithmic scale between the two, by a second output $r$, which should end up in $[0, 1]$ (nothing forces it to):
+#
+# $$\log\sigma_\theta^2(x_t, t) = r\,\log\beta_t + (1-r)\,\log\tilde\beta_t \tag{3.20}$$
+#
+# (At the first step $\tilde\beta_1 = 0$; the second step's is taken there.)
+#
+# $L_{\text{simple}}$ does not contain the variance, so nothing would teach it. The **variational bound** (**VLB**) does. The **hybrid loss** is $L_{\text{simple}}$ plus a little of the bound, which is counted in bits per dimension. (The bound is a sum over $T$ steps; one term is drawn, and multiplied by $T$.) The network's prediction of $\epsilon$ is detached in the second part, so that the bound's gradient reaches the variance only:
+#
+# $$L_{\text{hybrid}} = L_{\text{simple}} + 0.001\;L_{\text{vlb}} \tag{3.21}$$
+#
+# The last term of the bound, $-\log p(x_0\mid x_1)$, is a *probability* for images, since their values are 256 levels: with mean $\mu$ and deviation $s$, each level gets what the Gaussian puts between its neighbours' midpoints, and the two ends get the tails. For levels $2/255$ apart,
+#
+# $$p(x_0 \mid x_1) = \Phi\Big(\frac{x_0 + \frac1{255} - \mu}{s}\Big) - \Phi\Big(\frac{x_0 - \frac1{255} - \mu}{s}\Big), \qquad \Phi(-\infty) = 0 \text{ at } x_0 = -1,\ \ \Phi(\infty) = 1 \text{ at } x_0 = 1 \tag{3.22}$$
+#
+# Sum all terms of the bound, divide by $\log 2$ and by the number of pixels: **bits per dimension**, the length of the file into which this model would pack an image, losslessly.
+#
+# How much is a learned variance worth? To see it alone, take data whose perfect $\epsilon$ is known, a ring of six bumps, and let a small network learn nothing but $r$. The true length of the file is known, too: by the density of the data, times the width of a level.
+
+# %%
+angle = torch.arange(6) * math.pi / 3
+small_ring = data.GaussianMixture(torch.stack([angle.cos(), angle.sin()], 1) * 0.7, 0.06)
+ddpm_schedule = Schedule.cosine(100)
+test = small_ring.sample(500, seed=9)
+exact_D = small_ring.denoiser(ddpm_schedule)
+
+def exact_eps(x, t):
+    alpha = ddpm_schedule.alpha(t)[:, None]
+    sigma = ddpm_schedule.sigma(t)[:, None]
+    return ((x - alpha * exact_D(x, t)) / sigma).float()
+
+class ExactEps(nn.Module):
+    """The perfect eps, and a small network for r.   x: (B, 2), t: (B,) -> (B, 4)"""
+
+    def __init__(self):
+        super().__init__()
+        self.variance = MLP()
+
+    def forward(self, x, t):
+        return torch.cat([exact_eps(x, t), self.variance(x, t)], dim=1)
+
+# %%
+def largest_variance(x, t):
+    """The perfect eps, and r = 1 everywhere: the variance is beta."""
+    return torch.cat([exact_eps(x, t), torch.ones_like(x)], dim=1)
+
+torch.manual_seed(0)
+betas = ddpm_schedule.betas
+models = {
+    "fixed, beta tilde": DDPM(exact_eps, betas),
+    "fixed, beta": DDPM(largest_variance, betas, learn_variance=True),
+    "learned": DDPM(ExactEps(), betas, learn_variance=True),
+}
+learned = models["learned"]
+optimizer = torch.optim.Adam(learned.net.parameters(), lr=1e-2)
+for step in range(200):
+    x0 = small_ring.sample(256, seed=step)
+    i = torch.randint(100, (256,))
+    optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / 200)
+    optimizer.zero_grad()
+    learned.hybrid_loss(x0, i).mean().backward()
+    optimizer.step()
+
+# %%
+@torch.no_grad()
+def bits_by_step(model):
+    """The terms of the bound at steps 1 to 100, in bits per dimension: (100,)"""
+    steps = [torch.full((500,), i) for i in range(100)]
+    return torch.stack([model.vlb_terms(test, i).mean() for i in steps])
+
+terms = {name: bits_by_step(model) for name, model in models.items()}
+fixed = ("fixed, beta tilde", "fixed, beta")
+plots.curves(torch.arange(1, 101),
+             {f"than {name}": (terms[name] - terms["learned"]).cumsum(0) for name in fixed},
+             title="A learned variance is cheaper, summed over steps 1 to here",
+             xlabel="step   (data → noise)", ylabel="bits per dimension")
+
+prior_bits = learned.prior_bits(test).mean()
+rows = {name: {"bits per dimension": term.sum() + prior_bits}
+        for name, term in terms.items()}
+entropy = -small_ring.log_prob(test).mean() / 2 / math.log(2) - math.log2(2 / 255)
+rows["the data's own length"] = {"bits per dimension": entropy}
+tables.table(rows, ".3f", index="variance", caption="The bound, on 500 test points")
+
+# %% [markdown]
+# **What the figure shows.** A learned variance shortens the file, by 0.45 bits per dimension against $\tilde\beta$ and by 0.20 against $\beta$, at the price of one more output per pixel. Against $\tilde\beta$ nearly all of it is won in the first six steps next to the data; against $\beta$ about three quarters, and the rest mostly by step 20, where $\beta$ and $\tilde\beta$ lie far apart. The bits that still separate us from the data's own length may be the price of 100 steps, in which each posterior is only nearly a Gaussian, or of a short training; we have not told the two apart.
+#
+# ## 3.8 The craft of training
+#
+# **Averaging weights.** A network that still moves around its goal is, on average, nearer to it than at most moments. The **exponential moving average** (**EMA**) of the weights keeps a second set of weights, $\bar\theta \leftarrow \beta\,\bar\theta + (1-\beta)\,\theta$. Unrolled, weights of $k$ steps ago count
+#
+# $$(1-\beta)\,\beta^{k}, \qquad\text{and the random start still counts } \beta^{n} \text{ after } n \text{ steps} \tag{3.23}$$
+#
+# With the popular $\beta = 0.9999$ that is 90 % after 1000 steps: the EMA of a short run is still mostly the untrained network, and so are its samples. Two remedies: a **warm-up** of the decay, $\min\big(\beta, \frac{1+n}{10+n}\big)$, or a **power-function EMA** (Karras et al. 2024), which `train.train` uses. Take $\beta_n = (1-\frac1n)^{\gamma+1}$ at step $n$. By the telescoping product, step $k$ counts after $n$ steps
+#
+# $$(1-\beta_k)\prod_{j=k+1}^{n}\Big(1-\frac1j\Big)^{\gamma+1} = (1-\beta_k)\Big(\frac kn\Big)^{\gamma+1} \approx \frac{\gamma+1}{n}\Big(\frac kn\Big)^{\gamma} \tag{3.24}$$
+#
+# (since $1-\beta_k\approx(\gamma+1)/k$ for large $k$): always the last part of the run, however long it is, and of the random start nothing, since $\beta_1 = 0$. One training, at a constant learning rate, and many averages beside it. The data are a mixture whose perfect denoiser is known, so that we can measure the *avoidable* error of $v$, without the noise that no network can predict:
+
+# %%
+class Averages:
+    """Many averages of a network's weights at once; decays: name -> decay(step n)."""
+
+    def __init__(self, net, decays):
+        self.decays = decays
+        self.weights = {name: [p.detach().clone() for p in net.parameters()]
+                        for name in decays}
+
+    def update(self, net, step):
+        parameters = [p.detach() for p in net.parameters()]
+        for name, decay in self.decays.items():
+            torch._foreach_lerp_(self.weights[name], parameters, 1 - decay(step + 1))
+
+    def averaged(self, net, name):
+        """A copy of the network with the averaged weights."""
+        net = copy.deepcopy(net)
+        for p, average in zip(net.parameters(), self.weights[name]):
+            p.data = average.clone()
+        return net
+
+# %%
+def power_decay(gamma):
+    return lambda n: (1 - 1 / n) ** (gamma + 1)
+
+constant = [0.0, 0.9, 0.97, 0.99, 0.997, 0.999, 0.9999]
+decays = {f"{b}": lambda n, b=b: b for b in constant}
+decays |= {f"{b}, warm-up": lambda n, b=b: min(b, (1 + n) / (10 + n)) for b in constant}
+decays |= {f"power {gamma}": power_decay(gamma) for gamma in (3, 9, 16)}
+
+# %%
+def task(mixture, n=4000):
+    """8000 points to train on, and a function net -> its avoidable error.
+
+    That is the mean squared error of v against the perfect network's, on n held-out points.
+    """
+    held_out = mixture.sample(n, seed=5)
+    t = torch.linspace(0.02, 1, n)
+    eps = torch.randn(held_out.shape, generator=torch.Generator().manual_seed(1))
+    x = cosine.perturb(held_out, t, eps)
+    alpha, sigma = cosine.alpha(t)[:, None], cosine.sigma(t)[:, None]
+    v = ((alpha * x - mixture.denoiser(cosine)(x, t)) / sigma).float()
+
+    @torch.no_grad()
+    def error(net):
+        return (net(x, t) - v).square().mean().item()
+
+    return mixture.sample(8000), error
+
+circle = torch.stack([angle.cos(), angle.sin()], 1)                 # (6, 2)
+points, avoidable = task(data.GaussianMixture(circle * 1.2, 0.15))
+
+# %%
+def fit(D, averages, steps, callback=lambda n: None):
+    """Adam at a constant learning rate, so that there is something to average."""
+    optimizer = torch.optim.Adam(D.parameters(), lr=1e-2)
+    for step in range(steps):
+        loss = D.loss(points[torch.randint(8000, (128,))], torch.rand(128)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        averages.update(D.net, step)
+        callback(step + 1)
+
+torch.manual_seed(0)
+D = Denoiser(MLP(), cosine, "v")
+averages = Averages(D.net, decays)
+fit(D, averages, 800)
+
+# %%
+errors = {name: avoidable(averages.averaged(D.net, name)) for name in decays}
+kinds = {"constant decay": "", "with warm-up": ", warm-up"}
+lines = {kind: torch.tensor([errors[f"{b}{end}"] for b in constant])
+         for kind, end in kinds.items()}
+plots.curves(torch.arange(len(constant)), lines, yscale="log", xlabel="decay",
+             ylabel="mean squared error of v",
+             xticks=range(len(constant)), xticklabels=constant,
+             title="Avoidable error against the decay (0: no average)")
+rows = {"no average": {"avoidable error": errors["0.0"]}}
+for gamma in (3, 9, 16):
+    rows[f"gamma = {gamma}"] = {"avoidable error": errors[f"power {gamma}"]}
+tables.table(rows, ".4f", index="power function",
+             caption="Avoidable mean squared error of v")
+
+# %% [markdown]
+# **What the figure shows.** Averaging beats the last weights; too long an average without a warm-up is up to twice as bad as none. (The warm-up itself does not exceed 0.99 in 800 steps, so beyond that its curve is flat.) A power average scales with the run, by (3.24), however long it is; its $\gamma$ still matters, and the best one here does as well as the best constant decay.
+#
+# **Post-hoc EMA.** Which length is best is known only afterwards. Karras et al. (2024) store snapshots of two power-function averages during the run, and afterwards combine them linearly into an average of any other length: the coefficients are those whose combined profile over the steps, by (3.24), comes nearest to the wanted profile in least squares.
+
+# %%
+def profile(gamma, n, steps):
+    """The weight of each step in a power-function average after n steps: (steps,)"""
+    k = torch.arange(1, steps + 1, dtype=torch.float64)
+    counts = (1 - (1 - 1 / k) ** (gamma + 1)) * (k / n) ** (gamma + 1)
+    return torch.where(k <= n, counts, 0.0)
+
+snapshots = []
+def snapshot(n):
+    """Every 50 steps, store the averages with gamma = 4 and 16."""
+    if n % 50 == 0:
+        for gamma in (4, 16):
+            snapshots.append((gamma, n, [w.clone() for w in tracked.weights[gamma]]))
+
+torch.manual_seed(0)
+D = Denoiser(MLP(), cosine, "v")
+tracked = Averages(D.net, {gamma: power_decay(gamma) for gamma in (4, 9, 16)})
+fit(D, tracked, 400, callback=snapshot)
+
+# %%
+profiles = [profile(gamma, n, 400) for gamma, n, _ in snapshots]    # 16 of (400,)
+wanted = profile(9, 400, 400)
+mix = torch.linalg.lstsq(torch.stack(profiles, dim=1), wanted).solution.tolist()    # 16
+by_parameter = zip(*[weights for _, _, weights in snapshots])
+post_hoc = [sum(c * w for c, w in zip(mix, parts)) for parts in by_parameter]
+
+def distance(a, b):
+    return sum((x - y).square().sum() for x, y in zip(a, b)).sqrt().item()
+
+true = tracked.weights[9]
+print("distance to the true average with gamma = 9")
+print(f"made afterwards from gammas 4 and 16: {distance(post_hoc, true):.4f}")
+for gamma in (4, 16):
+    print(f"gamma = {gamma} itself: {distance(tracked.weights[gamma], true):.3f}")
+
+# %% [markdown]
+# **Learning rate, gradient clipping, batch size.** Each row changes what it names in the same training (600 steps of 128 numbers from a mixture of two bumps, the last weights, no average); two **seeds**, avoidable error.
+
+# %%
+numbers, number_error = task(data.GaussianMixture([[-1.0], [1.0]], 0.3, [0.3, 0.7]))
+lr_schedules = {
+    "constant": lambda u: 1.0,
+    "linear": lambda u: 1 - u,
+    "cosine": lambda u: 0.5 + 0.5 * math.cos(math.pi * u),
+}
+
+# %%
+def variant(seed, lr=1e-2, decay="linear", clip_grad_norm=None, batch_size=128, steps=600,
+            parts=1):
+    """One training; -> the avoidable error of the last weights."""
+    torch.manual_seed(seed)
+    net = MLP(d=1)
+    D = Denoiser(net, cosine, "v")
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr, fused=True)
+    for step in range(steps):
+        x0 = numbers[torch.randint(8000, (batch_size,))]
+        t = (torch.arange(batch_size) + torch.rand(batch_size)) / batch_size    # stratified
+        eps = torch.randn(batch_size, 1)
+        warmup = min(1, (step + 1) / 20)                                        # 20 steps
+        optimizer.param_groups[0]["lr"] = lr * lr_schedules[decay](step / steps) * warmup
+        optimizer.zero_grad()
+        for part in zip(x0.chunk(parts), t.chunk(parts), eps.chunk(parts)):
+            (D.loss(*part).sum() / batch_size).backward()                       # adds up
+        if clip_grad_norm:
+            nn.utils.clip_grad_norm_(net.parameters(), clip_grad_norm)
+        optimizer.step()
+    return number_error(net)
+
+# %%
+changes = {
+    "base: lr 1e-2, linear decay": {},
+    "cosine decay": {"decay": "cosine"},
+    "constant lr": {"decay": "constant"},
+    "lr 3e-2": {"lr": 3e-2},
+    "lr 1e-1": {"lr": 1e-1},
+    "lr 1e-1, clipped at 0.1": {"lr": 1e-1, "clip_grad_norm": 0.1},
+    "lr 1e-3": {"lr": 1e-3},
+    "base, clipped at 0.1": {"clip_grad_norm": 0.1},
+    "150 steps of 512": {"batch_size": 512, "steps": 150},
+    "2400 steps of 32": {"batch_size": 32, "steps": 2400},
+    "600 steps of 512": {"batch_size": 512},
+    "600 of 512 in 4 parts": {"batch_size": 512, "parts": 4},
+}
+untrained = number_error(MLP(d=1))
+output_0 = number_error(lambda x, t: 0 * x)
+rows = {name: {f"seed {seed}": variant(seed, **change) for seed in range(2)}
+        for name, change in changes.items()}
+tables.table(rows, ".4f", index="training", caption="Avoidable error of v "
+             f"(never trained: {untrained:.4f}; an output of 0: {output_0:.4f})")
+
+# %% [markdown]
+# The **learning rate** (lr) matters most: 1e-3 is too low to arrive in 600 steps, 1e-1 destroys the network, and both rates tried in between work, so try it first, in factors of three. (0.1433, whatever the seed, is a dead network: it gives one and the same output for every input.) Letting it fall to zero is worth another factor of about five, in whichever way it falls. **Gradient clipping** guards against rare huge gradients; it costs little where there are none, and is no cure for a learning rate that is too high. For the same number of examples, 150 large steps are far too few at this rate, and 2,400 small ones hardly better than 600. For the same number of steps a larger batch is better, and four times the work. And **gradient accumulation**, a batch taken in parts whose gradients add up, is the same training up to rounding, in a fraction of the memory: the last row against the row before.
+#
+# **Half precision**, as in **mixed-precision** training. fp16 has 5 bits of exponent and 10 of fraction, bf16 8 and 7: bf16 reaches as far as fp32 and is coarse, fp16 is finer and short.
+
+# %%
+tiny = torch.tensor(1e-8)
+scaled = (65536 * tiny).half().float() / 65536
+print(f"a gradient of 1e-8: in fp16 {tiny.half():.1e}, in bf16 {tiny.bfloat16():.1e}, "
+      f"in fp16 multiplied by 65536 first {scaled:.1e}")
+little = torch.tensor(1.001)
+print(f"1 + 0.001: in fp16 {little.half():.4f}, in bf16 {little.bfloat16():.4f}")
+
+q, k = torch.full((1, 64), 40.0), torch.full((1, 64), 40.0)
+scores = q.half() @ k.half().T                                      # 64 * 40 * 40 > 65,504
+weights = torch.cat([scores, scores], 1).softmax(1)
+pixels = (127.5 * (weights.float() + 1)).to(torch.uint8)
+print(f"attention scores in fp16: {scores.item()}, their softmax: {weights.tolist()}, "
+      f"as pixels: {pixels.tolist()}")
+
+# %% [markdown]
+# That is the whole story of the **gradient scaler**: fp16 turns small gradients into zeros, so the loss is multiplied by a large number before the backward pass and the gradients divided by it after; when something overflows, the step is skipped and the number halved. And the story of the *black image*: one product too large for fp16 becomes infinite, the softmax of infinities is not a number, it spreads over the image, and is saved as 0: black. bf16 has neither trouble, and `train.train` takes it where the hardware has it. But it loses a change of a thousandth, as the second line shows; so weights, sums and samplers stay in fp32.
+
+# %% [markdown]
+# ## 3.9 A debugging clinic
+#
+# **The loss fell, and the samples are noise. Where do you look?** Diffusion code that is wrong seldom crashes. So we break one honest training in ten ways, look at the symptoms, and then build cheap tests that tell the ten apart.
+#
+# The patient is small, so that we can train it eleven times: points on two moons inside $[-1, 1]^2$, each with its label. Each moon is a row of 20 round Gaussians, so the perfect network is known in closed form. Its loss is the least that any honest loss can be.
+
+# %%
+angle = torch.linspace(0, math.pi, 20)
+# (20, 2), on an arc of radius 2/3
+upper = torch.stack([angle.cos() - 0.5, angle.sin() - 0.25], dim=1) / 1.5
+centres = torch.stack([upper, -upper])                      # (2, 20, 2) one moon per label
+mixtures = [data.GaussianMixture(c, 0.05) for c in (upper, -upper, centres.flatten(0, 1))]
+
+def points_for(y):
+    """New points x0 (n, 2) with the labels y (n,)."""
+    return centres[y, torch.randint(20, (len(y),))] + 0.05 * torch.randn(len(y), 2)
+
+def fresh_moons(n):
+    """x0 (n, 2), y (n,): new points each time, so there is nothing to memorise."""
+    y = torch.randint(2, (n,))
+    return points_for(y), y
+
+# %%
+def coefficients(schedule, t):
+    """alpha and sigma at times t (n,), both (n, 1)."""
+    return schedule.alpha(t).float()[:, None], schedule.sigma(t).float()[:, None]
+
+def exact_v(x, t, y):
+    """The perfect network: v = (alpha x - x0_hat) / sigma with the exact x0_hat.
+
+    Label 2 means none.
+    """
+    alpha, sigma = coefficients(cosine, t)
+    x0_hat = torch.stack([m.posterior_mean(x, alpha, sigma) for m in mixtures])
+    # x0_hat: (3, n, 2), one for each label and one for none
+    return (alpha * x - x0_hat[y, torch.arange(len(x))]) / sigma
+
+# %% [markdown]
+# The training is the ordinary loop, but every ingredient of a step is made in one place, `batch`, and has a name. **That is the first advice of the clinic**: only what can be taken out can be looked at.
+
+# %%
+class Net(nn.Module):
+    """x (n, 2), t (n,), y (n,) in {0, 1, 2 = none} -> (n, 2).
+
+    Sines and cosines of x and t go in; the last layer starts at zero.
+    """
+
+    def __init__(self, width=64):
+        super().__init__()
+        self.label_embedding = nn.Embedding(3, 16)
+        self.body = nn.Sequential(
+            nn.Linear(3 * 9 + 16, width), nn.SiLU(),
+            nn.Linear(width, width), nn.SiLU(),
+            nn.Linear(width, 2),
+        )
+        nn.init.zeros_(self.body[-1].weight)
+        nn.init.zeros_(self.body[-1].bias)
+
+    def forward(self, x, t, y):
+        h = torch.cat([x, t[:, None]], dim=1)                               # (n, 3)
+        phases = (h[:, :, None] * torch.arange(1, 5) * math.pi / 2).flatten(1)  # (n, 12)
+        h = torch.cat([h, phases.sin(), phases.cos(), self.label_embedding(y)], dim=1)
+        return self.body(h)
+
+# %%
+def batch(settings, n):
+    """Everything that one step is made of, by name."""
+    x0, y = settings.data(n)
+    t = settings.time_sampler(n)
+    eps = settings.noise(n)
+    alpha, sigma = coefficients(cosine, t)
+    y = torch.where(torch.rand(n) < settings.p_drop, 2, y)      # some labels are dropped
+    x_t = settings.perturb(x0, eps, alpha, sigma)
+    target = settings.target(x0, eps, alpha, sigma)
+    return SimpleNamespace(x0=x0, y=y, t=t, eps=eps, x_t=x_t, target=target)
+
+def train_step(net, optimizer, b):
+    """One step of the optimizer on the batch b; returns the loss."""
+    loss = (net(b.x_t, b.t, b.y) - b.target).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+@torch.no_grad()
+def update_ema(ema, net, decay):
+    torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
+
+# %%
+def train_with(settings, steps=400):
+    """The weights at the start and at the end, their EMA, and every loss."""
+    torch.manual_seed(0)
+    net = settings.net()
+    start = copy.deepcopy(net).requires_grad_(False)
+    ema = copy.deepcopy(start)
+    optimizer = torch.optim.AdamW(net.parameters(), settings.lr, fused=True)
+    losses = []
+    for step in range(steps):
+        losses.append(train_step(net, optimizer, batch(settings, 256)))
+        update_ema(ema, net, settings.ema_decay(step))
+    return SimpleNamespace(settings=settings, start=start, net=net, ema=ema, losses=losses)
+
+def sample(settings, net, y):
+    """Twenty steps of DDIM from fixed noise, under the sampler's schedule."""
+    schedule = settings.sampling_schedule
+    D = Denoiser(net, schedule, "v")
+    x = torch.randn(len(y), 2, generator=torch.Generator().manual_seed(1))
+    return last(ddim(D, schedule, x, timesteps(schedule, 20), y=y))
+
+# %% [markdown]
+# **Ten defects, each one changed part.** None of them raises an error. Read the list and guess: which will ruin the samples, and which will show in the loss?
+
+# %%
+healthy = dict(
+    net=Net,
+    data=fresh_moons,
+    time_sampler=torch.rand,
+    noise=lambda n: torch.randn(n, 2),
+    p_drop=0.1,
+    perturb=lambda x0, eps, alpha, sigma: alpha * x0 + sigma * eps,
+    target=lambda x0, eps, alpha, sigma: alpha * eps - sigma * x0,
+    lr=5e-3,
+    ema_decay=lambda step: min(0.99, (step + 1) / (step + 10)),     # with warm-up
+    sampling_schedule=cosine,
+)
+
+class NetWithoutTime(Net):
+    def forward(self, x, t, y):
+        return super().forward(x, 0 * t, y)
+
+def moons_in_unit_range(n):
+    x0, y = fresh_moons(n)
+    return (x0 + 1) / 2, y
+
+# drawn once, before the loop
+one_noise = torch.randn(2, generator=torch.Generator().manual_seed(3))
+
+# %%
+defects = {
+    "time not passed": {"net": NetWithoutTime},
+    "data in [0, 1]": {"data": moons_in_unit_range},
+    # broadcasting hides it
+    "noise drawn once": {"noise": lambda n: one_noise.expand(n, 2)},
+    "wrong sign": {"target": lambda x0, eps, alpha, sigma: sigma * x0 - alpha * eps},
+    "labels at 1 - p": {"p_drop": 0.9},                     # dropped with probability 0.9
+    "average too slow": {"ema_decay": lambda step: 0.9999},     # and no warm-up
+    "other schedule": {"sampling_schedule": Schedule.linear()},
+    "sigma squared": {"perturb": lambda x0, eps, alpha, sigma: alpha * x0 + sigma**2 * eps},
+    "rate x 30": {"lr": 30 * 5e-3},
+    "t below 0.5": {"time_sampler": lambda n: 0.5 * torch.rand(n)},
+}
+
+# %%
+runs = {name: train_with(SimpleNamespace(**healthy | change))
+        for name, change in ({"healthy": {}} | defects).items()}
+asked = torch.arange(2000) % 2                                      # labels 0, 1, 0, 1, ...
+torch.manual_seed(4)
+real, more = points_for(asked), points_for(asked)
+clouds = {name: sample(run.settings, run.ema, asked) for name, run in runs.items()}
+plots.scatter({"data": real} | clouds, columns=4, limit=1.4, by=asked,
+              title="2,000 samples of two labels, cut off at 1.4: "
+                    "the data, the healthy training, ten broken ones")
+
+# %%
+@torch.no_grad()
+def validation(settings, net):
+    """The loss at three noise levels, by library code that the training does not share."""
+    torch.manual_seed(5)
+    x0, y = settings.data(4000)
+    eps = torch.randn(4000, 2)
+    D = Denoiser(net, cosine)
+    return {f"t = {t}": D.loss(x0, torch.full((4000,), t), eps, y=y).mean()
+            for t in (0.2, 0.5, 0.8)}
+
+def energy_distance(x):
+    """The distance to the real points with the kernel -|x - y|."""
+    return metrics.mmd(x.double(), real.double(), lambda a, b: -torch.cdist(a, b))
+
+def quality(x):
+    moon = torch.cdist(x, centres.flatten(0, 1)).argmin(1) // 20    # of the nearest one
+    arc_centre = torch.tensor([[-2, -1], [2, 1]])[asked] / 6
+    off_arc = ((x - arc_centre).norm(dim=1) - 2 / 3).abs().median()
+    return {"energy distance": energy_distance(x),
+            "right label": (moon == asked).float().mean(),
+            "spread": x.std(),
+            "off the arc": off_arc}
+
+def loss_statistics(losses):
+    return {"first": losses[0], "highest": max(losses), "last": sum(losses[-100:]) / 100}
+
+# %%
+settings = runs["healthy"].settings
+b = batch(settings, 4000)
+exact_loss = (exact_v(b.x_t, b.t, b.y) - b.target).square().mean()
+no_loss = dict.fromkeys(("first", "highest", "last", "t = 0.2", "t = 0.5", "t = 0.8"), "")
+rows = {"real points": no_loss | quality(more)}
+rows["exact network"] = (no_loss | {"last": exact_loss} | validation(settings, exact_v)
+                         | quality(sample(settings, exact_v, asked)))
+for name, run in runs.items():
+    rows[name] = (loss_statistics(run.losses) | validation(run.settings, run.ema)
+                  | quality(clouds[name]))
+formats = dict.fromkeys([*no_loss, "off the arc"], ".3f")
+formats |= {"energy distance": ".4f", "right label": ".1%", "spread": ".2f"}
+tables.table(rows, formats, index="training",
+             caption="Training loss (the last: a mean of 100 steps), "
+                     "validation loss at three times t, and 2,000 samples")
+
+# %%
+same = [name for name in defects if runs[name].losses == runs["healthy"].losses]
+print("the healthy training's loss, step by step:", ", ".join(same))
+mapped_back = 2 * clouds["data in [0, 1]"] - 1
+print("energy distance of the samples of data in [0, 1], mapped back by 2 x - 1: "
+      f"{energy_distance(mapped_back):.4f}")
+slow = runs["average too slow"]
+live = sample(slow.settings, slow.net, asked)
+print("energy distance of average too slow, sampled with the live weights: "
+      f"{energy_distance(live):.4f}")
+
+# the noise that sample starts from
+noise = torch.randn(2000, 2, generator=torch.Generator().manual_seed(1))
+for name in ("healthy", "average too slow", "wrong sign"):
+    pair = torch.stack([noise.flatten(), clouds[name].flatten()])
+    print("correlation of samples with the noise they began as, "
+          f"{name}: {torch.corrcoef(pair)[0, 1]:.2f}")
+
+# %% [markdown]
+# **What the figure and the table show.** *The training loss.* Wrong sign, average too slow and other schedule have the healthy loss, step by step: a network learns $-v$ as easily as $v$, and the other two defects come after the loss. Data in [0, 1] and noise drawn once end *lower*; the second far below the exact network, which no honest loss can be. (Data of half the size have a lower least loss of their own.) Time, labels, sigma squared and t below 0.5 end higher, but they fell, too, and without a healthy twin nobody would know. Rate x 30 ends higher, too, and shows itself by its jump. (Where such a run ends depends on the seed.)
+#
+# *Validation by noise level* says more: t below 0.5 is as good as the healthy training at 0.2 and 0.5, and lost at 0.8.
+#
+# *The samples.* Average too slow returns the very noise it began with, as the correlation says; wrong sign throws the same noise out of the frame. Time not passed leaves a haze of strays, labels at 1 - p mixes the moons. Data in [0, 1] sits in the wrong place at half the size; mapped back, it is worse than the healthy one, but no ruin. And three *look* better than the healthy training: other schedule, sigma squared and t below 0.5 draw fine lines where the data is broad. Their labels are right more often, and the energy distance of sigma squared is that of real data, though those of the other two are ten and fourteen times the healthy one. (Nor does a thin line prove a defect: in twenty steps even the exact network draws moons thinner than the data's.)
+#
+# **From symptoms to tests.** A test returns one number, and we know beforehand what it must be. Four formulas tell us, and one from section 3.8. A network whose last layer starts at zero has as its first loss the mean square of $v = \alpha\epsilon - \sigma x_0$; the noise is independent of the data, so the mixed term vanishes, and per coordinate
+#
+# $$\mathbb E\,v^2 = \alpha^2 + \sigma^2\,\mathbb E\,x_0^2. \tag{3.25}$$
+#
+# (On average over all times this is the 0.615 with which eight of the eleven trainings begin.)
+#
+# For the same reason the noisy data has, per coordinate,
+#
+# $$\operatorname{Var}(x_t) = \alpha^2\operatorname{Var}(x_0) + \sigma^2. \tag{3.26}$$
+#
+# Give the *target itself* to the sampler's denoiser as if it were the network's output (an **oracle**). With $\alpha^2 + \sigma^2 = 1$, the data must come back:
+#
+# $$\alpha x_t - \sigma v = \alpha(\alpha x_0 + \sigma\epsilon) - \sigma(\alpha\epsilon - \sigma x_0) = (\alpha^2 + \sigma^2)\,x_0 = x_0. \tag{3.27}$$
+#
+# To test a sampler without any training, take data $x_0\sim\mathcal N(0, s^2 I)$. Then $x_0$, $\epsilon$ and $x_t$ are jointly Gaussian with mean 0, and a conditional mean is covariance over variance, times $x_t$. So $\mathbb E[x_0\mid x_t] = \alpha s^2 x_t / (\alpha^2s^2 + \sigma^2)$ and $\mathbb E[\epsilon\mid x_t] = \sigma x_t / (\alpha^2s^2 + \sigma^2)$, and the perfect network is
+#
+# $$v(x_t, t) = \alpha\,\mathbb E[\epsilon\mid x_t] - \sigma\,\mathbb E[x_0\mid x_t] = \frac{\alpha\sigma\,(1 - s^2)}{\alpha^2 s^2 + \sigma^2}\,x_t. \tag{3.28}$$
+#
+# With it in the network's place the samples must have standard deviation $s$. If they have not, no training can help. And the average: by (3.23), at a decay of 0.9999 the start still keeps a fraction of $0.9999^{400} = 0.96$ after our 400 steps.
+
+# %%
+def large_batch(run, n=20_000):
+    """One large batch, the same at every call."""
+    torch.manual_seed(7)
+    return batch(run.settings, n)
+
+def repeated_noise(run):
+    """The fraction of the noise that comes again in the next batch."""
+    torch.manual_seed(7)
+    return (batch(run.settings, 256).eps == batch(run.settings, 256).eps).float().mean()
+
+def longest_gap(run):
+    """The longest stretch of [0, 1] without any t."""
+    t = torch.cat([large_batch(run).t, torch.tensor([0.0, 1.0])])
+    return t.sort().values.diff().max()
+
+def lowest_value(run):
+    return large_batch(run).x0.min()
+
+def dropped_labels(run):
+    return (large_batch(run).y == 2).float().mean()
+
+# %%
+def loss_of_zero(run):
+    """The loss of an output 0, over formula (3.25)."""
+    b = large_batch(run)
+    alpha, sigma = coefficients(run.settings.sampling_schedule, torch.rand(20_000))
+    formula = alpha**2 + sigma**2 * b.x0.square().mean()
+    return b.target.square().mean() / formula.mean()
+
+def variance(run):
+    """The variance of x_t, over formula (3.26) with the sampler's schedule."""
+    b = large_batch(run)
+    alpha, sigma = coefficients(run.settings.sampling_schedule, b.t)
+    formula = alpha**2 * b.x0.var(0) + sigma**2
+    return ((b.x_t - alpha * b.x0.mean(0)) ** 2 / formula).mean()
+
+def oracle_error(run):
+    """The error of x0, by (3.27), with the target itself as the network's output."""
+    b = large_batch(run)
+    D = Denoiser(lambda x, t, y: b.target, run.settings.sampling_schedule, "v")
+    return (D(b.x_t, b.t, y=b.y) - b.x0).square().mean().sqrt()
+
+# %%
+def gaussian_std(run, s=0.5):
+    """The standard deviation, over s, of the sampler's output with the exact network."""
+    def net(x, t, y):
+        alpha, sigma = coefficients(cosine, t)
+        return alpha * sigma * (1 - s**2) / (alpha**2 * s**2 + sigma**2) * x
+    return sample(run.settings, net, torch.zeros(4000)).std() / s
+
+@torch.no_grad()
+def time_dependence(run):
+    """How much the output changes with t alone."""
+    b = large_batch(run, 2000)
+    out = lambda t: run.net(b.x_t, torch.full((2000,), t), b.y)
+    return (out(0.3) - out(0.7)).norm() / out(0.5).norm()
+
+def overfit(run):
+    """The loss after a hundred steps on one batch of eight examples, over the first."""
+    net = run.settings.net()
+    b = large_batch(run, 8)
+    optimizer = torch.optim.AdamW(net.parameters(), run.settings.lr, fused=True)
+    losses = [train_step(net, optimizer, b) for _ in range(100)]
+    return sum(losses[-10:]) / 10 / losses[0]
+
+# %%
+def loss_jump(run):
+    """The highest loss of the run, over the first."""
+    return max(run.losses) / run.losses[0]
+
+def ema_lag(run):
+    """The distance from the average to the weights, over the distance that these went."""
+    flat = lambda net: torch.cat([w.detach().flatten() for w in net.parameters()])
+    start, net, ema = flat(run.start), flat(run.net), flat(run.ema)
+    return (ema - net).norm() / (net - start).norm()
+
+@torch.no_grad()
+def library_loss(run):
+    """The loss by code that we did not write here, over our own."""
+    torch.manual_seed(8)
+    x0, y = run.settings.data(4000)
+    D = Denoiser(run.net, run.settings.sampling_schedule)
+    return D.loss(x0, torch.rand(4000), y=y).mean() / (sum(run.losses[-100:]) / 100)
+
+# %%
+# column -> (test, at least, at most)
+tests = {
+    "range": (lowest_value, -1.5, -0.8),                    # the data begins near -1
+    "noise": (repeated_noise, 0, 0.01),
+    "times": (longest_gap, 0, 0.01),
+    "labels": (dropped_labels, 0.08, 0.12),
+    "zero": (loss_of_zero, 0.95, 1.05),
+    "var": (variance, 0.95, 1.05),
+    "oracle": (oracle_error, 0, 0.001),
+    "gauss": (gaussian_std, 0.9, 1.1),
+    "clock": (time_dependence, 0.1, 10),
+    "overfit": (overfit, 0, 0.1),
+    "jump": (loss_jump, 0, 2),
+    "lag": (ema_lag, 0, 0.5),
+    "lib": (library_loss, 0.8, 1.25),
+}
+
+# %%
+rows = {
+    "at least": {column: f"{low:.2f}" for column, (_, low, _) in tests.items()},
+    "at most": {column: f"{high:.3g}" for column, (_, _, high) in tests.items()},
+}
+for name, run in runs.items():
+    passed = {}
+    rows[name] = {}
+    for column, (test, low, high) in tests.items():
+        value = float(test(run))
+        passed[column] = low <= value <= high
+        shown = name == "healthy" or not passed[column]
+        rows[name][column] = f"{value:.2f}" if shown else "."
+    assert all(passed.values()) == (name == "healthy")
+tables.table(rows, index="training",
+             caption="Thirteen tests: the healthy training's numbers; "
+                     "below, a point is a pass and a number a failure")
+
+# %% [markdown]
+# **What the matrix shows.** In the healthy row all numbers are shown, and all pass. In the rows below, a point is a pass and a number a failure. The healthy training passes every test, and each defect fails at least one. The tests from *range* to *gauss* need no training and find seven of the ten before the first step. (*overfit* is the usual test of that name: eight examples, a hundred steps.) Four defects fail one test only: nothing general stands in for looking at the range, the time, the labels and the average. Even *lib*, the loss by somebody else's code, misses most of them. Combinations tell defects apart: wrong sign, other schedule and sigma squared all fail *oracle*; if *var* passes it is the sign, if *gauss* fails it is the sampler.
+#
+# This is one seed, one toy, one defect at a time. The limits of the first eight tests come from formulas and sample sizes, with room (in *gauss* for the error of twenty steps); those of the last five are judgement. On images a missing time does less damage (lesson 2, section 2.9), so *clock* is needed there all the more.
+#
+# | in this order | symptom | suspects | test |
+# | --- | --- | --- | --- |
+# | 1 | none yet: before training | data, noise, times, labels, coefficients, sampler | range, noise, times, labels, zero, var, oracle, gauss |
+# | 2 | eight examples cannot be learned; the loss jumps | learning rate | overfit, jump |
+# | 3 | the loss is too good | noise reused; data smaller than you think | noise, range |
+# | 4 | samples are noise, the loss is fine | average | lag; sample with the live weights |
+# | 5 | samples fly away, the loss is fine | sign, coefficients | oracle, lib |
+# | 6 | samples too thin, too smooth | another schedule or noise level in training than in sampling; times not covered | oracle, var, gauss, times |
+# | 7 | good samples in a haze of strays | time not passed to the network | clock |
+# | 8 | samples shifted or too small | range | range |
+# | 9 | wrong class | labels dropped, or mixed up | labels |
+#
+# **"My samples are pure noise."** In our figure only one defect looks like that, average too slow; wrong sign gives the same noise, blown up; look in this order. (1) Sample with the live weights, those of the last step: an average that is still the start returns its noise, and the training loss does not show it. (2) *oracle*: training and sampling disagree about a sign or a coefficient; with a wrong sign or another schedule the loss is healthy. (3) The loss itself: nearly zero, and the noise is reused; a jump, and the learning rate is too high. (Those in (3) gave no noise here, but clumps and a shapeless cloud.) (How often each happens elsewhere, ten defects of our own choice cannot say. The order is what is quick to try and what the loss hides.)
+
+# %% [markdown]
+# # Part II · Is it good?
+#
+# ## 3.10 A distance between distributions
+#
+# You look at a hundred samples and like them. **How far is their distribution from that of the data?** Begin with two Gaussians on a line, and call *distance* the least work that turns one into the other: pair every $x$ of the first with a $y$ of the second (a *coupling*) so that the mean of $(x-y)^2$ is smallest. For any coupling, with means $m_1, m_2$ and standard deviations $s_1, s_2$,
+#
+# $$\mathbb E(x-y)^2 = (m_1-m_2)^2 + s_1^2 + s_2^2 - 2\operatorname{Cov}(x,y) \tag{3.29}$$
+#
+# Only the covariance is ours to choose. By Cauchy-Schwarz it is at most $s_1s_2$, and $y = m_2 + \frac{s_2}{s_1}(x-m_1)$ reaches that: it has mean $m_2$, standard deviation $s_2$, and covariance $\frac{s_2}{s_1}s_1^2$ with $x$. So
+#
+# $$d^2 = (m_1-m_2)^2 + s_1^2 + s_2^2 - 2s_1s_2 = (m_1-m_2)^2 + (s_1-s_2)^2 \tag{3.30}$$
+
+# %%
+x, z = torch.randn(2, 5000)
+partners = {"independent": 0.5 + 0.4 * z, "opposite": 0.5 - 0.4 * x, "best": 0.5 + 0.4 * x}
+clouds = {f"{name}\nmean (x-y)^2 = {(x - y).square().mean():.2f}": torch.stack([x, y], 1)
+          for name, y in partners.items()}                  # y is always N(0.5, 0.4^2)
+plots.scatter(clouds, limit=3.5,
+              title="Three ways to pair x from N(0, 1) with y from N(0.5, 0.4^2)")
+print(f"(0 - 0.5)^2 + (1 - 0.4)^2 = {0.5**2 + 0.6**2:.2f}")
+
+# %% [markdown]
+# **What the figure shows.** The same two distributions, three costs; the rising line ($x$ to the right, $y$ up) is the cheapest, and costs what (3.30) says.
+#
+# In $d$ dimensions, with covariances $A$ and $B$, only the last term is new:
+#
+# $$\mathbb E|x-y|^2 = |\mu_1-\mu_2|^2 + \operatorname{tr}A + \operatorname{tr}B - 2\operatorname{tr}\operatorname{Cov}(x,y) \tag{3.31}$$
+#
+# **How large can that trace be?** Write $x = \mu_1 + A^{1/2}u$, $y = \mu_2 + B^{1/2}v$, where $u$ and $v$ have mean 0 and covariance $I$, and $K = \mathbb E\,uv^\top$. Then $\operatorname{tr}\operatorname{Cov}(x,y) = \operatorname{tr}A^{1/2}KB^{1/2} = \operatorname{tr}KM$ with $M = B^{1/2}A^{1/2}$. For unit vectors $p, q$, Cauchy-Schwarz says $q^\top Kp = \mathbb E\,(q\cdot u)(p\cdot v) \le 1$. Take $M$ apart into its singular values, $M = \sum_i s_i\,p_iq_i^\top$:
+#
+# $$\operatorname{tr}KM = \sum_i s_i\,q_i^\top Kp_i \le \sum_i s_i = \operatorname{tr}R, \qquad R = \big(A^{1/2}BA^{1/2}\big)^{1/2}, \tag{3.32}$$
+#
+# because the $s_i^2$ are the eigenvalues of $M^\top M = A^{1/2}BA^{1/2}$. If $A$ is invertible, a symmetric map reaches the bound:
+#
+# $$y = \mu_2 + T(x-\mu_1), \qquad T = A^{-1/2}RA^{-1/2} \tag{3.33}$$
+#
+# Indeed $\operatorname{Cov}(y) = TAT = A^{-1/2}R^2A^{-1/2} = B$, and $\operatorname{tr}\operatorname{Cov}(x,y) = \operatorname{tr}AT = \operatorname{tr}R$. The result, squared as is usual, is the **Fréchet distance**:
+#
+# $$d^2 = |\mu_1-\mu_2|^2 + \operatorname{tr}\big(A + B - 2\,(A^{1/2}BA^{1/2})^{1/2}\big) \tag{3.34}$$
+
+# (Of all pairs of distributions with these means and covariances, Gaussians are the nearest: the bound (3.32) used nothing else.)
+
+# %%
+def power(C, p):
+    """A power of a symmetric matrix."""
+    w, V = torch.linalg.eigh(C)
+    return (V * w.clamp(min=0) ** p) @ V.T
+
+def my_frechet(a, b):
+    """a: (N, d), b: (M, d)"""
+    A, B = a.T.cov(), b.T.cov()
+    R = power(power(A, 0.5) @ B @ power(A, 0.5), 0.5)
+    return (a.mean(0) - b.mean(0)).square().sum() + (A + B - 2 * R).trace()
+
+cloud = lambda: (torch.randn(2000, 3) @ torch.randn(3, 3) + torch.randn(3)).double()
+a, b = cloud(), cloud()
+torch.testing.assert_close(my_frechet(a, b).item(), metrics.frechet_distance(a, b))
+
+A, B = a.T.cov(), b.T.cov()
+R = power(power(A, 0.5) @ B @ power(A, 0.5), 0.5)
+T = power(A, -0.5) @ R @ power(A, -0.5)
+y = b.mean(0) + (a - a.mean(0)) @ T
+torch.testing.assert_close(y.T.cov(), B)
+work = (a - y).square().sum(1).mean()
+print(f"distance {my_frechet(a, b):.3f}, work of the map {work:.3f}")
+
+# %% [markdown]
+# **Features.** Pictures first go through a network that extracts what matters, the **feature extractor**: here the digit classifier, with 128 features. The published **FID** (**Fréchet Inception distance**) takes 2,048 features of Inception, trained on photographs. The code stays the same; the scale does not, so never compare across networks. Its extractor (91 MB, downloaded once, checked by digest; needs torch-fidelity):
+#
+# ```python
+# feature_fn = features.inception()             # or features.dinov2()
+# # photos, samples: (N, 3, H, W) in [-1, 1]
+# metrics.frechet_distance(feature_fn(photos), feature_fn(samples))
+# ```
+#
+# ## 3.11 The bias: why a distance from 500 samples says nothing by itself
+#
+# **What do *real* digits score?** Not zero: from $n$ points, mean and covariance are only estimated. Let two clouds of $n$ and $m$ points come from one distribution with covariance $C$, in coordinates where $C$ is diagonal with entries $\lambda_i$. The means contribute $\mathbb E|\bar x-\bar y|^2 = (\frac1n+\frac1m)\operatorname{tr}C$. For the covariances put $A = C$, $B = C + E$ with a small $E$, and expand $R = C + X + Y$ in first and second order of $E$. In $R^2 = C^2 + C^{1/2}EC^{1/2}$ the terms of first order are $CX + XC = C^{1/2}EC^{1/2}$, those of second order $CY + YC + X^2 = 0$; so $(\lambda_i+\lambda_j)X_{ij} = \sqrt{\lambda_i\lambda_j}E_{ij}$ and $2\lambda_iY_{ii} = -\sum_jX_{ij}^2$. In the trace the first order cancels. What is left is $-2\operatorname{tr}Y$; take the mean of this sum and of the same with $i$ and $j$ exchanged:
+#
+# $$\operatorname{tr}(A + B - 2R) \approx \sum_{ij}\frac{X_{ij}^2}{\lambda_i} = \frac12\sum_{ij}\Big(\frac1{\lambda_i}+\frac1{\lambda_j}\Big)X_{ij}^2 = \frac12\sum_{ij}\frac{E_{ij}^2}{\lambda_i+\lambda_j} \tag{3.35}$$
+#
+# For Gaussians the error $E_{ij}$ of $n$ points has mean square $\lambda_i\lambda_j/n$, twice that where $i = j$; the errors of the two clouds add. Together
+#
+# $$\mathbb E\,d^2 \approx \Big(\frac1n+\frac1m\Big)\Big[\operatorname{tr}C + \frac12\sum_{ij}\frac{\lambda_i\lambda_j}{\lambda_i+\lambda_j} + \frac14\operatorname{tr}C\Big] \tag{3.36}$$
+#
+# It falls like $1/n$; for $d$ equal eigenvalues the bracket is $\lambda(d^2+5d)/4$. Measure it, with all the disjoint draws that 10,000 digits give (shuffled: in the file, the easier test digits come first).
+
+# %%
+g = torch.Generator().manual_seed(0)
+shuffle = torch.randperm(60_000, generator=g)
+order = torch.randperm(10_000, generator=g)
+train_x = digits[shuffle[:10_000]]
+test_x, test_y = (part[order] for part in data.mnist("test"))
+test_z = features.features_of_test_split()[order]                   # (10000, 128)
+feature_fn = features.digit_features                        # (N, 1, 28, 28) -> (N, 128)
+noise_images = lambda count: torch.randn(count, 1, 28, 28, generator=g)
+train_z = feature_fn(train_x)                                       # (10000, 128)
+noise_z = feature_fn(noise_images(50).clamp(-1, 1))                 # (50, 128)
+
+# %%
+sizes = [100, 200, 500, 1000, 2000, 5000, 10_000]
+reference = metrics.RunningMoments(test_z)
+draws = {n: torch.tensor([metrics.frechet_distance(part, reference)
+                          for part in train_z.split(n)]).double() for n in sizes}
+spoiled = metrics.frechet_distance(torch.cat([train_z[25:5000], noise_z[:25]]), reference)
+
+rows = {f"{n:,} real digits": {"mean": d.mean(), "sd": d.std() if len(d) > 1 else None,
+                               "draws": len(d)} for n, d in draws.items()}
+rows["5,000 of which 25 are pure noise"] = {"mean": spoiled, "sd": None, "draws": 1}
+tables.table(rows, ".3f", index="digits",
+             caption="Fréchet distance to the 10,000 test digits, over disjoint draws")
+
+# %%
+n = torch.tensor(sizes).double()
+mean = torch.stack([d.mean() for d in draws.values()])              # (7,)
+columns = torch.stack([1 / n, torch.ones(7)], 1)                    # (7, 2)
+w = n.sqrt()[:, None]               # a mean of many small draws errs like 1 / sqrt(n)
+slope, limit = torch.linalg.lstsq(w * columns, w * mean[:, None]).solution[:, 0]
+lam = torch.linalg.eigvalsh(test_z.T.cov()).clamp(min=1e-12)
+bracket = 1.25 * lam.sum() + 0.5 * (lam[:, None] * lam / (lam[:, None] + lam)).sum()
+print(f"fitted: {slope:.0f} / n + {limit:.3f},   "
+      f"predicted: {bracket:.0f} / n + {bracket / 10_000:.3f}")
+lines = {
+    "real digits": mean,
+    "a / n + b, fitted": slope / n + limit,
+    "prediction for Gaussians": bracket / n + bracket / 10_000,
+    "5,000, 25 of them noise": torch.full((7,), spoiled),
+}
+plots.curves(n, lines, xscale="log", yscale="log", xlabel="number of digits n",
+             ylabel="Fréchet distance", title="Real digits against the 10,000 test digits")
+
+# %% [markdown]
+# **What the figure shows.** Real digits against real digits fall nearly as predicted. Extrapolated to infinite $n$, no more is left than the error of the 10,000 test digits themselves. **500 perfect digits score worse than 5,000 of which 25 are pure noise**: at $n = 500$ the distance measures $n$. For Inception's 2,048 features 50,000 pictures are the custom. So keep to one $n$, and print beside it the **real-data baseline**, what as many real pictures score (a floor for any model), with its spread.
+#
+# ## 3.12 Kernel distances
+#
+# **Can the bias be avoided?** Compare only means, but of many features $\phi$, given through a kernel $k(x,y) = \phi(x)\cdot\phi(y)$. With independent $x, x'$ from one distribution and $y, y'$ from the other, the squared **maximum mean discrepancy** (**MMD**) is
+#
+# $$D^2 = |\mathbb E\phi(x)-\mathbb E\phi(y)|^2 = \mathbb E\,k(x,x') + \mathbb E\,k(y,y') - 2\mathbb E\,k(x,y) \tag{3.37}$$
+#
+# Among all $n^2$ pairs are $n$ of a point with itself, which is not independent of itself:
+#
+# $$\mathbb E\,\frac1{n^2}\sum_{i,j}k(x_i,x_j) = |\mathbb E\phi(x)|^2 + \frac1n\big(\mathbb E\,k(x,x) - |\mathbb E\phi(x)|^2\big) \tag{3.38}$$
+#
+# There is the bias again. Leave the diagonal out, and every pair has the right mean, whatever $n$:
+#
+# $$\hat D^2 = \frac{\sum_{i\ne j}k(x_i,x_j)}{n(n-1)} + \frac{\sum_{i\ne j}k(y_i,y_j)}{m(m-1)} - \frac{2}{nm}\sum_{i,j}k(x_i,y_j) \tag{3.39}$$
+#
+# An unbiased estimate of 0 is often negative. **KID** (**kernel Inception distance**) takes $k = (x\cdot y/d+1)^3$, which compares moments up to the third; **CMMD** takes $e^{-|x-y|^2/2w^2}$ with $w = 10$ and features of CLIP. In principle this one compares everything; in practice, with a width far above the size of the data it measures little more than the mean. **What does each miss?** The third cell tries clouds of 1,000 numbers with mean 0 and variance 1, twenty of each kind.
+
+# %%
+def my_mmd(a, b, kernel):
+    """a: (N, d), b: (M, d); every pair, but no point with itself"""
+    def within(z):
+        K = kernel(z, z)
+        return (K.sum() - K.trace()) / (len(z) * (len(z) - 1))
+    return within(a) + within(b) - 2 * kernel(a, b).mean()
+
+def full_kid(a, b):
+    """KID of all points at once, in place of a mean over subsets."""
+    return metrics.kid(a, b, size=min(len(a), len(b)), subsets=1)[0]
+
+cubic = lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3
+gaussian = lambda x, y: (-torch.cdist(x, y) ** 2 / (2 * 10.0**2)).exp()
+a, b = train_z[:500], test_z[:500]
+torch.testing.assert_close(my_mmd(a, b, cubic).item(), full_kid(a, b))
+torch.testing.assert_close(my_mmd(a, b, gaussian).item(),
+                           metrics.gaussian_kernel_distance(a, b))
+
+# %%
+rows = {}
+for n in (100, 200, 500, 1000):
+    pairs = zip(train_z.split(n), test_z.split(n))
+    values = [(1000 * full_kid(*pair), metrics.frechet_distance(*pair)) for pair in pairs]
+    k, f = torch.tensor(values).T                                   # (draws,) each
+    rows[f"{n} against {n}"] = {"draws": len(k), "1000 KID": k.mean(),
+                                "standard error": k.std() / len(k)**0.5,
+                                "sd of a draw": k.std(), "Fréchet": f.mean(),
+                                "its sd": f.std()}
+tables.table(rows, ".2f", index="digits",
+             caption="Real digits against real digits: 1000 KID (mean, its standard error, "
+                     "standard deviation of one draw) and Fréchet distance")
+
+# %%
+normal = lambda: torch.randn(1000, 1, generator=g).double()
+
+def either(p, a, b):
+    """a with probability p, otherwise b: (1000, 1)"""
+    return torch.where(torch.rand(1000, 1, generator=g) < p, a, b)
+
+shapes = {
+    "N(0, 1) again": normal,
+    "two bumps": lambda: either(0.5, -0.9, 0.9) + 0.19**0.5 * normal(),
+    "a long tail": lambda: either(0.2, 1.6, -0.4) + 0.6 * normal(),
+}
+distances = {"Fréchet": metrics.frechet_distance, "KID": full_kid}
+for width in (0.5, 10.0):
+    kernel_distance = partial(metrics.gaussian_kernel_distance, width=width)
+    distances[f"Gauss, w = {width:g}"] = kernel_distance
+rows = {}
+for name, shape in shapes.items():
+    values = torch.tensor([[d(normal(), shape()) for d in distances.values()]
+                           for _ in range(20)])                     # (20, 4)
+    cells = [f"{m:.4f} ± {sd:.4f}" for m, sd in zip(values.mean(0), values.std(0))]
+    rows[name] = dict(zip(distances, cells))
+tables.table(rows, index="shape", caption="Distance to N(0, 1) of clouds of 1,000 numbers: "
+             "mean and standard deviation of twenty")
+
+# %%
+grid = torch.linspace(-4, 4, 200)[:, None]
+densities = {
+    "N(0, 1)": data.GaussianMixture([[0.0]], 1.0),
+    "two bumps": data.GaussianMixture([[-0.9], [0.9]], 0.19**0.5),
+    "a long tail": data.GaussianMixture([[1.6], [-0.4]], 0.6, [0.2, 0.8]),
+}
+plots.curves(grid[:, 0], {name: m.log_prob(grid).exp() for name, m in densities.items()},
+             title="Mean 0 and variance 1, all three", xlabel="x", ylabel="density")
+
+# %% [markdown]
+# At every $n$ the mean of KID is 0 to within two of its standard errors, at $n = 1000$ to within three (the four share their digits, so they are not four independent trials), while the Fréchet distance is not; but a single draw of KID spreads widely. **What the figure shows.** (The figure draws the three shapes.) The Fréchet distance cannot tell them apart. The cubic kernel sees the long tail, a third moment, but not the bumps; the Gaussian kernel sees both if its width suits the data, and with $w = 10$ neither.
+#
+# ## 3.13 Scores that ask one question
+#
+# The **Inception Score** (**IS**) asks of a classifier's outputs whether each picture is surely something, and all together many things. With $p(y) = \mathbb E\,p(y|x)$ and the entropy $H$,
+#
+# $$\mathrm{IS} = \exp \mathbb E\,\mathrm{KL}\big(p(y|x)\,\|\,p(y)\big) = \exp\big(H[p(y)] - \mathbb E\,H[p(y|x)]\big), \tag{3.40}$$
+#
+# since $\mathbb E\sum_yp(y|x)\log p(y) = \sum_yp(y)\log p(y)$. A KL is never negative, so IS is at least 1; $H[p(y)]$ is at most $\log 10$, so IS is at most 10. Real data appear nowhere:
+
+# %%
+def my_inception_score(p):
+    """p: (N, 10), rows adding up to 1"""
+    entropy = lambda q: -torch.xlogy(q, q).sum(-1)
+    return (entropy(p.mean(0)) - entropy(p).mean()).exp().item()
+
+head = features.digit_classifier().head
+probabilities = lambda z: head(z.float()).double().softmax(1)       # (N, 128) -> (N, 10)
+torch.testing.assert_close(probabilities(test_z[:200]),
+                           features.digit_probabilities(test_x[:200]), rtol=1e-3, atol=1e-6)
+torch.testing.assert_close(my_inception_score(probabilities(test_z)),
+                           metrics.inception_score(probabilities(test_z), splits=1)[0])
+
+ten = probabilities(train_z).argmax(0)              # the surest picture of each class
+sets = {
+    "10,000 test digits": test_z,
+    "ten pictures, 200 times": train_z[ten].repeat(200, 1),
+    "one picture, 2,000 times": train_z[ten[:1]].repeat(2000, 1),
+}
+rows = {name: {"Inception Score": my_inception_score(probabilities(z))}
+        for name, z in sets.items()}
+tables.table(rows, ".3f", index="pictures", caption="Inception Score, at most 10")
+
+# %% [markdown]
+# Ten pictures beat all of MNIST. **Precision and recall** do look at the data $r_i$. Around each $r_i$ lay a ball that reaches to its $k$-th neighbour in the data, of radius $\rho_k(r_i)$. For $M$ samples $g_j$, and $N$ real ones,
+#
+# $$\mathrm{precision} = \frac1M\sum_{j=1}^M\mathbf 1\big[\,|g_j-r_i|\le\rho_k(r_i)\ \text{for some } i\,\big], \qquad \mathrm{recall}: g \text{ and } r \text{ exchanged} \tag{3.41}$$
+#
+# Precision asks whether the samples look like data, recall whether all of the data are found among the samples. Construct the failures:
+
+# %%
+def inside(points, cloud, k=3):
+    """Which points lie in a ball of the cloud?   (N, d), (M, d) -> (N,) bool"""
+    to_itself = torch.cdist(cloud, cloud)
+    radius = to_itself.kthvalue(k + 1, dim=1).values        # (M,); the nearest is itself
+    return (torch.cdist(points, cloud) <= radius).any(1)
+
+def my_precision_recall(real, generated):
+    return (inside(generated, real).double().mean().item(),
+            inside(real, generated).double().mean().item())
+
+angle = torch.arange(8) * math.pi / 4
+ring = 1.4 * torch.stack([angle.cos(), angle.sin()], 1)             # (8, 2)
+bumps = data.GaussianMixture(ring, 0.1)
+real, model = (bumps.sample(1000, seed).double() for seed in (1, 2))
+rubbish, strays = (5 * torch.rand(n, 2, generator=g).double() - 2.5 for n in (500, 20))
+clouds = {
+    "right": model,
+    "half missing": model[model[:, 1] > 0],
+    "half rubbish": torch.cat([model[:500], rubbish]),
+    "eight points": ring.double().repeat(100, 1),
+}
+
+# %%
+captioned = {}
+for name, z in clouds.items():
+    precision, recall = metrics.precision_recall(real, z)
+    torch.testing.assert_close((precision, recall), my_precision_recall(real, z))
+    captioned[f"{name}\nprecision {precision:.2f}\nrecall {recall:.2f}"] = z
+plots.scatter(captioned,
+              title="Samples of a ring of eight bumps, 1,000 real points not shown")
+with_strays = torch.cat([real, strays])
+precision, _ = metrics.precision_recall(with_strays, clouds["half rubbish"])
+print(f"precision of half rubbish when 20 of the real points are strays: {precision:.2f}")
+
+# %% [markdown]
+# **What the figure shows.** Each failure is told from the others. (The balls have gaps: even the right model stays below 1.) The last line is the weak spot: a stray point has far neighbours, hence a huge ball, and rubbish in it counts as good.
+#
+# **LPIPS** (learned perceptual image patch similarity) is not about sets: it says how different *two* pictures look. On five layers $l$ of AlexNet, the features at each position are brought to length 1 (hats), compared, and weighted with $w_{lc}\ge0$ fitted to people's judgement:
+#
+# $$d(x,y) = \sum_l\frac1{H_lW_l}\sum_{i,j,c}w_{lc}\,\big(\hat a_{lcij}(x)-\hat a_{lcij}(y)\big)^2 \tag{3.42}$$
+#
+# It serves for reconstructions (small is good) and diversity (its mean over pairs of samples: large is varied). Beside the pixels' square error:
+
+# %%
+def my_lpips(x, y):
+    """x, y: (B, 3, H, W) in [-1, 1] -> (B,)"""
+    net = features.lpips_network()
+    l2_normalize = lambda h: h / h.norm(dim=1, keepdim=True).clamp(min=1e-10)
+    total = 0.0
+    a, b = ((z - net.shift) / net.scale for z in (x, y))            # AlexNet's own scale
+    for k, layer in enumerate(net.body):
+        a, b = layer(a), layer(b)                                   # (B, C, H', W')
+        if k in net.LAYERS:
+            weight = net.heads[net.LAYERS.index(k)]                 # (1, C, 1, 1)
+            difference = (l2_normalize(a) - l2_normalize(b)) ** 2
+            total = total + (weight * difference).sum(1).mean((1, 2))
+    return total
+
+big = torch.rand(4, 3, 64, 64) * 2 - 1
+torch.testing.assert_close(my_lpips(big[:2], big[2:]), metrics.lpips(big[:2], big[2:]))
+
+# %%
+x = test_x[:16]
+versions = {"original": x, "one pixel right": x.roll(1, 3),
+            "blurred": gaussian_blur(x, 7, 1.0), "another digit": x.roll(1, 0)}
+plots.show(versions, title="Which is nearest to the original?")
+rows = {}
+for name in list(versions)[1:]:
+    d = metrics.lpips(x, versions[name], enlarge_to=64)             # (16,)
+    rows[name] = {"mean square error": (x - versions[name]).square().mean(),
+                  "LPIPS": d.mean(), "its standard error": d.std() / 4}
+tables.table(rows, ".3f", index="version",
+             caption="Distance to the original, 16 pairs (LPIPS at 64 x 64 pixels)")
+
+# %% [markdown]
+# **What the figure shows.** To the pixels, blur is nearer than a shift by one pixel; to LPIPS, as to us, the shift is hardly anything.
+#
+# **How do these scores depend on n?** For the Fréchet distance we know. Real digits against as many other real digits, ten disjoint draws for each $n$:
+
+# %%
+def five_scores(a, b):
+    """Features a, of digits judged against b's."""
+    return (metrics.frechet_distance(a, b), 1000 * full_kid(a, b),
+            my_inception_score(probabilities(a)), *metrics.precision_recall(b, a))
+
+def real_against_real(n):
+    """n digits against n: mean and standard deviation of five scores over ten draws."""
+    pairs = list(zip(train_z.split(n), test_z.split(n)))[:10]
+    values = torch.tensor([five_scores(a, b) for a, b in pairs])
+    return values.mean(0), values.std(0)
+
+ns = [50, 100, 200, 500, 1000]
+scores_by_n = [real_against_real(n) for n in ns]
+means, spreads = (torch.stack(part) for part in zip(*scores_by_n))          # (5, 5) each
+names = ("Fréchet", "1000 KID", "Inception Score", "precision", "recall")
+for part in ((0, 1, 2), (3, 4)):
+    label = "real against real, mean and standard deviation"
+    plots.panels(torch.tensor(ns), {names[k]: {label: means[:, k]} for k in part},
+                 errors={names[k]: {label: spreads[:, k]} for k in part},
+                 xlabel="n", xscale="log")
+
+# %% [markdown]
+# **What the figures show.** The Fréchet distance is biased upwards, the Inception Score downwards (a few pictures show less variety than there is); KID is not (a mean of ten draws is itself uncertain by a third of its bar); precision and recall start about 0.05 too high at $n = 50$ and hardly change from 200 on. So every score is compared at one $n$, with its real-data baseline and its spread.
+#
+# ## 3.14 Metrics that disagree
+#
+# **Which metric sees which damage?** Spoil 1,000 real test digits in ways we know, and compare with 1,000 others. All the rest gives nine draws of the real-data baseline. The copies and the ten repeated images are training digits.
+
+# %%
+n = 1000
+real_z, *others = test_z.split(n)                                   # ten times (1000, 128)
+x, z, y = test_x[n:2 * n], others[0], test_y[n:]
+blurred = gaussian_blur(x, 5, 0.5)
+noisy = (x + 0.1 * noise_images(n)).clamp(-1, 1)
+mirrored = x[:200].flip(3)
+mirrored_z = feature_fn(mirrored)
+damages = {
+    "half the classes": torch.cat(others)[y < 5][:n],
+    "slight blur": feature_fn(blurred),
+    "noise of sd 0.1": feature_fn(noisy),
+    "ten images, repeated": train_z[ten].repeat(100, 1),
+    "copies of training set": train_z[:n],
+    "5 % pure noise": torch.cat([z[50:], noise_z]),
+    "5 % mirrored": torch.cat([z[50:], mirrored_z[:50]]),
+    "20 % mirrored": torch.cat([z[200:], mirrored_z]),
+}
+plots.show({"real": x[:14], "blurred": blurred[:14], "noise of sd 0.1": noisy[:14],
+            "mirrored": mirrored[:14]}, title="Damages")
+
+# %%
+names = ("Fréchet", "1000 KID", "1000 Gau", "IS", "precision", "recall")
+
+def six_scores(z):
+    """Six scores of features z (n, 128), in the order of names."""
+    frechet, kid, *rest = five_scores(z, real_z)
+    gaussian = 1000 * metrics.gaussian_kernel_distance(z, real_z)
+    return torch.tensor([frechet, kid, gaussian, *rest])
+
+baselines = torch.stack([six_scores(z) for z in others])            # (9, 6)
+mean, sd = baselines.mean(0), baselines.std(0)
+rows = {"real data, 9 draws": [f"{v:.3f}" for v in mean],
+        "their standard deviation": [f"{v:.3f}" for v in sd]}
+for name, z in damages.items():
+    values = six_scores(z)
+    marks = ["*" if far else "" for far in (values - mean).abs() > 4 * sd]
+    rows[name] = [f"{v:.3f}{mark}" for v, mark in zip(values, marks)]
+rows = {name: dict(zip(names, cells)) for name, cells in rows.items()}
+tables.table(rows, index="damage", caption="1,000 damaged digits against 1,000 others")
+own_copies = abs(metrics.frechet_distance(train_z, train_z))
+new_digits = metrics.frechet_distance(test_z, train_z)
+print(f"10,000 training digits as the reference: Fréchet distance of their copies "
+      f"{own_copies:.3f}, of 10,000 test digits {new_digits:.3f}")
+
+# %% [markdown]
+# A star marks what lies more than 4 standard deviations from the real-data baseline; *1000 Gau* is a thousand times the Gaussian kernel distance. **What the table shows.**
+#
+# - *Half the classes missing*: seen by all but precision, rightly, for what is there is good. *Ten images, repeated*: recall 0, and the highest Inception Score of all.
+# - *Slight blur* costs recall only. *Noise* of sd 0.1, hardly visible, costs more Fréchet distance than 5 % of pictures that are nothing but noise: it counts what the features notice.
+# - *Mirrored digits* are what a network samples that was trained on flips without a condition that says so (**augmentation leakage**). At 5 % only the Inception Score falls; at 20 % precision, too. The Fréchet distance stays within its baseline.
+# - *Copies* have no star: to all these metrics a memorised training set is perfect. With the training set as the reference, as is usual for CIFAR-10, it even beats new digits (last line).
+#
+# So believe no single number: take a Fréchet or kernel distance for the whole, precision and recall for what is wrong, each beside its baseline, and look at pictures.
+#
+# ## 3.15 Our models judged, and have they memorised the data?
+#
+# The course ships two models of digits: `mnist`, trained for over an hour, and `mnist_small`, a third of its size, trained for ten minutes. Which is better, and how good is it? Five hundred samples of each, twenty steps, no guidance, beside twenty draws of five hundred *real* training digits; and behind it what their model cards say of larger samples (`train.load(name).about`, measured by `python tools/recipes/ship.py NAME`).
+
+# %%
+asked = labels[shuffle[-500:]]                      # 500 labels, as frequent as in the data
+torch.set_num_threads(threads)
+
+def sample_digits(name):
+    """500 digits in 20 steps, from a shipped model."""
+    D = train.load(name)
+    schedule = D.schedule
+    device = next(D.parameters()).device
+    g = torch.Generator().manual_seed(0)
+    start = schedule.sample_prior((500, 1, 28, 28), generator=g).to(device)
+    with train.autocast(device):
+        ts = timesteps(schedule, 20)
+        x = last(ancestral(clip(D), schedule, start, ts, y=asked.to(device)))
+    return x.float().cpu().clamp(-1, 1)
+
+samples = {name: sample_digits(name) for name in ("mnist", "mnist_small")}
+plots.show({name: x[:14] for name, x in samples.items()} | {"real": train_x[:14]},
+           title="Samples that nobody chose, and real digits")
+
+# %%
+names = ("Fréchet", "1000 KID", "precision", "recall")
+
+def scores(z, n=500):
+    """Features z (n, 128) -> Fréchet distance, 1000 KID, precision, recall"""
+    real = test_z[:n]
+    return torch.tensor([metrics.frechet_distance(z, reference), 1000 * full_kid(z, real),
+                         *metrics.precision_recall(real, z)])
+
+baselines = torch.stack([scores(z) for z in train_z.split(500)])    # (20, 4)
+accuracy = (probabilities(test_z).argmax(1) == test_y).double().mean()      # of test digits
+rows = {"real, 20 draws": dict(zip(names, baselines.mean(0))),
+        "their sd": dict(zip(names, baselines.std(0)))}
+rows["real, 20 draws"]["class agreement"] = accuracy
+rows["their sd"]["class agreement"] = ""
+for name, x in samples.items():
+    rows[name] = dict(zip(names, scores(feature_fn(x))))
+    rows[name]["class agreement"] = metrics.class_agreement(x, asked)
+formats = dict.fromkeys(names, ".2f") | {"class agreement": ".1%"}
+tables.table(rows, formats, index="500 digits",
+             caption="500 digits (class agreement of real ones: 10,000 test digits)")
+
+# %%
+rows = {}
+for name in samples:
+    card = train.load(name).about["metrics"]
+    large_sample = card["samples"][0]
+    real_digits = torch.tensor(card["real"]["frechet_floor_of_2000"])
+    rows[name] = {"Fréchet of 2,000": large_sample["frechet_distance_of_2000"],
+                  "real digits": f"{real_digits.mean():.3f} ± {real_digits.std():.3f}",
+                  "class agreement": f"{large_sample['class_agreement']:.2%}",
+                  "of": f"{large_sample['n']:,} digits"}
+tables.table(rows, ".3f", index="card of", caption="What the models' cards say")
+
+# %% [markdown]
+# **What the table shows.** At $n = 500$ KID cannot tell either model from real digits; nor, in truth, can the Fréchet distance: even the small model is little more than one standard deviation above the baseline. The cards, with 2,000 digits, see more. The small model lies far above real digits; the large one about three standard deviations above the card's baseline, and less than two above that of section 3.11 (0.153 $\pm$ 0.046), so it is probably, not certainly, worse than real digits. The *class agreement* asks something else, whether the digit is the one that was ordered, and there both are measurably below real digits: a fraction of $p$ of 500 is known to $\sqrt{p(1-p)/500}$, here to somewhat less than a point. (Guidance, lesson 5, is the usual remedy, and costs variety.)
+#
+# **Have the models learned the data by heart?** None of these numbers measures **memorisation**, so we must look for it ourselves: how far is each sample from its *nearest training image*? Divide by the median for test digits, which no model can have memorised. The next cell tries this on copies, too, disguised by a little noise or by a shift of one pixel. (It searches 10,000 of the 60,000 training images; a real check searches all.)
+
+# %%
+copies, stored = train_x[:200], train_x.flatten(1)                  # (10000, 784)
+nearest = {
+    "in pixels": lambda x: torch.cdist(x.flatten(1), stored).min(1).values,
+    "in features": lambda x: torch.cdist(feature_fn(x), train_z).min(1).values,
+}
+sets = {
+    "test": test_x[200:400],
+    "noisy": (copies + 0.1 * noise_images(200)).clamp(-1, 1),
+    "shifted": copies.roll(1, 3),
+    "samples": samples["mnist"][:200],
+}
+at = torch.linspace(0, 2.5, 101)
+rows, fractions = {}, {}
+for where, distance_to_nearest in nearest.items():
+    usual = distance_to_nearest(test_x[:200]).median()
+    ratios = {name: distance_to_nearest(x) / usual for name, x in sets.items()}
+    rows[where] = {name: r.median() for name, r in ratios.items()}
+    fractions[where] = {name: (r[:, None] <= at).double().mean(0)
+                        for name, r in ratios.items()}
+tables.table(rows, ".2f", index="nearest",
+             caption="Median distance to the nearest training image, "
+                     "over that of test digits; 200 images each")
+plots.panels(at, fractions, title="How near is the nearest training image?",
+             xlabel="ratio to test median", ylabel="fraction nearer than this")
+
+# %% [markdown]
+# **What the figure shows.** Pixels find every noisy copy and are blind to a shift. Features find that the shifted copies, as a set, are too near, and are blind to the noise. The model's samples lie nearly as test digits do, in features a little nearer; there is no heap of very near ones, so no sign of copies among the images searched. So check with more than one distance, and look at the nearest pairs.
+#
+# ## 3.16 Why not simply the loss?
+#
+# **If the loss falls, do the samples get better?** With $D^*(x_t) = \mathbb E[x_0|x_t]$, the exact denoiser, the loss at one noise level is
+#
+# $$\mathbb E|D(x_t)-x_0|^2 = \mathbb E|D^*(x_t)-x_0|^2 + \mathbb E|D(x_t)-D^*(x_t)|^2, \tag{3.43}$$
+#
+# because for each $x_t$ the error $D^*-x_0$ has mean 0, so the mixed term is gone. The first part no network can lower. The second is ours, and the total loss adds it up over all levels, with some weight. Take eight bumps, and two denoisers with one fault each:
+
+# %%
+bumps = data.GaussianMixture(ring, 0.03)
+exact = bumps.denoiser(cosine)
+two = data.GaussianMixture(ring[:2], 0.03).denoiser(cosine)
+
+def wrong_late(x, t):
+    """Leaves the last noise where it is."""
+    return exact(x, t) if t > 0.025 else x / cosine.alpha(t).to(x)
+
+def wrong_early(x, t):
+    """At first predicts two bumps only."""
+    return two(x, t) if t > 0.75 else exact(x, t)
+
+denoisers = {"exact": exact, "A: wrong at t < 0.025": wrong_late,
+             "B: wrong at t > 0.75": wrong_early}
+x0 = bumps.sample(2000, seed=1)
+ts = (torch.arange(100) + 0.5) / 100
+levels = [(cosine.perturb(x0, t, torch.randn(2000, 2, generator=g)), t) for t in ts]
+least = torch.stack([(exact(x, t) - x0).square().mean() for x, t in levels])        # (100,)
+excess = {name: torch.stack([(D(x, t) - exact(x, t)).square().mean() for x, t in levels])
+          for name, D in denoisers.items()}
+# of the error of x0
+weights = {"eps": cosine.log_snr(ts).exp(), "v": 1 / cosine.sigma(ts) ** 2}
+plots.curves(ts, {name: weights["eps"] * excess[name] for name in list(denoisers)[1:]},
+             yscale="log", ylim=(1e-4, 2), xlabel="t", ylabel="excess loss of eps",
+             title="Above the least possible loss, by noise level")
+
+# %%
+def sample_quality(x):
+    """Distances to new data, mean log density, and the standard deviation within a bump."""
+    bump = torch.cdist(x, ring).argmin(1)
+    return {"Fréchet": metrics.frechet_distance(x, held_out),
+            "Gaussian kernel": metrics.gaussian_kernel_distance(x, held_out, width=0.5),
+            "mean log density": bumps.log_prob(x).mean(),
+            "width of a bump": (x - ring[bump]).std()}
+
+z = torch.randn(2000, 2, generator=g)
+held_out = bumps.sample(2000, seed=3)
+rows, clouds = {}, {}
+for name, D in denoisers.items():
+    x = last(ddim(D, cosine, z, timesteps(cosine, 50)))
+    losses = {f"loss of {target}": (weight * (least + excess[name])).mean()
+              for target, weight in weights.items()}
+    rows[name] = losses | sample_quality(x)
+    fraction = torch.cdist(x, ring).argmin(1).bincount(minlength=8) / len(x)
+    clouds[f"{name}\nfractions {fraction.min():.0%} to {fraction.max():.0%}"] = x[:400]
+
+# %%
+rows["new data"] = dict.fromkeys(rows["exact"], "") | {
+    "mean log density": bumps.log_prob(held_out).mean(), "width of a bump": "0.030"}
+formats = dict.fromkeys(rows["exact"], ".4f")
+formats |= {"mean log density": ".2f", "width of a bump": ".3f"}
+tables.table(rows, formats, index="denoiser",
+             caption="Loss over 100 noise levels, and 2,000 samples in 50 steps")
+plots.scatter(clouds, title="Samples from the same noise, and the fraction in a bump")
+
+# %% [markdown]
+# **What the figures show.** B has the lower eps loss, but gives some bumps several times as many samples as others, and both distances see it. A's bumps are three times as wide as the exact sampler's, and neither distance notices: beside the ring they are small. The loss of v, the same errors in another weighting, puts A first. (The mean log density asks of each sample alone whether its place is likely. It condemns A, prefers B, and likes both B and the exact sampler better than the data itself, since in fifty steps bumps come out too thin. Metrics disagree here, too.)
+#
+# So watch the loss *by noise level*, on held-out data: it shows where something is broken. Compare totals only between runs with the same target, weighting and schedule. Choose between models by their samples.
+#
+# ## What we built
+#
+# A reason for every part of the training: what the loss estimates, what a target and a weighting change, when a schedule fits, why weights are averaged. Ten broken trainings and thirteen tests that tell them apart. And a set of metrics, each rebuilt from its formula, nearly all beside the number that real data score.
+#
+# **Three things to remember.** (1) All targets minimise one error with different weights; the mean is what the equations need. (2) A training that fails seldom says so: test the parts, not the loss. (3) A metric without its sample size, its real-data baseline and its spread is not a measurement.
+#
+# | formula | source |
+# | --- | --- |
+# | (3.1) to (3.3) | Huber 1964, *Robust Estimation of a Location Parameter* |
+# | (3.4), (3.5) | Salimans & Ho 2022, *Progressive Distillation*; Kingma & Gao 2023, *Understanding Diffusion Objectives* |
+# | (3.6) to (3.10) | Lipman et al. 2023, *Flow Matching*; Liu et al. 2023, *Rectified Flow*; Albergo & Vanden-Eijnden 2023 |
+# | (3.11) to (3.14) | Karras et al. 2022, *Elucidating the Design Space of Diffusion-Based Generative Models*, table 1, appendix B.6 |
+# | (3.15) | Hang et al. 2023, *Min-SNR*; Choi et al. 2022, *Perception Prioritized Training* |
+# | (3.16), (3.17) | importance sampling: Nichol & Dhariwal 2021, section 3.3; logit-normal times: Esser et al. 2024 |
+# | (3.18), (3.19) | Hoogeboom et al. 2023, *simple diffusion*; Esser et al. 2024; zero terminal SNR: Lin et al. 2023 |
+# | (3.20) to (3.22) | Nichol & Dhariwal 2021, eq. 15 and 16; Ho et al. 2020, eq. 13 |
+# | (3.23), (3.24) | Polyak & Juditsky 1992; Karras et al. 2024, *Analyzing and Improving the Training Dynamics of Diffusion Models*, section 3 |
+# | (3.29) to (3.34) | Dowson & Landau 1982; as FID: Heusel et al. 2017 |
+# | (3.36) | that FID is biased: Binkowski et al. 2018; to extrapolate: Chong & Forsyth 2020 |
+# | (3.37) to (3.39) | Gretton et al. 2012, *A Kernel Two-Sample Test*; KID: Binkowski et al. 2018; CMMD: Jayasumana et al. 2024 |
+# | (3.40), (3.41), (3.42) | Salimans et al. 2016; Kynkäänniemi et al. 2019; Zhang et al. 2018 |
+#
+# **Next:** lesson 4 takes one trained model and asks how few steps it needs.
