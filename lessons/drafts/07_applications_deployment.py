@@ -102,7 +102,8 @@ rows = [{"captions": {"test": "new combinations", "pairs": "new pairs"}[row["spl
 tables.table(rows, {"nouns": ".1%", "mini-SD": ".1%"}, index="captions",
              caption=f"Attribute accuracy, n = {judged['n']:,} captions a row, paired")
 for row in judged["seconds"]:
-    print(f"batch {row['batch']}: nouns {row['nouns']:.2f} s, mini-SD {row['mini_sd']:.2f} s")
+    print(f"batch {row['batch']}: nouns {row['nouns']:.2f} s, "
+          f"mini-SD {row['mini_sd']:.2f} s")
 
 # %% [markdown]
 # **What the table shows.** «Every part within three points; the time, text and decoder included.» The captions of the training come in three wordings, for a reason that says something about all text-to-image models. With lesson 5's wording alone a comma stood before every part but the head, and the network found the glasses by their comma: in captions without it 70 % of them were right, beside 98 % and more of all other parts (an earlier training, told in the recipe). The text encoder had the information; nothing in the training asked the network to use it.
@@ -125,7 +126,7 @@ plain = ["a figure with a rust body, on a cool background"] * 4
 away = {"tokens": mini.net.tokenizer("black square glasses").to(device)}
 rows = {"plain": sampling.text_to_image(mini, plain, vae=vae, seed=2),
         "negative: black square glasses":
-        sampling.text_to_image(mini, plain, vae=vae, seed=2, null=away)}
+            sampling.text_to_image(mini, plain, vae=vae, seed=2, null=away)}
 plots.show(rows, columns=4, title=plain[0])
 
 # %% [markdown]
