@@ -24,11 +24,11 @@ import re
 import warnings
 
 import torch
+from course_lib.checks.lesson07_board import FAULTS, planted
 from torch import nn
 
 from course_lib import Schedule
 from course_lib.checks import check, hint
-from course_lib.checks.lesson07_board import FAULTS, planted
 from course_lib.lab import attributes, data, noun_parts, plots, sampling, tables, train
 from course_lib.lab.data.caption_grammar import draw_captions
 from course_lib.lab.evaluation import faults

@@ -985,7 +985,8 @@ def real_row(n):
 def over_seeds(scale, column):
     """A row for each sampler, a column for each number of evaluations: mean +- std."""
     rows = spread[(spread.model == "mnist") & (spread.scale == scale)]
-    return {name: {asked: mean_and_std(part, column) for asked, part in group.groupby("asked")}
+    return {name: {asked: mean_and_std(part, column)
+                   for asked, part in group.groupby("asked")}
             for name, group in rows.groupby("sampler")}
 
 
@@ -1055,7 +1056,8 @@ guided = [r for r in measured if r["scale"] == 2]
 tables.table(by_evaluations(guided, "frechet_distance"), ".3f",
              "w = 2: Fréchet distance of 4,000 samples, one seed", "guided evaluations")
 for column, name in (("distance", "Fréchet distance"), ("recall", "recall")):
-    tables.table(over_seeds(2, column), caption=f"w = 2: {name}, mean and standard deviation "
+    tables.table(over_seeds(2, column),
+                 caption=f"w = 2: {name}, mean and standard deviation "
                  "of 3 seeds", index="guided evaluations")
 some = [r for r in guided if r["sampler"] in ("ancestral", "ddim", "unipc")]
 tables.table(by_evaluations(some, "agreement"), ".1%",
