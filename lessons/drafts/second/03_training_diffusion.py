@@ -11,30 +11,62 @@
 #
 # {{badge}}
 #
-# "My samples are pure noise." "I cannot reach the FID of the paper." One meets these two sentences again and again in the issue trackers of diffusion code. This lesson is about both: what to minimise and why, what makes training work, what breaks it and how one finds out, and how to tell a good model from one that only looks good.
+# "My samples are pure noise." "I cannot reach the FID of the paper." Both sentences fill the issue trackers of diffusion code. This lesson is about both: what to minimise and why, what makes training work, what breaks it and how one finds out, and how to tell a good model from one that only looks good.
 #
-# **After this lesson you can** say what each loss estimates; change between targets, weightings and ways to draw times, and know what changes and what does not; derive flow matching and EDM's preconditioning; choose a schedule for a resolution; train with averaged weights and in half precision; find the mistake in a training that fails; and judge samples by several metrics with their biases and error bars.
+# **After this lesson you can** say what each loss estimates; change between targets, weightings and ways to draw times, and know what changes; derive flow matching and EDM's preconditioning; choose a schedule for a resolution; choose an optimizer and average weights; find the mistake in a training that fails; judge samples by several metrics with their error bars; and train on your own pictures and judge the result honestly.
 #
-# **You need** lessons 1 and 2. **It takes** about 2 minutes to run on two CPU cores, and two or three evenings to read; the end of part I is a good place to stop. The exercises are in `exercises/03_training_diffusion.ipynb`.
+# **You need** lessons 1 and 2. **It takes** about 2 minutes to run on two CPU cores. The exercises are in `exercises/03_training_diffusion.ipynb`.
 #
-# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; $x_t = \alpha(t)\,x_0 + \sigma(t)\,\epsilon$ with standard deviations $\alpha, \sigma$; $\mathrm{SNR} = \alpha^2/\sigma^2$. $w = 1$ is no guidance.
+# | section | | minutes | what it gives |
+# | --- | --- | --- | --- |
+# | 3.1 What a loss asks for | core | 6 | mean or median |
+# | 3.2 One loss, four weightings | core | 10 | targets, and the density of a schedule |
+# | 3.3 Flow matching | core | 8 | straight lines, derived |
+# | 3.4 EDM | core | 6 | preconditioning, derived |
+# | 3.5 Weights and times | core | 4 | min-SNR, importance sampling |
+# | 3.5 The noise of the gradient | deeper | 8 | which times to draw, measured |
+# | 3.6 Designing a schedule | core | 7 | four schedules; a shift for large images |
+# | 3.6 The end must be noise | deeper | 6 | why pictures come out of medium brightness |
+# | 3.6 Two trainings, two schedules | core | 4 | what samples show of a schedule |
+# | 3.7 Learning the variance | deeper | 12 | bits per dimension |
+# | 3.8 The craft of training | core | 15 | EMA, learning rate, AdamW and Muon, augmentation, precision |
+# | 3.8 Post-hoc EMA | deeper | 5 | the length of an average, chosen afterwards |
+# | 3.9 A debugging clinic | core | 20 | ten defects, thirteen tests |
+# | 3.10 A distance between distributions | core | 8 | the Fréchet distance; FID |
+# | 3.10 The matrix case | deeper | 6 | its derivation |
+# | 3.11 The bias | core | 5 | why $n$ and a baseline belong to every distance |
+# | 3.11 The bias, derived | deeper | 8 | the 1 / n term |
+# | 3.12 Kernel distances | deeper | 10 | MMD, KID, CMMD |
+# | 3.13 Scores that ask one question | core | 10 | IS, precision, recall, LPIPS |
+# | 3.14 Metrics that disagree | deeper | 8 | which damage each metric sees |
+# | 3.15 Our models judged | core | 8 | two models, and a search for copies |
+# | 3.16 Why not simply the loss? | deeper | 8 | a lower loss with worse samples |
+# | 3.17 Your own pictures | core | 10 | a model from a folder and a configuration, judged |
+#
+# The core sections read well alone.
+#
+# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; $x_t = \alpha(t)\,x_0 + \sigma(t)\,\epsilon$ with standard deviations $\alpha, \sigma$; $\mathrm{SNR} = \alpha^2/\sigma^2$. $w = 1$ is no guidance. `ddim` is a sampler without noise, which lesson 4 derives: it moves to the next time along the predicted image and noise.
 
 # %% tags=["setup"]
 {{setup}}
 
 # %%
 import copy
+import csv
 import math
+import tempfile
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.utils import save_image
 from torchvision.transforms.functional import gaussian_blur
 
 from course_lib import DDPM, Denoiser, Schedule, ancestral, clip, ddim, last, timesteps
-from course_lib.lab import data, features, metrics, plots, tables, train
+from course_lib.lab import data, features, metrics, plots, sampling, storage, tables, train
 
 torch.manual_seed(0)
 digits, labels = data.mnist("train")
@@ -105,7 +137,7 @@ rows["the data"] = {"fraction": 0.7, "standard deviation": 0.1}
 tables.table(rows, ".3f", index="loss", caption="The upper bump (above 0) of 3,000 samples")
 
 # %% [markdown]
-# **What the figure shows.** Only the mean keeps the fractions. (Its bumps are a little thinner than the data's.) The median, in the middle of the sampling process, is the likelier value altogether, and the rarer one shrinks from 30 % to 11 % (Huber's loss with $\delta = 0.1$ does nearly the same). All the equations of lesson 1 want a conditional *mean*; so a diffusion model is trained with $\ell_2$. (People train with $\ell_1$ or Huber, too, and like the crisper pictures. Now you know what they pay.)
+# **What the figure shows.** Of the three, only the mean keeps the fractions. The median, in the middle of the sampling process, is the likelier value altogether, and the rarer one shrinks from 30 % to 11 %; Huber's loss with $\delta = 0.1$ does nearly the same. Even with the mean the bumps are thinner than the data's; few steps are the probable reason, since the denoiser is exact. All the equations of lesson 1 want a conditional *mean*, so a diffusion model is trained with $\ell_2$. What $\ell_1$ costs on images this toy cannot say: Saharia et al. (2022, *Palette*) compare both and find fewer different samples with $\ell_1$.
 #
 # ## 3.2 One loss, four weightings
 #
@@ -166,6 +198,38 @@ plots.curves(log_snr, {name: f(log_snr.exp()) for name, f in formulas.items()},
 
 # %% [markdown]
 # **What the figure shows.** $\epsilon$, $v$ and flow weigh clean images most, $x_0$ weighs all alike. At the noisy end they part: the loss of $\epsilon$ hardly depends on the image when there is much noise, those of $v$ and flow always depend on it a little. ($v$ and flow differ only in the middle, by a factor of two at most.)
+#
+# **The schedule weighs, too.** If $t$ is drawn uniformly, a schedule visits each log SNR, $\lambda$, with the density $|dt/d\lambda|$. So in units of the error of $\epsilon$, where the weights of (3.5) are divided by the SNR, the whole weight is
+#
+# $$w(\lambda) = \frac{\text{weight}}{\mathrm{SNR}}\,\Big|\frac{dt}{d\lambda}\Big|, \qquad v \text{ on cosine}: \frac{e^{-\lambda/2}}{\pi}, \qquad \text{flow on flow}: \frac{e^{-\lambda/2}}{2} \tag{3.44}$$
+#
+# On the cosine schedule $t = \frac2\pi\arctan e^{-\lambda/2}$, so $|dt/d\lambda| = 1/\big(2\pi\cosh\frac\lambda2\big)$, and $1 + e^{-\lambda} = 2e^{-\lambda/2}\cosh\frac\lambda2$. On the flow schedule $t = 1/(1+e^{\lambda/2})$, so $|dt/d\lambda| = \frac12 t(1-t)$, and $(1+e^{-\lambda/2})^2$ is $1/(1-t)^2$; the product is $\frac12\,t/(1-t)$.
+
+# %%
+t = torch.linspace(0.001, 0.999, 20_001, dtype=torch.float64)
+densities = {}
+for name, schedule, target in (("v on cosine", cosine, "v"), ("flow on flow", flow, "flow"),
+                               ("eps on cosine", cosine, "eps"),
+                               ("eps on linear", Schedule.linear(), "eps"),
+                               ("v on flow", flow, "v")):
+    lam = schedule.log_snr(t)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    a, b = {"v": (-sigma, alpha), "flow": (-1, 1), "eps": (0, 1)}[target]
+    weight = ((alpha * b - sigma * a) / alpha) ** 2                 # (3.4), of the eps error
+    density = 1 / torch.gradient(lam, spacing=(t,))[0].abs()        # |dt / d lambda|
+    order = torch.arange(1, 20_000).flip(0)                         # lambda grows
+    at = torch.searchsorted(lam[order].contiguous(), log_snr.double())
+    at = at.clamp(max=len(order) - 1)
+    densities[name] = (weight * density)[order][at]
+plots.curves(log_snr, densities, yscale="log", ylim=(1e-5, 1e2), ylabel="weight",
+             xlabel="log SNR   (noise → data)",
+             title="Weight on the error of eps, with the density of the schedule")
+ratio = densities["flow on flow"] / densities["v on cosine"]
+print(f"flow on flow over v on cosine: {ratio.min():.3f} to {ratio.max():.3f}, "
+      f"pi / 2 = {math.pi / 2:.3f}")
+
+# %% [markdown]
+# **What the figure shows.** $v$ on the cosine schedule and flow matching are *the same loss* up to a constant factor (Kingma & Gao 2023). The two networks still differ in the size of their inputs and in the function they must produce. The same target on another schedule is another loss.
 #
 # A weight can be put on any loss by hand, so is the target only a matter of taste? No: the *function* that the network must produce differs. Near the data, an **x0-prediction** repeats the input; near pure noise, an **epsilon-prediction** does, and there a small error of $\epsilon$ is divided by $\alpha \approx 0$ (lesson 1). A **v-prediction** is never a mere copy of the input.
 #
@@ -271,7 +335,7 @@ print("course_lib's target 'edm' agrees")
 #
 # ## 3.5 What to weigh, and which times to draw
 #
-# The loss weights of (3.5) are not sacred. **Min-SNR-$\gamma$** (Hang et al. 2023) uses, in units of the $x_0$ error, $\min(\mathrm{SNR}, \gamma)$ with $\gamma = 5$: nearly clean images no longer outweigh all others. **P2** (Choi et al. 2022) divides the $\epsilon$ weight by $(1+\mathrm{SNR})$. As factors on the $v$ loss, which has $\mathrm{SNR}+1$ already:
+# The weights of (3.5) can be changed. **Min-SNR-$\gamma$** (Hang et al. 2023) uses, in units of the $x_0$ error, $\min(\mathrm{SNR}, \gamma)$ with $\gamma = 5$: nearly clean images no longer outweigh all others. **P2** (Choi et al. 2022) divides the $\epsilon$ weight by $(1+\mathrm{SNR})$. As factors on the $v$ loss, which has $\mathrm{SNR}+1$ already:
 #
 # $$w_{\text{min-SNR}} = \frac{\min(\mathrm{SNR}, \gamma)}{\mathrm{SNR}+1}, \qquad w_{\text{P2}} = \frac{\mathrm{SNR}}{(\mathrm{SNR}+1)^2} \tag{3.15}$$
 #
@@ -279,11 +343,17 @@ print("course_lib's target 'edm' agrees")
 #
 # $$\mathbb E_{t\sim p}\Big[\frac{w(t)}{p(t)}\,L(t)\Big] = \int_0^1 \frac{w(t)}{p(t)}\,L(t)\,p(t)\,dt = \mathbb E_{t\sim U}\big[w(t)\,L(t)\big] \tag{3.16}$$
 #
-# So the *mean* gradient is the same whether a time is drawn twice as often or weighted twice as much. Its *variance* is not. If $g(t)$ is the size (root mean square) of one example's gradient at time $t$, the second moment of the estimate is $\int g(t)^2/p(t)\,dt$ (the mean does not depend on $p$, so where this is smallest the variance is, too), and by the Cauchy-Schwarz inequality $\big(\int g\big)^2 = \big(\int \frac{g}{\sqrt p}\sqrt p\big)^2 \le \int \frac{g^2}{p}\cdot\int p$, with equality for
+# So the *mean* gradient is the same whether a time is drawn twice as often or weighted twice as much. **Stratified** times, one in each of $B$ equal slices of $[0, 1]$, have the same mean as uniform ones and remove the chance of drawing many early and few late times.
+#
+# **Logit-normal** times, $t = \operatorname{sigmoid}(z)$ with normal $z$ on the flow schedule, are SD3's. EDM draws $\ln\sigma \sim \mathcal N(-1.2, 1.2^2)$. On the flow schedule $\sigma/\alpha = t/(1-t)$, so EDM's draw is logit-normal there, with its median at $t = \operatorname{sigmoid}(-1.2) = 0.23$. Both are usually *not* weighed back: they are a weighting as well as a way to draw.
+#
+# ### The noise of the gradient · deeper
+#
+# The variance of the gradient depends on the times drawn. If $g(t)$ is the size (root mean square) of one example's gradient at time $t$, the second moment of the estimate is $\int g(t)^2/p(t)\,dt$ (the mean does not depend on $p$, so where this is smallest the variance is, too), and by the Cauchy-Schwarz inequality $\big(\int g\big)^2 = \big(\int \frac{g}{\sqrt p}\sqrt p\big)^2 \le \int \frac{g^2}{p}\cdot\int p$, with equality for
 #
 # $$p^\star(t) \propto g(t), \qquad \int_0^1\frac{g(t)^2}{p^\star(t)}\,dt = \Big(\int_0^1 g(t)\,dt\Big)^2 \tag{3.17}$$
 #
-# And **stratified** times, one in each of $B$ equal slices of $[0, 1]$, have the same mean and remove the chance of drawing many early and few late times. Let us measure the variance of the gradient for a network after a short training. First that training, written out:
+# Let us measure the variance of the gradient for a network after a short training. First that training, written out:
 
 # %%
 moons = data.two_moons(4000)
@@ -352,7 +422,7 @@ tables.table(rows, ".3f", index="loss",
                      "by the way times are drawn; 200 batches of 64")
 
 # %% [markdown]
-# **What this shows.** For the $v$ loss on these data no way of drawing is much better than another: its gradients differ in size by less than a factor of three over all times (the bound's by several hundred), so there is little for importance sampling to win: nearly all of the noise comes from $\epsilon$ and from which examples were drawn. (A good reason to like this loss. Stratified times give 3 % less here; with 200 draws, and no error bar, we do not build on that.) For the bound, whose gradients are huge near $t = 0$, drawing those times more often and weighing them less halves the noise. That is why one needs it to train the bound itself (Nichol & Dhariwal 2021), and not to train $v$. **Logit-normal** times, $t = \operatorname{sigmoid}(z)$ with normal $z$, as in EDM and SD3, are usually *not* weighed back: there they are a weighting in disguise, with an accent on the middle.
+# **What this shows.** For the $v$ loss on these data the ways of drawing are about equal: its gradients differ in size by less than a factor of three over all times, so importance sampling has little to win. The gradients of the bound differ by several hundred. For the bound, drawing the times near $t = 0$ more often and weighing them less halves the noise. Nichol & Dhariwal (2021) needed it to train the bound itself. The table has no error bar, so differences of a few per cent in it mean nothing.
 
 # %% [markdown]
 # ## 3.6 Designing a schedule
@@ -386,7 +456,7 @@ tables.table(rows, formats, index="schedule",
 #
 # $$t' = \frac{k\,t}{1 + (k-1)\,t} \tag{3.19}$$
 #
-# (Stable Diffusion 3 samples with $k = 3$.)
+# Stable Diffusion 3 samples with $k = 3$.
 
 # %%
 digit, t = digits[7:8], 0.62
@@ -399,7 +469,7 @@ averaged = {}
 for name, (x, at) in cases.items():
     x_t = flow.perturb(x, at, torch.randn(x.shape, generator=g))
     averaged[name] = x_t if name == "28 x 28" else F.avg_pool2d(x_t, 4)     # (1, 1, 28, 28)
-plots.show({name: x / (2 * x.std()) for name, x in averaged.items()}, columns=1, width=3,
+plots.show({name: x / (2 * x.std()) for name, x in averaged.items()}, columns=3, width=9,
            title="The same digit, noisy")
 
 rows = {}
@@ -413,7 +483,9 @@ tables.table(rows, ".2f", index="image", caption="log SNR at 28 x 28")
 # %% [markdown]
 # **What the figure shows.** The large image at the same $t$ shows its digit clearly once it is averaged (and the eye averages, too); with the shifted time it is as hidden as the small one.
 #
-# **The end must be noise.** DDPM's linear schedule ends at $\alpha(1) = 0.0064$: nearly nothing of the image is left. Nearly. The *brightness* of a picture is the mean of all its $d$ numbers, and averaging $d$ of them shrinks the noise by $\sqrt d$. With $d = 3\cdot 512^2$ the noise in the mean has size $1/887$; the brightness is multiplied by 0.0064, which is nearly six times as much. In training at $t = 1$ a network can infer the brightness of the picture from "pure noise". In sampling it gets noise without a brightness, and predicts a picture of medium brightness from it. (Lin et al. 2023 found that Stable Diffusion could not draw a very dark or a very bright picture.)
+# ### The end must be noise · deeper
+#
+# DDPM's linear schedule ends at $\alpha(1) = 0.0064$: nearly nothing of the image is left. Nearly. The *brightness* of a picture is the mean of all its $d$ numbers, and averaging $d$ of them shrinks the noise by $\sqrt d$. With $d = 3\cdot 512^2$ the noise in the mean has size $1/887$; the brightness is multiplied by 0.0064, which is nearly six times as much. In training at $t = 1$ a network can infer the brightness of the picture from "pure noise". In sampling it gets noise without a brightness, and predicts a picture of medium brightness from it. Stable Diffusion's case has other numbers: its latent has $4\cdot64\cdot64 = 16{,}384$ values and its schedule ends at $\alpha(1) = 0.0683$, which is 8.7 of such noise widths. Lin et al. (2023) found that it could not draw a very dark or a very bright picture.
 #
 # To see it without training anything, let pictures be of one brightness each, uniform between $-1$ and 1. All that matters is the mean $m = \alpha b + \sigma\epsilon/\sqrt d$. This is a problem on a line, and the exact denoiser of brightness is a ratio of two sums:
 
@@ -454,7 +526,29 @@ tables.table(rows, ".3f", index="schedule",
 # %% [markdown]
 # **What the figure shows.** With the usual schedule, perfect sampling of a perfect model yields medium pictures only. `Schedule.zero_terminal_snr` (**zero terminal SNR**) shifts and stretches $\sqrt{\bar\alpha}$ to end at 0 exactly, and the brightness is very nearly right again. There $\epsilon$ determines nothing about $x_0$ any more, so it needs another target: $v$.
 #
-# ## 3.7 Learning the variance, and counting bits
+# ### Two trainings under two schedules
+#
+# **Does a schedule change the samples?** One network and one number of updates; five pairs of target and schedule, two seeds each. By (3.44) the first two have the same loss. `python benchmarks/lesson3_schedules.py` trained them and drew 1,000 digits from each in 50 steps; its table is read here if it is there.
+
+# %%
+def read_rows(name):
+    """The rows of a benchmark's table in course_lib/assets; none if it has not been run."""
+    file = storage.ASSETS / name
+    return list(csv.DictReader(file.open())) if file.is_file() else []
+
+trainings = read_rows("lesson3_schedules.csv")
+rows = {}
+for row in trainings:
+    name = f"{row['target']} on {row['schedule']}"
+    rows.setdefault(name, {})[f"seed {row['seed']}"] = float(row["distance"])
+if rows:
+    tables.table(rows, ".2f", index="training",
+                 caption="Fréchet distance of 1,000 digits to the test digits")
+
+# %% [markdown]
+# **What the table shows.** «v on cosine and flow on flow: a difference within the spread of the seeds, or not; v on flow and eps on linear against them: to be read from `python benchmarks/lesson3_schedules.py`»
+#
+# ## 3.7 Learning the variance, and counting bits · deeper
 #
 # (In this section $t = 1, \dots, T$ counts steps, as in lesson 1, and $x_0$ is a pixel's value.) Lesson 1 left the variance of the reverse step to choice: any $\sigma_t^2$ between $\tilde\beta_t$ and $\beta_t$. For good samples it hardly matters with many steps; for the *bound* it does. Nichol & Dhariwal (2021) let the network predict it (**learned variance**), on a logarithmic scale between the two, by a second output $r$, which should end up in $[0, 1]$ (nothing forces it to):
 #
@@ -472,7 +566,7 @@ tables.table(rows, ".3f", index="schedule",
 #
 # Sum all terms of the bound, divide by $\log 2$ and by the number of pixels: **bits per dimension**, the length of the file into which this model would pack an image, losslessly.
 #
-# How much is a learned variance worth? To see it alone, take data whose perfect $\epsilon$ is known, a ring of six bumps, and let a small network learn nothing but $r$. The true length of the file is known, too: by the density of the data, times the width of a level.
+# How much is a learned variance worth? To see it alone, take data whose perfect $\epsilon$ is known, a ring of six bumps, and let a small network learn nothing but $r$. The true length of the file is known, too: the probability of a value is the density of the data times $2/255$, the distance of two levels.
 
 # %%
 angle = torch.arange(6) * math.pi / 3
@@ -520,24 +614,41 @@ for step in range(200):
 
 # %%
 @torch.no_grad()
-def bits_by_step(model):
-    """The terms of the bound at steps 1 to 100, in bits per dimension: (100,)"""
-    steps = [torch.full((500,), i) for i in range(100)]
-    return torch.stack([model.vlb_terms(test, i).mean() for i in steps])
+def bits_by_step(model, seed):
+    """The terms of the bound at steps 1 to 100, in bits per dimension: (100,)
 
-terms = {name: bits_by_step(model) for name, model in models.items()}
+    The noise of a step depends on the seed alone, so that models are compared in pairs.
+    """
+    terms = []
+    for i in range(100):
+        g = torch.Generator().manual_seed(1000 * seed + i)
+        eps = torch.randn(test.shape, generator=g).to(test)
+        terms.append(model.vlb_terms(test, torch.full((500,), i), eps).mean())
+    return torch.stack(terms)
+
+terms = {name: torch.stack([bits_by_step(model, seed) for seed in range(6)])
+         for name, model in models.items()}                         # (6, 100) each
+
+# %%
 fixed = ("fixed, beta tilde", "fixed, beta")
-plots.curves(torch.arange(1, 101),
-             {f"than {name}": (terms[name] - terms["learned"]).cumsum(0) for name in fixed},
+gains = {name: (terms[name] - terms["learned"]).cumsum(1) for name in fixed}    # (6, 100)
+plots.curves(torch.arange(1, 101), {f"than {name}": g.mean(0) for name, g in gains.items()},
              title="A learned variance is cheaper, summed over steps 1 to here",
              xlabel="step   (data → noise)", ylabel="bits per dimension")
-
 prior_bits = learned.prior_bits(test).mean()
-rows = {name: {"bits per dimension": term.sum() + prior_bits}
+rows = {name: {"bits per dimension": term.sum(1).mean() + prior_bits}
         for name, term in terms.items()}
+for name, gain in gains.items():
+    total = gain[:, -1]
+    rows[name] |= {"learned saves": total.mean(), "sd of six": total.std(),
+                   "by step 6": (gain[:, 5] / total).mean(),
+                   "by step 20": (gain[:, 19] / total).mean()}
 entropy = -small_ring.log_prob(test).mean() / 2 / math.log(2) - math.log2(2 / 255)
 rows["the data's own length"] = {"bits per dimension": entropy}
-tables.table(rows, ".3f", index="variance", caption="The bound, on 500 test points")
+tables.table(rows, ".3f", index="variance",
+             caption="The bound on 500 test points; six repeats with common noise")
+ratio = (learned.posterior_variance / betas.to(learned.posterior_variance)
+         if hasattr(learned, "posterior_variance") else None)
 
 # %% [markdown]
 # **What the figure shows.** A learned variance shortens the file, by 0.45 bits per dimension against $\tilde\beta$ and by 0.20 against $\beta$, at the price of one more output per pixel. Against $\tilde\beta$ nearly all of it is won in the first six steps next to the data; against $\beta$ about three quarters, and the rest mostly by step 20, where $\beta$ and $\tilde\beta$ lie far apart. The bits that still separate us from the data's own length may be the price of 100 steps, in which each posterior is only nearly a Gaussian, or of a short training; we have not told the two apart.
