@@ -47,7 +47,7 @@
 #
 # The core sections read well alone.
 #
-# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; $x_t = \alpha(t)\,x_0 + \sigma(t)\,\epsilon$ with standard deviations $\alpha, \sigma$; $\mathrm{SNR} = \alpha^2/\sigma^2$. $w = 1$ is no guidance. Four letters serve twice: $s$ is a time in 3.3 and the size of the data in 3.4; $w$ is a weight in 3.2 and 3.5; $u$ and $v$ are a velocity and a target, and random vectors in 3.10. `ddim` is a sampler without noise, which lesson 4 derives: it moves to the next time along the predicted image and noise.
+# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; $x_t = \alpha(t)\,x_0 + \sigma(t)\,\epsilon$ with standard deviations $\alpha, \sigma$; $\mathrm{SNR} = \alpha^2/\sigma^2$. $w = 1$ is no guidance. Letters that serve twice: $s$, a time and in 3.4 the size of the data; $w$, in 3.2 and 3.5 a weight; $u$ and $v$, in 3.10 random vectors. `ddim` is a sampler without noise, which lesson 4 derives: it moves to the next time along the predicted image and noise.
 
 # %% tags=["setup"]
 {{setup}}
@@ -151,7 +151,7 @@ rows["the data"] = {"fraction": 0.7, "standard deviation": 0.1}
 tables.table(rows, ".3f", index="loss", caption="The upper bump (above 0) of 3,000 samples")
 
 # %% [markdown]
-# **What the figure shows.** Of the three, only the mean keeps the fractions. The median, in the middle of the sampling process, is the likelier value altogether, and the rarer one shrinks from 30 % to 11 %; Huber's loss with $\delta = 0.1$ does nearly the same. Even with the mean the bumps are thinner than the data's; few steps are the probable reason, since the denoiser is exact. All the equations of lesson 1 want a conditional *mean*, so a diffusion model is trained with $\ell_2$. What $\ell_1$ costs on images this toy cannot say: Saharia et al. (2022, *Palette*) compare both and find fewer different samples with $\ell_1$.
+# **What the figure shows.** Of the three, only the mean keeps the fractions. The median, in the middle of the sampling process, is the likelier value altogether, and the rarer one shrinks from 30 % to 11 %; Huber's loss with $\delta = 0.1$ does nearly the same. Even with the mean the bumps are thinner than the data's; few steps are the probable reason, since the denoiser is exact. All the equations of lesson 1 want a conditional *mean*, so a diffusion model is trained with $\ell_2$. On images, Saharia et al. (2022, *Palette*) find fewer different samples with $\ell_1$.
 #
 # ## 3.2 One loss, four weightings
 #
@@ -163,7 +163,7 @@ tables.table(rows, ".3f", index="loss", caption="The upper bump (above 0) of 3,0
 #
 # $$\epsilon:\ \mathrm{SNR}, \qquad x_0:\ 1, \qquad v:\ \mathrm{SNR}+1, \qquad \text{flow}:\ \big(1+\sqrt{\mathrm{SNR}}\big)^2 \tag{3.5}$$
 #
-# The next cells measure them with an untrained network, whose predictions are as wrong as any, and stop if one misses (3.5) by more than 2 %; the figure draws the formulas:
+# The next cells measure them with an untrained network and stop if one misses (3.5) by more than 2 %; the figure draws the formulas:
 
 # %%
 class MLP(nn.Module):
@@ -230,6 +230,7 @@ def weight_by_log_snr(schedule, a, b):
     w = ((alpha * b - sigma * a) / alpha) ** 2 * density            # (3.4) over the SNR
     return torch.from_numpy(np.interp(log_snr, lam.flip(0), w.flip(0)))
 
+# %%
 plain_cosine = Schedule(lambda t: (math.pi / 2 * t).cos(),
                         lambda t: (math.pi / 2 * t).sin())
 minus_sigma, alpha_itself = (lambda alpha, sigma: -sigma), (lambda alpha, sigma: alpha)
@@ -680,11 +681,11 @@ print("beta tilde / beta at steps 2, 6, 20:",
 #
 # $$(1-\beta)\,\beta^{k}, \qquad\text{and the random start still counts } \beta^{n} \text{ after } n \text{ steps} \tag{3.23}$$
 #
-# With the popular $\beta = 0.9999$ that is 90 % after 1000 steps: the EMA of a short run is still mostly the untrained network. Two remedies: a **warm-up** of the decay, $\min\big(\beta, \frac{1+n}{10+n}\big)$, or a **power-function EMA** (Karras et al. 2024), which `train.train` uses. Take $\beta_n = (1-\frac1n)^{\gamma+1}$ at step $n$. By the telescoping product, step $k$ counts after $n$ steps
+# With the popular $\beta = 0.9999$ that is 90 % after 1000 steps: the EMA of a short run is still mostly the untrained network. Remedies: a **warm-up** of the decay, $\min\big(\beta, \frac{1+n}{10+n}\big)$, or a **power-function EMA** (Karras et al. 2024), which `train.train` uses. Take $\beta_n = (1-\frac1n)^{\gamma+1}$ at step $n$. By the telescoping product, step $k$ counts after $n$ steps
 #
 # $$(1-\beta_k)\prod_{j=k+1}^{n}\Big(1-\frac1j\Big)^{\gamma+1} = (1-\beta_k)\Big(\frac kn\Big)^{\gamma+1} \approx \frac{\gamma+1}{n}\Big(\frac kn\Big)^{\gamma} \tag{3.24}$$
 #
-# (since $1-\beta_k\approx(\gamma+1)/k$ for large $k$): always the last part of the run, however long it is, and of the random start nothing, since $\beta_1 = 0$. One training, at a constant learning rate, and many averages beside it. The data are a mixture whose perfect denoiser is known, so that we can measure the *avoidable* error of $v$, without the noise that no network can predict:
+# (since $1-\beta_k\approx(\gamma+1)/k$ for large $k$): always the last part of the run, however long it is, and of the random start nothing, since $\beta_1 = 0$. One training, and many averages beside it. The perfect denoiser of the data is known, so we can measure the *avoidable* error of $v$:
 
 # %%
 class Averages:
@@ -914,7 +915,7 @@ tables.table(rows, ".4f", index="training", caption="Avoidable error of v "
              f"(never trained: {untrained:.4f}; an output of 0: {output_0:.4f})")
 
 # %% [markdown]
-# @@LR@@
+# **What the table shows** (one toy, three seeds). The **learning rate** matters most: 1e-3 does not arrive in 600 steps, 1e-1 destroys the network (0.1433 is one output for every input), 1e-2 and 3e-2 are about equal. Letting it fall to zero is worth a factor of four; linear and cosine decay are about equal. A weight decay of 0.1 changes nothing here, 1 harms. Muon's mean is a little better, by between one and two deviations, so this toy does not decide. **Gradient clipping** at 1 changes nothing in the honest training, and saves the one with six spikes. A larger batch is better for the same number of steps, and worse for the same number of examples. **Gradient accumulation**, a batch in parts whose gradients add up, is the same training up to rounding, in less memory.
 #
 # ### Augmentation that does not leak · deeper
 #
@@ -1077,7 +1078,7 @@ def sample(settings, net, y):
     return last(ddim(D, schedule, x, timesteps(schedule, 20), y=y))
 
 # %% [markdown]
-# **Ten defects, each one changed part.** None of them raises an error. Guess first: which ruin the samples, and which show in the loss?
+# **Ten defects, each one changed part.** None of them raises an error.
 
 # %%
 healthy = dict(
@@ -1205,7 +1206,7 @@ for name in ("healthy", "average too slow", "wrong sign"):
 #
 # $$\operatorname{Var}(x_t) = \alpha^2\operatorname{Var}(x_0) + \sigma^2. \tag{3.26}$$
 #
-# Give the *target itself* to the sampler's denoiser as if it were the network's output (an **oracle**). With $\alpha^2 + \sigma^2 = 1$, the data must come back:
+# Give the *target itself* to the denoiser as the network's output (an **oracle**). With $\alpha^2 + \sigma^2 = 1$, the data must come back:
 #
 # $$\alpha x_t - \sigma v = \alpha(\alpha x_0 + \sigma\epsilon) - \sigma(\alpha\epsilon - \sigma x_0) = (\alpha^2 + \sigma^2)\,x_0 = x_0. \tag{3.27}$$
 #
@@ -1351,7 +1352,7 @@ tables.table(rows, index="training",
 # | 8 | samples shifted or too small | range | range |
 # | 9 | wrong class | labels dropped, or mixed up | labels |
 #
-# **"My samples are pure noise."** Look in this order. (1) Sample with the live weights: an average that is still the start returns its noise. (2) *oracle*: training and sampling disagree about a sign or a coefficient while the loss is healthy. (3) The loss itself: nearly zero, and the noise is reused; a jump, and the learning rate is too high. The order is what is quick to try and what the loss hides; how often each happens elsewhere, ten defects of our own choice cannot say.
+# **"My samples are pure noise."** (1) Sample with the live weights: an average that is still the start returns its noise. (2) *oracle*: training and sampling disagree about a sign or a coefficient while the loss is healthy. (3) The loss itself: nearly zero, and the noise is reused; a jump, and the learning rate is too high. How often each happens elsewhere, ten defects of our own choice cannot say.
 
 # %% [markdown]
 # # Part II · Is it good?
@@ -1852,7 +1853,7 @@ for name in samples:
 tables.table(rows, ".3f", index="card of", caption="What the models' cards say")
 
 # %% [markdown]
-# **What the tables show.** At $n = 500$ the small model's Fréchet distance is little more than one standard deviation above the baseline, and KID, an unbiased distance, tells neither model from real digits. The cards, with 2,000 digits, see more: the small model lies far above real digits, the large one about three standard deviations above its card's baseline and less than two above that of section 3.11, so it is probably, not certainly, worse. *Class agreement* asks whether the digit is the one that was ordered. A fraction $p$ of 500 is known to $\sqrt{p(1-p)/500}$, here to less than a point, and both are below real digits by more than that.
+# **What the tables show.** At $n = 500$ the small model's Fréchet distance is little more than one standard deviation above the baseline, and KID, an unbiased distance, tells neither model from real digits. The cards, with 2,000 digits, see more: the small model lies far above real digits, the large one three deviations above its card's baseline and less than two above that of section 3.11, so it is probably worse. *Class agreement* asks whether the digit is the one that was ordered. A fraction $p$ of 500 is known to $\sqrt{p(1-p)/500}$, here to less than a point, and both are below real digits by more than that.
 #
 # **Have the models learned the data by heart?** None of these numbers measures **memorisation**, so we must look for it ourselves: how far is each sample from its *nearest training image*? Divide by the median for test digits, which no model can have memorised. The next cell tries this on copies, too, disguised by a little noise or by a shift of one pixel. It searches 10,000 of the 60,000 training images; a real check searches all.
 
@@ -1883,7 +1884,7 @@ plots.panels(at, fractions, title="How near is the nearest training image?",
              xlabel="ratio to test median", ylabel="fraction nearer than this")
 
 # %% [markdown]
-# **What the figure shows.** Pixels find every noisy copy and are blind to a shift. Features find that the shifted copies, as a set, are too near, and are blind to the noise. The model's samples lie nearly as test digits do, so this search found no copies. Check with more than one distance, and look at the nearest pairs.
+# **What the figure shows.** Pixels find every noisy copy and are blind to a shift. Features find that the shifted copies, as a set, are too near, and are blind to the noise. The model's samples lie nearly as test digits do, so this search found no copies. Use more than one distance.
 #
 # ## 3.16 Why not simply the loss? · deeper
 #
@@ -1962,9 +1963,9 @@ plots.scatter(clouds, title="Samples from the same noise, and the fraction in a 
 # python -m course_lib.lab.training configs/pictures.toml --folder photos
 # ```
 #
-# The file `configs/pictures.toml` says how large the pictures become, which target, schedule and network are used, and for how long they are trained. All its choices are those of this lesson: `v` on `cosine`, Muon beside AdamW, a power-function EMA. Flips are on in it; switch them off for pictures with writing, or with a left and a right. A few hundred pictures are a *small* set: the network can learn them by heart, and a Fréchet distance with 256 features from 100 pictures has nothing to say, by section 3.11.
+# The file `configs/pictures.toml` says how large the pictures become, which target, schedule and network are used, and for how long they are trained. Its choices are those of this lesson. Flips are on in it; switch them off for pictures with writing, or with a left and a right. A few hundred pictures are a *small* set: copies are to be feared, and by section 3.11 a Fréchet distance from 100 pictures says little.
 #
-# **Keep some pictures back** before you train. Below, 300 small figures play the part of your folder and 100 more are held out. Put the path of your own folder in place of `folder`, and a tenth or more of its pictures in a second one.
+# **Keep some pictures back** before you train. Below, 300 small figures play the part of your folder and 100 more are held out. Use your own two.
 
 # %%
 folder, held_out_folder = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
@@ -1977,7 +1978,7 @@ held_out = data.pictures(held_out_folder, size=32)
 config = {
     "data": "pictures", "folder": str(folder), "size": 32, "target": "v",
     "schedule": {"name": "cosine"},
-    "network": {"type": "UNet", "channels": 3, "widths": [32, 64], "patch_size": 2},
+    "network": {"type": "UNet", "channels": 3, "widths": [16, 32], "patch_size": 2},
     "train": {"steps": 150, "batch_size": 32, "lr": 2e-3, "horizontal_flip": False},
 }
 D, tensors, options = train.from_config(config)
@@ -2017,7 +2018,7 @@ for row in read_rows("lesson3_pictures.csv"):
 tables.table(rows, index="100 pictures", caption="Against 100 held-out pictures")
 
 # %% [markdown]
-# @@PICTURES@@
+# **What the table shows.** Other real pictures pass both questions, 50 % and 1.01. Copies pass the first, 55 %, and fail the second, 0. One picture with noise fails both. So does the trial: 100 %, and farther from the training set than real pictures. Neither column suffices alone: 1-NNA does not ask whether a picture is new, nor the ratio whether it is good. With 100 pictures the intervals are wide. Longer trainings: «python benchmarks/lesson3_pictures.py».
 #
 # ## What we built
 #
