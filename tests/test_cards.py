@@ -16,6 +16,9 @@ from course_lib.lab import storage
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import cards  # noqa: E402
+from card_pages.files import measures_of  # noqa: E402
+from card_pages.model import training  # noqa: E402
+from card_pages.text import CARDS, shown  # noqa: E402
 
 MODEL_SECTIONS = ["Model details", "Intended use", "Factors", "Metrics", "Evaluation data",
                   "Training data", "Quantitative analyses", "Ethical considerations",
@@ -129,7 +132,7 @@ def pages():
 
 def test_the_cards_are_up_to_date():
     """`python tools/cards.py --check` finds nothing."""
-    assert cards.out_of_date(cards.Course(), cards.CARDS) == []
+    assert cards.out_of_date(cards.Course(), CARDS) == []
 
 
 def test_every_asset_has_a_page_with_all_sections(pages):
@@ -146,7 +149,7 @@ def test_every_asset_has_a_page_with_all_sections(pages):
 def test_every_link_leads_somewhere(pages):
     for name, page in pages.items():
         for target in re.findall(r"\]\((?!http)([^)]+)\)", page):
-            there = target in pages if "/" not in target else (cards.CARDS / target).exists()
+            there = target in pages if "/" not in target else (CARDS / target).exists()
             assert there, (name, target)
 
 
@@ -285,16 +288,16 @@ def test_a_file_that_the_course_did_not_write(course):
     (float("inf"), "inf"), (-1234.5, "-1,234"),
 ])
 def test_values_as_cells(value, text):
-    assert cards.shown(value) == text
+    assert shown(value) == text
 
 
 def test_seconds_that_are_rows_are_no_training(course):
     """mini-SD's header has `seconds` of drawing as rows; they are measurements."""
     rows = [{"batch": 1, "mini_sd": 0.1}]
-    assert cards.measures_of({"metrics": {"seconds": rows}}) == {"seconds": rows}
-    assert cards.measures_of({"metrics": {"seconds": 62}}) == {}
-    assert cards.training(course, {"metrics": {"seconds": rows}})["seconds"] == cards.MISSING
-    assert cards.training(course, {"metrics": {"seconds": 62}})["seconds"] == "62"
+    assert measures_of({"metrics": {"seconds": rows}}) == {"seconds": rows}
+    assert measures_of({"metrics": {"seconds": 62}}) == {}
+    assert training(course, {"metrics": {"seconds": rows}})["seconds"] == cards.MISSING
+    assert training(course, {"metrics": {"seconds": 62}})["seconds"] == "62"
 
 
 def test_a_table_with_a_column_model_shows_its_rows(course):

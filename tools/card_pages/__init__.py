@@ -1,0 +1,1 @@
+"""Model cards and data sheets, for tools/cards.py."""
