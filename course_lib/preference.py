@@ -24,11 +24,10 @@ def dpo_loss(
     beta: float,
     **condition,
 ) -> Tensor:
-    """-log sigmoid(-beta ((l_w - l_w') - (l_l - l_l'))) of each pair: (B,)
+    """-log sigmoid(-beta (change of the winner's loss - change of the loser's)) of each pair: (B,)
 
-    l is the loss of D, l' that of the reference, w the winner, and l (as an index) the loser. It is
-    small where D has improved on the reference more for the winner than for the loser, and log 2
-    where D is the reference.
+    A change is the loss of D less that of the reference. The result is small where D has improved
+    on the reference more for the winner than for the loser, and log 2 where D is the reference.
 
     D, reference: with a method `loss(x0, t, eps, **condition)`, such as a Denoiser; the reference
                   is not trained

@@ -207,7 +207,9 @@ def board(
     numbers of its MLPs in another order.
 
     In the precision of the weights: in float64 a right reimplementation is below 1e-12. prediction:
-    of the network, at t = 0.6 for the first text; latent: of the right model's pictures
+    of the network for pure noise, called noise of t = 0.6; latent: what the encoder makes of the
+    right model's pictures; picture: after `steps` steps of DDIM, or, of a fault in the encoder, a
+    right picture that was encoded and decoded
     Raises TypeError for a network of another kind.
     """
     if not isinstance(getattr(D.net, "text", None), ClipTextEncoder):

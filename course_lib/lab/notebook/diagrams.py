@@ -3,7 +3,6 @@
 Each function draws one figure and displays it. All raise TypeError or ValueError for what they
 cannot draw.
 """
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,18 +14,20 @@ GREY = "#555555"
 
 
 def chain(x: Tensor, labels: list[str] | None = None) -> None:
-    """The diffusion process as a chain of states: images x (N, C, H, W), the data first.
+    """The diffusion process as a chain of states: images x (N, 1 or 3, H, W), the data first.
 
     Arrows to the right add noise, arrows to the left remove it. labels: under the states; None:
-    x_0, ..., x_T.
+    x_0, ..., x_T. Pixels outside [-1, 1] are shown as the nearest end.
     """
     x = validate.real(x, "x", ndim=4)
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or len(x) < 2:
+        raise ValueError(f"x must be two images or more, (N, 1 or 3, H, W); got {tuple(x.shape)}")
     labels = _state_names(len(x)) if labels is None else validate.strings(labels, "labels")
     if len(labels) != len(x):
         raise ValueError(f"there are {len(x)} states and {len(labels)} labels")
     figure = plots.new_figure(1.8 * len(x), 1.9)
     axes = figure.subplots(1, len(x))
-    for k, (panel, image, label) in enumerate(zip(np.atleast_1d(axes), x, labels)):
+    for k, (panel, image, label) in enumerate(zip(axes, x, labels)):
         _image(panel, image)
         panel.set_xlabel(label)
         if k:
@@ -36,8 +37,8 @@ def chain(x: Tensor, labels: list[str] | None = None) -> None:
 
 
 def _state_names(n: int) -> list[str]:
-    inner = ["$x_{t-1}$", "$x_t$"] if n == 4 else ["..."] * max(n - 2, 0)
-    return ["$x_0$", *inner, "$x_T$"][:n]
+    inner = ["$x_{t-1}$", "$x_t$"] if n == 4 else ["..."] * (n - 2)
+    return ["$x_0$", *inner, "$x_T$"]
 
 
 def _image(panel, image: Tensor) -> None:
@@ -62,7 +63,8 @@ def unet(net: nn.Module, height: int, width: int | None = None) -> None:
     down on the left, the decoder up on the right, skip connections across.
     """
     validate.instance(net, UNet, "net", "UNet(1)")
-    shapes = _shapes(net, validate.whole(height, "height"), width or height)
+    height = validate.whole(height, "height")
+    shapes = _shapes(net, height, height if width is None else validate.whole(width, "width"))
     rows = sorted({shape[1] for shape in shapes.values()}, reverse=True)
     level = {side: k for k, side in enumerate(rows)}
     places = _places(net, shapes, level)
@@ -84,11 +86,15 @@ def block(steps: list[str], bypass: tuple[int, int], condition: int | None = Non
           title: str = "") -> None:
     """A block as a row of steps with a residual connection past some of them.
 
-    bypass: the first and the last step that it passes; condition: the step where the embedding
-    enters
+    bypass: the first and the last step that it passes, counted from 0; condition: the step where
+    the embedding enters; None: nowhere
     """
     steps = validate.strings(steps, "steps")
     first, final = (validate.whole(k, "bypass", 0, len(steps) - 1) for k in bypass)
+    if first > final:
+        raise ValueError(f"bypass must be (first, last) with first <= last; got {bypass}")
+    if condition is not None:
+        validate.whole(condition, "condition", 0, len(steps) - 1)
     figure = plots.new_figure(9.0, 1.9)
     axes = figure.subplots()
     places = [(1.6 * k, 0.0) for k in range(-1, len(steps) + 1)]

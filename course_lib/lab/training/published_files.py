@@ -38,7 +38,8 @@ SOURCES = {
         2.13,
     ),
     # what the test suite of diffusers loads: random weights, stored as pickles, which
-    # load_published refuses until diffusers has converted them
+    # load_published refuses until diffusers has converted them; commit and digests are from one
+    # public file (those above from several that agree), and nobody has fetched it for this course
     "tiny-stable-diffusion": Source(
         "hf-internal-testing/tiny-stable-diffusion-torch",
         "a88cdfbd91f96ec7f61eb7484b652ff0f4ee701d",
@@ -59,7 +60,8 @@ SMALL = ("model_index.json", "*/config.json", "scheduler/*", "tokenizer/*")
 def fetch_published(
     name: str = "stable-diffusion-1.5", folder: str | Path | None = None
 ) -> Path:
-    """The folder of a published model, for `load_published`; what is there is not fetched again.
+    """The folder of a published model; what is there is not fetched again. Nothing is opened here:
+    `load_published` does that, and refuses pickles.
 
     folder: where the files go; None: the hub's own cache
     An interrupted download goes on when it is called again. Raises ValueError for another name,
