@@ -106,7 +106,7 @@ for row in judged["seconds"]:
           f"mini-SD {row['mini_sd']:.2f} s")
 
 # %% [markdown]
-# **What the table shows.** «Every part within three points; the time, text and decoder included.» The captions of the training come in three wordings, for a reason that says something about all text-to-image models. With lesson 5's wording alone a comma stood before every part but the head, and the network found the glasses by their comma: in captions without it 70 % of them were right, beside 98 % and more of all other parts (an earlier training, told in the recipe). The text encoder had the information; nothing in the training asked the network to use it.
+# **What the table shows.** «Every part within three points; the time, text and decoder included.» The captions of the training come in three wordings. With lesson 5's alone a comma stands before every part but the head, and the glasses of these test captions have none. An earlier training of that kind, which is not kept, drew 70 % of the glasses right, beside 98 % and more of all other parts. Probably it found them by their comma: a network uses whatever tells parts apart in its captions.
 #
 # **From a picture.** Everything of lesson 5 works here, in the latents: noise a latent up to a level and denoise it under another caption (`sdedit`), or lead guidance away from a caption in place of the empty one (a **negative prompt**).
 
@@ -343,7 +343,7 @@ plots.captioned(first, list(found), columns=6,
                 title="One caption, one noise, one fault each")
 
 # %% [markdown]
-# **What the board shows.** The right model is at rounding, $10^{-14}$. The smallest fault, an $\varepsilon$ in a norm, is at $10^{-6}$: eight digits above, and invisible. Of the eighteen pictures about half would pass for right: an $\varepsilon$, another GELU, sines before cosines, a frequency shift, a step too high, a block taken twice, latents not scaled back, another grid. They are bad in ways that one picture does not show, and a long list of small faults is how a reimplementation ends up "a bit worse". Others fail at sight, and tell where: colours, noise, a caption that is ignored. One number per block, from the time embedding on, finds each of them.
+# **What the board shows.** The right model is at rounding, $10^{-14}$. The smallest fault, an $\varepsilon$ in a norm, is at $10^{-6}$: eight digits above, and invisible. Of the eighteen pictures about half would pass for right: an $\varepsilon$, another GELU, sines before cosines, a frequency shift, a step too high, a block taken twice, latents not scaled back, another grid. One picture does not show what they do. Others fail at sight: colours, noise, a caption that is ignored. Which block is wrong the number of the whole network does not say; the course's tests compare block by block, from the time embedding on.
 #
 # ## 7.7 Adapters: LoRA
 #
