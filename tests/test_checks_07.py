@@ -2,10 +2,14 @@
 gets its own diagnosis.
 """
 import copy
+import math
 import re
+from collections import Counter
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from catalogues import (
@@ -22,14 +26,17 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from course_lib import Schedule
-from course_lib.checks import Checker, lesson07
+from course_lib.checks import Checker, lesson07, lesson07_board
 from course_lib.checks.common import one_thread
 from course_lib.checks.lesson07 import QUESTIONS
+from course_lib.lab import noun_parts, sampling, storage, train
+from course_lib.lab.evaluation import faults
 from course_lib.networks.stable_diffusion import layout, lora
 from course_lib.networks.stable_diffusion.tokenizer import END, SIGNS, START, split_words
 
 LESSONS = Path(__file__).parents[1] / "lessons"
 NAME = "07_applications_deployment_exercises.py"
+MINI_SD = storage.CHECKPOINTS / "mini_sd.safetensors"
 SHEET = next(LESSONS / f for f in (NAME, f"drafts/{NAME}") if (LESSONS / f).exists())
 
 
@@ -507,6 +514,75 @@ ENCODER = {
 }
 
 
+# ---- 7.4
+
+READER = "Ada"
+PLANTED = lesson07_board.three_faults(READER)
+WHY = {
+    "text not causal": "first words",
+    "another padding token": "few words",
+    "no final norm of the text": "no trace",
+    "v taken for eps, or eps for v": "blobs",
+    "encoder padded on both sides": "round trips",
+    "no convolution before the decoder": "all",
+}
+DIAGNOSIS = {row: (fault, WHY[fault]) for row, fault in zip("ABC", PLANTED)}
+NOT_PLANTED = [fault for fault in lesson07_board.FAULTS if fault not in PLANTED]
+
+
+def diagnosis():
+    return DIAGNOSIS
+
+
+def for_all_readers():
+    """Right for another reader, as lists, in small letters, the dict itself."""
+    reader = "  grace\nHOPPER "
+    rows = zip("abc", lesson07_board.three_faults("Grace Hopper"))
+    return reader, {row: [fault.upper(), WHY[fault]] for row, fault in rows}
+
+
+def with_rows(**rows):
+    """The right diagnosis with other rows."""
+    return READER, lambda: DIAGNOSIS | rows
+
+
+def in_place_of(reason):
+    """The right fault, with another one's reason."""
+    return with_rows(B=(PLANTED[1], reason))
+
+
+def exchanged():
+    return DIAGNOSIS | {"A": DIAGNOSIS["C"], "C": DIAGNOSIS["A"]}
+
+
+def reader_of(fault, row=0):
+    """A reader who does not have this fault, and a diagnosis with it in row A (B, C)."""
+    readers = [f"reader {k}" for k in range(100)]
+    reader = next((r for r in readers if fault not in lesson07_board.three_faults(r)), READER)
+    pairs = [(name, WHY[name]) for name in lesson07_board.three_faults(reader)]
+    pairs[row] = fault, WHY[fault]
+    return reader, dict(zip("ABC", pairs))
+
+
+BOARD = {
+    **{f"A is not {fault!r}": reader_of(fault) for fault in lesson07_board.FAULTS},
+    "(1 of 3 faults are right)": with_rows(
+        A=(NOT_PLANTED[0], "all"), C=(NOT_PLANTED[1], "all")),
+    "A, C have changed places": (READER, exchanged),
+    **{f"{reason!r} is not the reason": in_place_of(reason)
+       for reason in lesson07_board.REASONS if reason != DIAGNOSIS["B"][1]},
+    "'step one too high' is none of the six": with_rows(B=("step one too high", "all")),
+    "'because' is none of the reasons": with_rows(B=(PLANTED[1], "because")),
+    "the fault comes first": with_rows(B=DIAGNOSIS["B"][::-1]),
+    "comes twice; the three rows": with_rows(B=DIAGNOSIS["A"]),
+    "row C has no diagnosis": (READER, {row: DIAGNOSIS[row] for row in "AB"}),
+    "row B: two texts are wanted": with_rows(B=PLANTED[1]),
+    "a dict is wanted": (READER, lambda: [*DIAGNOSIS.values()]),
+    "whose rows these are": diagnosis,
+    "does it end with `return`": (READER, lambda: None),
+}
+
+
 # ---- 7.5
 
 def levels(schedule, n, spacing):
@@ -744,36 +820,332 @@ GRADIENTS = {
     "does it end with `return`": lambda *a: None,
 }
 
+# ---- 7.7
+
+SNOWMAN, HEAD = noun_parts.index_of("head", "snowman"), noun_parts.PARTS.index("head")
+
+
+def figures(n, seed, snowman=True):
+    """n combinations of parts and their captions; pictures."""
+    parts = noun_parts.draw_parts(n, seed)
+    parts[:, HEAD] = SNOWMAN if snowman else parts[:, HEAD].clamp(max=SNOWMAN - 1)
+    return noun_parts.plain_captions(parts), noun_parts.render(parts)
+
+
+def scores_of(n, share, seed):
+    """n of right and wrong, of which a share is right."""
+    return (torch.rand(n, generator=torch.Generator().manual_seed(seed)) < share).double()
+
+
+@cache
+def measured_record():
+    """What a good adapter would give: 12 training pictures, 60 and 80 captions, one copy."""
+    training, x = figures(12, 1)
+    asked, drawn = figures(60, 2)
+    g = torch.Generator().manual_seed(0)
+    drawn = (drawn + 0.05 * torch.randn(drawn.shape, generator=g)).clamp(-1, 1)
+    drawn[7] = x[3]
+    drawn[8] = (x[4] + 0.01).clamp(-1, 1)
+    record = {
+        "thing": "a snowman's head", "word": "snowman", "better": "higher",
+        "training": {"captions": training, "pictures": x},
+        "asked": {"captions": asked, "pictures": drawn, "before": scores_of(60, 0.05, 3),
+                  "after": scores_of(60, 0.8, 4)},
+        "others": {"captions": figures(80, 5, False)[0], "before": scores_of(80, 0.95, 6),
+                   "after": scores_of(80, 0.85, 7)},
+    }
+    return record | numbers_of(record)
+
+
+def numbers_of(record):
+    """The seven numbers, by loops."""
+    sign = 1 if record["better"] == "higher" else -1
+    found = {}
+    for key, name, turn in (("asked", "gain", sign), ("others", "cost", -sign)):
+        pairs = zip(record[key]["after"], record[key]["before"])
+        x = [turn * (float(a) - float(b)) for a, b in pairs]
+        mean = sum(x) / len(x)
+        found[name] = mean
+        found[f"{name} error"] = (sum((v - mean) ** 2 for v in x) / (len(x) - 1) / len(x)) ** 0.5
+    real, drawn = record["training"]["pictures"], record["asked"]["pictures"]
+    far = [min(rms(a, b) for b in real) for a in drawn]
+    among = [min(rms(a, b) for k, b in enumerate(real) if k != j) for j, a in enumerate(real)]
+    return found | {"nearest": middle(far), "nearest in training": middle(among),
+                    "copies": sum(d < min(among) for d in far) / len(far)}
+
+
+def rms(a, b):
+    return (a.double() - b.double()).square().mean().sqrt().item()
+
+
+def middle(values):
+    values = sorted(values)
+    return (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
+def record_with(**changes):
+    """The good record with other entries, `asked__before` for record["asked"]["before"]; a function
+    gets the record. Its seven numbers stay, unless they are changed as well.
+    """
+    def answer():
+        good = measured_record()
+        record = {k: dict(v) if isinstance(v, dict) else v for k, v in good.items()}
+        for name, value in changes.items():
+            value = value(good) if callable(value) else value
+            *outer, key = name.split("__")
+            (record[outer[0]] if outer else record)[key.replace("_", " ")] = value
+        return record
+    return answer
+
+
+def fitting(**changes):
+    """The same, with the seven numbers that belong to it."""
+    def answer():
+        record = record_with(**changes)()
+        return record | numbers_of(record)
+    return answer
+
+
+def in_percent(key):
+    return record_with(**{key.replace(" ", "_"): lambda r: 100 * r[key]})
+
+
+def other_number(key, value):
+    """The good record with another number; value: a function of the record."""
+    return record_with(**{key.replace(" ", "_"): value})
+
+
+def turned(record, key):
+    """after - before, float64."""
+    return record[key]["after"] - record[key]["before"]
+
+
+def error_of(x):
+    return (x.std() / len(x) ** 0.5).item()
+
+
+def unpaired_error(part):
+    return math.hypot(error_of(part["before"]), error_of(part["after"]))
+
+
+def to_training(record):
+    return table(record["asked"]["pictures"], record["training"]["pictures"])
+
+
+def within(record, key="training"):
+    d = table(record[key]["pictures"], record[key]["pictures"])
+    return d.fill_diagonal_(torch.inf)
+
+
+def table(a, b):
+    return torch.tensor([[rms(x, y) for y in b] for x in a])
+
+
+def without(key, part=None):
+    def answer():
+        record = {k: dict(v) if isinstance(v, dict) else v for k, v in measured_record().items()}
+        del (record[key] if part else record)[part or key]
+        return record
+    return answer
+
+
+SCALE = 3072 ** 0.5
+RECORD = {
+    "a dict is wanted": lambda: list(measured_record().values()),
+    "the record has no 'cost error'": without("cost error"),
+    "the record has no 'others'": without("others"),
+    "'asked' has no 'before'": without("asked", "before"),
+    "'thing' must be a text": record_with(thing=" "),
+    "'training' must be a dict of its own": record_with(
+        training=lambda r: r["training"]["pictures"]),
+    "'better' is 'higher' or 'lower'": record_with(better="more"),
+    "'gain' must be one number": record_with(gain=lambda r: turned(r, "asked")),
+    "'copies' must be one number": record_with(copies=False),
+    "the captions of 'asked' must be a list": record_with(asked__captions="a snowman head"),
+    "30 captions that ask for it are too few": record_with(
+        asked__captions=lambda r: r["asked"]["captions"][:30]),
+    "49 captions that do not are too few": record_with(
+        others__captions=lambda r: r["others"]["captions"][:49]),
+    "3 captions of the training are too few": record_with(
+        training__captions=lambda r: r["training"]["captions"][:3]),
+    "a caption comes twice in 'asked'": record_with(
+        asked__captions=lambda r: [
+            *r["asked"]["captions"][:-1], r["asked"]["captions"][0].upper()]),
+    "is a caption of the training": record_with(
+        asked__captions=lambda r: [*r["asked"]["captions"][:-1], r["training"]["captions"][2]]),
+    "stands in both lists": record_with(
+        others__captions=lambda r: [*r["others"]["captions"][:-1], r["asked"]["captions"][2]]),
+    "then nothing asks for it": record_with(word="snow"),
+    "one of the others": record_with(
+        others__captions=lambda r: [*r["others"]["captions"], "a Snowman-headed noun"]),
+    "must be a tensor (12, 3, 32, 32)": record_with(
+        training__pictures=lambda r: r["training"]["pictures"][:3]),
+    "must be a tensor (60, 3, 32, 32) of real": record_with(
+        asked__pictures=lambda r: (127.5 * r["asked"]["pictures"] + 127.5).byte()),
+    "of 'asked' have nan": record_with(asked__pictures=lambda r: r["asked"]["pictures"] / 0),
+    "of 'training' lie outside": record_with(
+        training__pictures=lambda r: 127.5 * r["training"]["pictures"] + 127.5),
+    "two training pictures are the same": record_with(
+        training__pictures=lambda r: r["training"]["pictures"][[0, *range(11)]]),
+    "of the pictures drawn differ": record_with(
+        asked__pictures=lambda r: r["asked"]["pictures"][[0] * 60]),
+    "'after' of 'asked' must be 60 numbers": record_with(asked__after=lambda r: r["gain"]),
+    "got 12 of them": record_with(others__before=lambda r: r["others"]["before"][:12]),
+    "'before of asked' has nan": record_with(
+        asked__before=lambda r: math.nan * r["asked"]["before"]),
+    "'after of others' are the same number": record_with(others__after=[0.85] * 80),
+    "was the adapter there": record_with(asked__after=lambda r: r["asked"]["before"]),
+    "every other caption, to the last digit": record_with(
+        others__before=torch.linspace(0, 1, 80), others__after=torch.linspace(0, 1, 80)),
+    "'gain': that is a percentage": in_percent("gain"),
+    "'gain': the sign": other_number("gain", lambda r: -r["gain"]),
+    "'gain': that is the mean after": other_number("gain", lambda r: r["asked"]["after"].mean()),
+    "'gain': that is the sum": other_number("gain", lambda r: 60 * r["gain"]),
+    "'gain': the record says": other_number("gain", 0.9),
+    "'gain error': that is the standard deviation": other_number(
+        "gain error", lambda r: turned(r, "asked").std()),
+    "'gain error': that takes both rows for independent": other_number(
+        "gain error", lambda r: unpaired_error(r["asked"])),
+    "'gain error': that is the error of the mean after": other_number(
+        "gain error", lambda r: error_of(r["asked"]["after"])),
+    "'gain error': the standard deviation is divided": other_number(
+        "gain error", lambda r: r["gain error"] / 60 ** 0.5),
+    "'gain error': that is the half width": other_number(
+        "gain error", lambda r: 2 * r["gain error"]),
+    "'gain error': that is a variance": other_number("gain error", lambda r: r["gain error"] ** 2),
+    "'gain error': that is a percentage": in_percent("gain error"),
+    "'gain error': the record says": other_number("gain error", 0.9),
+    "'cost': that is a percentage": in_percent("cost"),
+    "'cost': the sign": other_number("cost", lambda r: -r["cost"]),
+    "'cost': that is the mean after": other_number("cost", lambda r: r["others"]["after"].mean()),
+    "'cost': that is the sum": other_number("cost", lambda r: 80 * r["cost"]),
+    "'cost': that is what the captions gained": other_number("cost", lambda r: r["gain"]),
+    "'cost': that is what the captions that ask for it would": other_number(
+        "cost", lambda r: -r["gain"]),
+    "'cost': the record says": other_number("cost", 0.0),
+    "'cost error': that is the standard deviation": other_number(
+        "cost error", lambda r: turned(r, "others").std()),
+    "'cost error': that takes both rows for independent": other_number(
+        "cost error", lambda r: unpaired_error(r["others"])),
+    "'cost error': that is the half width": other_number(
+        "cost error", lambda r: 1.96 * r["cost error"]),
+    "'cost error' is inf": other_number("cost error", math.inf),
+    "'nearest': that is the mean over": other_number(
+        "nearest", lambda r: to_training(r).amin(1).mean()),
+    "'nearest': that is the least of all": other_number("nearest", 0.0),
+    "'nearest': those are mean squares": other_number("nearest", lambda r: r["nearest"] ** 2),
+    "'nearest': that is the length": other_number("nearest", lambda r: SCALE * r["nearest"]),
+    "'nearest': that is the distance to all": other_number(
+        "nearest", lambda r: to_training(r).median()),
+    "'nearest': that is the distance to the nearest of the other": other_number(
+        "nearest", lambda r: within(r, "asked").amin(1).median()),
+    "'nearest': those are mean absolute": other_number("nearest", lambda r: torch.stack([
+        (r["training"]["pictures"] - x).abs().mean((1, 2, 3)).min()
+        for x in r["asked"]["pictures"]]).median()),
+    "'nearest': the record says": other_number("nearest", 0.6),
+    "'nearest in training': each picture finds itself": other_number("nearest in training", 0.0),
+    "'nearest in training': that is the mean over": other_number(
+        "nearest in training", lambda r: within(r).amin(1).mean()),
+    "'nearest in training': that is the least": other_number(
+        "nearest in training", lambda r: within(r).min()),
+    "'nearest in training': those are mean squares": other_number(
+        "nearest in training", lambda r: r["nearest in training"] ** 2),
+    "'nearest in training': that is the length": other_number(
+        "nearest in training", lambda r: SCALE * r["nearest in training"]),
+    "'nearest in training': that is the distance to all": other_number(
+        "nearest in training", lambda r: within(r)[~torch.eye(12).bool()].median()),
+    "'nearest in training': the record says": other_number("nearest in training", 0.9),
+    "'copies': that is a percentage": in_percent("copies"),
+    "'copies': that is their number": other_number("copies", lambda r: 60 * r["copies"]),
+    "'copies': that is the share of those that are none": other_number(
+        "copies", lambda r: 1 - r["copies"]),
+    "'copies': only pictures are counted": other_number("copies", 1 / 60),
+    "'copies': those are nearer than training pictures are on average": other_number(
+        "copies", lambda r: (to_training(r).amin(1) < r["nearest in training"]).double().mean()),
+    "'copies': the record says": other_number("copies", 0.5),
+    "by them it got worse": fitting(better="lower"),
+    "less than two standard errors": fitting(asked__after=scores_of(60, 0.08, 9)),
+    "does it end with `return`": lambda: None,
+}
+
+
+def record_of_distances():
+    """Right: a style, whose scores are distances, as lists, better when lower; odd numbers."""
+    g = torch.Generator().manual_seed(1)
+    noise = lambda n: torch.randn(n, generator=g).tolist()
+    names = [f"a figure in crayon, number {k}" for k in range(76)]
+    pictures = torch.rand(76, 3, 32, 32, generator=g).double() * 2 - 1
+    record = {
+        "thing": "a style", "word": "In  Crayon", "better": "lower",
+        "training": {"captions": tuple(names[:5]), "pictures": pictures[:5]},
+        "asked": {"captions": names[5:], "pictures": pictures[5:],
+                  "before": [2 + 0.1 * x for x in noise(71)],
+                  "after": [1 + 0.1 * x for x in noise(71)]},
+        "others": {"captions": ["within crayon", "in crayons", *map(str, range(49))],
+                   "before": torch.tensor(noise(51)).half(), "after": torch.tensor(noise(51))},
+    }
+    return record | numbers_of(record)
+
+
+def without_an_error():
+    """Right: no picture before, all pictures after; nothing lost; yes and no; n in place of n - 1.
+    """
+    record = record_with(asked__before=[False] * 60, asked__after=[True] * 60,
+                         others__before=torch.ones(80).bool(),
+                         others__after=torch.ones(80, dtype=torch.int64))()
+    return record | numbers_of(record)
+
+
+def rounded():
+    """Right: four digits, the lower of both middle values, the deviation by n; tensors, arrays."""
+    record = dict(measured_record())
+    record["asked"] = record["asked"] | {k: record["asked"][k].numpy() for k in ("before", "after")}
+    record["cost"] = np.float32(record["cost"])
+    for key, n in (("gain error", 60), ("cost error", 80)):
+        record[key] *= (1 - 1 / n) ** 0.5
+    record["nearest"] = to_training(record).amin(1).median()
+    record["copies"] = torch.tensor([record["copies"]])
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in record.items()}
+
+
 RIGHT = {
     "7.1": published_name,
     "7.2": LowRankLinear,
     "7.3": encoder(),
+    "7.4": (READER, diagnosis),
     "7.5": levels,
     "7.6": two_steps,
+    "7.7": measured_record,
 }
 OTHER_STYLE = {
     "7.1": published_name_by_rules,
     "7.2": OfLinears,
     "7.3": by_transformers if find_spec("transformers") else encoder(),
+    "7.4": for_all_readers(),
     "7.5": levels_of_diffusers,
     "7.6": two_steps_in_columns,
+    "7.7": record_of_distances,
 }
 THIRD_STYLE = {
     "7.2": OnPaper,
     "7.3": encoder(merge=one_at_a_time(lambda known, rank_at: min(known, key=rank_at))),
+    "7.4": [READER, DIAGNOSIS],
     "7.5": levels_in_single_precision,
     "7.6": two_steps_by_autograd,
+    "7.7": rounded,
 }
 FOURTH_STYLE = {
     "7.2": librarys_lora,
     "7.3": lambda tokenizer, text: tokenizer(text),
+    "7.7": without_an_error(),
 }
+STUBS = {"7.4": (READER, stub)}
 WRONG = {
     "7.1": NAMES,
     "7.2": LORA,
     "7.3": ENCODER,
+    "7.4": BOARD,
     "7.5": LEVELS,
     "7.6": GRADIENTS,
+    "7.7": RECORD,
 }
 CASES = cases(WRONG)
 verdict = verdicts(WRONG)
@@ -801,10 +1173,11 @@ def test_stubs_and_completeness():
     assert len(CASES) >= 60 and min(len(wrong) for wrong in WRONG.values()) >= 5
     check = Checker()
     for q in QUESTIONS:
-        check(q.name, stub)
-        assert check.verdicts[q.name] == "not attempted"
+        for answer in (stub, STUBS.get(q.name, stub)):
+            check(q.name, answer)
+            assert check.verdicts[q.name] == "not attempted"
         assert q.points > 0 and q.praise and len(q.hints) == 3
-    assert sum(q.points for q in QUESTIONS) == 15
+    assert sum(q.points for q in QUESTIONS) == 22
 
 
 def test_each_mistake_has_its_own_diagnosis():
@@ -863,17 +1236,99 @@ def test_the_gradients_of_7_6_are_those_of_the_lesson():
     assert not any(part.any() for part in two_steps(Z, 0 * W, x, g, 0.1))
 
 
+def test_each_reader_of_7_4_has_three_faults_of_six():
+    """The same for the same name, and every fault about equally often in every row."""
+    drawn = [lesson07_board.three_faults(f"reader {k}") for k in range(1200)]
+    assert all(len({*three}) == 3 for three in drawn)
+    for row in zip(*drawn):
+        counts = Counter(row)
+        assert {*counts} == {*lesson07_board.FAULTS}
+        assert all(abs(n - 200) < 5 * 200**0.5 for n in counts.values())
+    assert lesson07_board.three_faults(" ADA") == lesson07_board.three_faults(READER)
+    plants = lesson07_board.planted(READER)
+    assert plants == {row: faults.FAULTS[fault] for row, (fault, _) in DIAGNOSIS.items()}
+    with pytest.raises(ValueError, match="must be a name"):
+        lesson07_board.planted("")
+
+
+@pytest.mark.skipif(not MINI_SD.exists(), reason="python tools/recipes/train_mini_sd.py")
+def test_the_faults_of_7_4_can_be_told_apart():
+    """By correlations with the right pictures: of long captions, of short ones, of round trips."""
+    with torch.no_grad():
+        found = {name: column_correlations(name) for name in lesson07_board.FAULTS}
+    long, short, trips = found["text not causal"]
+    assert long < 0.9 and short > 0.95 and trips > 0.999
+    long, short, trips = found["another padding token"]
+    assert long > 0.93 and short < 0.9 and trips > 0.999
+    long, short, trips = found["no final norm of the text"]
+    assert long < 0.45 and short < 0.65 and trips > 0.999
+    long, short, trips = found["v taken for eps, or eps for v"]
+    assert 0.6 < long < 0.8 and 0.5 < short < 0.8 and trips > 0.999
+    long, short, trips = found["encoder padded on both sides"]
+    assert min(long, short) > 0.999 and trips < 0.8
+    assert max(found["no convolution before the decoder"]) < 0.4
+
+
+@cache
+def mini_sd():
+    return train.load(MINI_SD, "cpu"), train.load("nouns_vae", "cpu")
+
+
+@cache
+def row_of(fault):
+    """Six pictures of captions, three of short or no text, and two round trips: (11, P)"""
+    model = faults.Parts(*mini_sd())
+    faults.FAULTS.get(fault, lambda model: None)(model)
+    captions = noun_parts.plain_captions(noun_parts.draw_parts(6, seed=31, split="test"))
+    x = sampling.text_to_image(model.D, [*captions, "a figure", "a noun", ""], steps=6,
+                               vae=model.vae)
+    two = noun_parts.render(noun_parts.draw_parts(2, seed=32))
+    return torch.cat([x, model.vae.to_images(model.vae.to_latents(two))]).flatten(1)
+
+
+def column_correlations(fault):
+    """Means of three groups of columns."""
+    pairs = zip(row_of(fault), row_of(None))
+    found = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs])
+    return [group.mean().item() for group in (found[:6], found[6:9], found[9:])]
+
+
+def test_the_numbers_of_7_7_are_recomputed_well():
+    """The check's own beside the record's, which loops computed; and the means of lists."""
+    for record in (measured_record(), record_of_distances()):
+        c = lesson07_board.Case(record=record, better=record["better"])
+        lesson07_board.describe_captions(c)
+        lesson07_board.describe_pictures(c)
+        lesson07_board.describe_scores(c)
+        lesson07_board.measure_record(c)
+        close = lambda key, value: math.isclose(record[key], value.item(), rel_tol=1e-6)
+        for key, name in (("asked", "gain"), ("others", "cost")):
+            assert close(name, c.change[key].mean())
+            assert close(f"{name} error", lesson07_board.standard_error(c.change[key]))
+        assert close("nearest", sum(lesson07_board.medians(c.to_training)) / 2)
+        assert close("nearest in training", sum(lesson07_board.medians(c.among)) / 2)
+        assert record["copies"] == c.copied.double().mean().item()
+    assert 0 < measured_record()["copies"] < 1
+
+
 def test_the_sheet_answers_its_own_questions(monkeypatch):
-    """The answer cells of the solved sheet, without its figures; and its five examples."""
+    """The answer cells of the solved sheet, without its figures; 7.7 would have to train. And its
+    five examples, and its tables of faults and reasons.
+    """
     import jupytext
     monkeypatch.setenv("COURSE_STRICT", "1")
     names = {"check": Checker(), "torch": torch, "nn": nn, "re": re, "SIGNS": SIGNS, "START": START,
              "END": END, "split_words": split_words}
     cells = jupytext.read(SHEET).cells
+    names["READER"] = next(re.fullmatch('READER = "(.+)"', cell.source)[1] for cell in cells
+                           if cell.source.startswith("READER = "))
+    wanted = {f"{kind}:{q.name}" for q in QUESTIONS[:6] for kind in ("answer", "check")}
     for cell in cells:
-        if any(tag.startswith(("answer:", "check:")) for tag in cell.metadata.get("tags", [])):
+        if wanted & {*cell.metadata.get("tags", [])}:
             exec(compile(cell.source, "sheet", "exec"), names)
-    assert all(names["check"].passed(q.name) for q in QUESTIONS)
+    assert all(names["check"].passed(q.name) for q in QUESTIONS[:6])
     listed = next(cell.source for cell in cells if "examples = {" in cell.source)
     pairs = re.findall(r'^    "(\S+)": "(\S+?)"', listed, re.M)
     assert len(pairs) == 5 and all(published_name(a) == b for a, b in pairs)
+    listed = re.findall(r'^\| `"(.+)"` \|', "\n".join(cell.source for cell in cells), re.M)
+    assert listed == [*lesson07_board.FAULTS, *lesson07_board.REASONS]

@@ -6,6 +6,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from course_lib import Denoiser, Schedule, cfg, ddim, last, timesteps
 from course_lib.networks.stable_diffusion import layout, lora
 from course_lib.networks.stable_diffusion.unet import StableDiffusionUNet
 
@@ -106,10 +107,15 @@ def test_the_base_is_as_it_was_byte_for_byte():
     net = unet()
     state = copy.deepcopy(net.state_dict())
     trained(net)
-    originals = {name.replace(".parametrizations.weight.original", ".weight"): p
-                 for name, p in net.state_dict().items() if "lora" not in name}
+    originals = lora.base_state(net)
+    assert originals.keys() == state.keys() == lora.base_state(unet()).keys()
     for name, value in state.items():
         assert torch.equal(originals[name], value), name
+    lora.merge(net)                                         # now they have changed
+    changed = [name for name, value in net.state_dict().items()
+               if not torch.equal(state[name], value)]
+    assert all(name.endswith(("q.weight", "k.weight", "v.weight", "out.weight"))
+               for name in changed) and len(changed) == 32
 
 
 def published(net):
@@ -139,6 +145,31 @@ def test_diffusers_loads_the_file_and_computes_the_same(tmp_path):
     lora.load_lora(ours, file)
     torch.testing.assert_close(ours(*x), wanted, rtol=1e-4, atol=1e-4)
     assert (wanted - before).abs().max() > 0.05             # it does something
+
+
+@torch.no_grad()
+def test_the_same_picture_in_diffusers(tmp_path):
+    """Ten steps with guidance, the file loaded by both; without it the picture is another."""
+    pytest.importorskip("peft")
+    net, theirs = unet(), published(unet())
+    trained(net)
+    lora.save_lora(net, tmp_path / "a.safetensors")
+    ours = unet()
+    pictures = {"base": drawn(ours)}
+    lora.load_lora(ours, tmp_path / "a.safetensors")
+    theirs.load_lora_adapter(load_file(tmp_path / "a.safetensors"), prefix="unet")
+    pictures |= {"ours": drawn(ours), "theirs": drawn(lambda *x: theirs(*x).sample)}
+    size = pictures["theirs"].std()
+    assert (pictures["ours"] - pictures["theirs"]).abs().max() < 1e-4 * size
+    assert (pictures["base"] - pictures["theirs"]).abs().max() > 0.01 * size
+
+
+def drawn(net):
+    """A latent (1, 4, 8, 8) of a caption's vectors, by DDIM."""
+    schedule, (x, _, context) = Schedule.scaled_linear(), inputs()
+    D = Denoiser(lambda x, t, context: net(x, (1000 * t - 1), context), schedule, "v")
+    guided = cfg(D, 2.0, {"context": context[1:]})
+    return last(ddim(guided, schedule, x[:1], timesteps(schedule, 10), context=context[:1]))
 
 
 @torch.no_grad()

@@ -1,4 +1,7 @@
-"""The questions of lesson 7. Tables list the well-known mistakes: diagnosis -> what it computes."""
+"""The questions of lesson 7. Tables list the well-known mistakes: diagnosis -> what it computes.
+
+7.4 and 7.7 are in lesson07_board.py.
+"""
 import re
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -29,6 +32,7 @@ from .common import (
     reject_none,
 )
 from .lesson06 import fresh_seed
+from .lesson07_board import QUESTIONS as WITH_MINI_SD
 
 # ---- 7.1: the names of a published file
 
@@ -972,6 +976,7 @@ QUESTIONS = [
          "while pairs := [p for p in zip(signs, signs[1:]) if p in tokenizer.rank]: k = min(pairs, "
          "key=tokenizer.rank.get), join it where it stands; at last [START, "
          "*parts[:tokenizer.length - 2], END]")),
+    WITH_MINI_SD[0],
     Question(
         "7.5", 3, judge_levels,
         "the network, alpha and sigma mean the same step",
@@ -989,4 +994,5 @@ QUESTIONS = [
          "with both old gradients, and the same two formulas.",
          "u = W @ x; dZ, dW = torch.outer(g, u), torch.outer(Z.T @ g, x); Z, W = Z - lr * dZ, W - "
          "lr * dW; return dZ, dW, torch.outer(g, W @ x), torch.outer(Z.T @ g, x)")),
+    WITH_MINI_SD[1],
 ]

@@ -166,8 +166,11 @@ def dinov2(
 
     Needs `pip install transformers` and, once, the Hugging Face hub. Stein et al. 2023 found its
     distances nearer to human judgement than Inception's.
-    Raises ImportError, OSError (no network) with what to do.
+    Raises TypeError, ValueError for another name or device; ImportError, OSError (no network) with
+    what to do.
     """
+    validate.instance(name, str, "name", "'facebook/dinov2-small'")
+    validate.device(device)
     try:
         from transformers import AutoModel
         net = AutoModel.from_pretrained(name).to(device).eval()

@@ -181,3 +181,79 @@ def _bare(axes, places) -> None:
     axes.set_xlim(min(x) - 0.9, max(x) + 0.9)
     axes.set_ylim(min(y) - 0.6, max(y) + 0.9)
     axes.axis("off")
+
+
+def sampler_map(names: dict[tuple[str, int], list[str]]) -> None:
+    """Samplers by what they add and by order: (row, order) -> names in that cell.
+
+    Rows stand in the order in which they first occur, columns by rising order.
+    """
+    if not isinstance(names, dict) or not names:
+        raise ValueError("names must be a dict of at least one cell: (row, order): [names]")
+    rows = list(dict.fromkeys(row for row, _ in names))
+    orders = sorted({validate.whole(order, "the order") for _, order in names})
+    figure = plots.new_figure(9.0, 1.0 + 1.3 * len(rows))
+    axes = figure.subplots()
+    places = [(3.0 * k, 0.9) for k in range(len(orders))] + [(-1.6, -1.4 * len(rows))]
+    for k, order in enumerate(orders):
+        axes.text(3.0 * k, 0.9, f"order {order}", ha="center", weight="bold")
+    for j, row in enumerate(rows):
+        axes.text(-1.7, -1.4 * j, row, ha="right", va="center", weight="bold")
+        for k, order in enumerate(orders):
+            inside = names.get((row, order), [])
+            if inside:
+                colour = ("#FBE3D6", "#DCEBF5", "#E3F1E8")[j % 3]
+                _box(axes, 3.0 * k, -1.4 * j, "\n".join(validate.strings(inside, "names")), colour)
+    _bare(axes, [*places, (-2.2, 0.0)])
+    plots.display(figure, alt="; ".join(f"{r}, order {o}: {', '.join(n)}"
+                                        for (r, o), n in names.items()))
+
+
+def guidance_vectors(x: Tensor, null: Tensor, conditional: Tensor, scales: list[float]) -> None:
+    """Guidance in a plane: the noisy point x, the two predictions, and what the scales make of
+    them.
+
+    x, null, conditional: (2,); scales: guidance weights, each a point null + w (conditional - null)
+    on one line.
+    """
+    x, null, conditional = (
+        validate.real(point, name, ndim=1)
+        for point, name in ((x, "x"), (null, "null"), (conditional, "conditional"))
+    )
+    if not len(x) == len(null) == len(conditional) == 2:
+        raise ValueError("x, null and conditional must have two numbers each")
+    scales = [validate.number(w, "a scale") for w in scales]
+    line = [null + w * (conditional - null) for w in (0.0, 1.0, *scales)]
+    figure = plots.new_figure(6.0, 3.6)
+    axes = figure.subplots()
+    for end, colour in ((null, GREY), (conditional, plots.BLUE)):
+        _pointer(axes, x, end, colour)
+    _pointer(axes, null, line[-1], plots.ORANGE)
+    names = ["w = 0: without the label", "w = 1: with it", *(f"w = {w:g}" for w in scales)]
+    for place, name in zip([x, *line], ["noisy x", *names]):
+        offset = (-45, -18) if name == names[0] else (5, 5)
+        axes.plot(*place.tolist(), "o", color="black", markersize=4)
+        axes.annotate(name, place.tolist(), offset, textcoords="offset points", fontsize=9)
+    axes.set(title="Predictions from one noisy point", xlabel="first coordinate",
+             ylabel="second coordinate", aspect="equal")
+    axes.margins(0.25)
+    plots.display(figure, alt="Guidance as vectors: " + ", ".join(names))
+
+
+def _pointer(axes, start: Tensor, end: Tensor, colour: str) -> None:
+    style = {"arrowstyle": "-|>", "color": colour, "lw": 1.5, "shrinkA": 3, "shrinkB": 3}
+    axes.annotate("", end.tolist(), start.tolist(), arrowprops=style)
+
+
+def overlaid(clouds: dict[str, Tensor], title: str, xlabel: str, ylabel: str) -> None:
+    """Point clouds (N, 2) over each other in one panel, with a legend."""
+    if not isinstance(clouds, dict) or not clouds:
+        raise ValueError("clouds must be a dict of at least one cloud: name: points (N, 2)")
+    figure = plots.new_figure(5.0, 4.0)
+    axes = figure.subplots()
+    for name, cloud in clouds.items():
+        cloud = validate.real(cloud, f"the cloud {name!r}", ndim=2).float().cpu()
+        axes.scatter(*cloud.T.numpy(), s=6, alpha=0.6, linewidths=0, label=name)
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.legend(markerscale=2)
+    plots.display(figure, alt=title)

@@ -12,9 +12,9 @@ from ...schedules import Schedule
 from .batches import ImageBytes, floats, normal_log_snr
 from .config import TrainConfig, _is_number, _is_whole, _refuse_other, _refuse_unknown
 from .loaders import DRAWN, OPTIONS, TOKENS, Loaded, load_data
-from .registry import JUDGES, MODULES, network_class, token_model
+from .registry import MODULES, RECIPES, network_class, token_model
 
-NETWORKS = tuple(name for name in MODULES if name not in JUDGES)
+NETWORKS = tuple(name for name in MODULES if name not in RECIPES)
 SCHEDULES = ("linear", "scaled_linear", "cosine", "sigmoid", "zero_terminal_snr", "edm", "flow")
 DATA = ("mnist", "cifar10", "nouns", "pictures", *(name for name in DRAWN if name != "nouns"))
 READERS = ("ConditionalUNet", "MMDiT")                      # of captions

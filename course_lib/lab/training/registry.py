@@ -14,11 +14,13 @@ MODULES = {
     "SignalUNet": "signal",
     "PointTransformer": "points",
     "ActionNet": "actions",
+    "StableDiffusionNet": "stable_diffusion.model",
     "DigitClassifier": "classifiers",
     "NoisyClassifier": "classifiers",
     "LPIPS": "lpips",
 }
-JUDGES = ("DigitClassifier", "NoisyClassifier", "LPIPS")    # no configuration trains them
+# trained by recipes or published; no configuration trains them
+RECIPES = ("DigitClassifier", "NoisyClassifier", "LPIPS", "StableDiffusionNet")
 TOKEN_MODELS = ("MaskedDiffusion", "Autoregressive")        # what a TokenTransformer is part of
 
 

@@ -27,6 +27,7 @@ class ControlNet(nn.Module):
         super().__init__()
         validate.instance(unet, StableDiffusionUNet, "unet", "D.net.unet")
         _validate_sizes(channels=channels, factor=factor, width=width)
+        self.config = {"channels": channels, "factor": factor, "width": width}
         self.channels = channels
         self.factor = factor
         self.stem = same_conv(channels * factor**2, width)

@@ -84,6 +84,20 @@ def merge(net: nn.Module) -> None:
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
+def base_state(net: nn.Module) -> dict[str, Tensor]:
+    """The weights that the adapters change, as they are without them, and all others: the state of
+    this network before the first adapter, under its names.
+    """
+    state = {}
+    for name, value in net.state_dict().items():
+        layer, parametrized, rest = name.partition(".parametrizations.")
+        if not parametrized:
+            state[name] = value
+        elif rest == "weight.original":
+            state[f"{layer}.weight"] = value
+    return state
+
+
 # ---- files
 
 def save_lora(net: StableDiffusionUNet, file: str | Path, name: str = "lora") -> None:
