@@ -501,8 +501,10 @@ def accuracy(part, prompts, method, pictures, dial):
 
 rest = [part for part in noun_parts.PARTS if part != "head"]
 rows = {}
-for kind in (("base", 0, 0.0), ("LoRA", 12, 0.5), ("LoRA", 12, 1.0), ("LoRA", 12, 1.5),
-             ("LoRA", 6, 1.0), ("LoRA", 3, 1.0), ("LoRA", 1, 1.0), ("all weights", 12, 1.0)):
+for kind in (("base", 0, 0.0),
+             *(("LoRA", 12, dial) for dial in (0.5, 1.0, 1.5)),
+             *(("LoRA", n, 1.0) for n in (6, 3, 1)),
+             ("all weights", 12, 1.0)):
     heads = accuracy("head", "new", *kind)
     others = [accuracy(part, "others", *kind).mean() for part in noun_parts.PARTS]
     rows["{}, {} pictures, dial {:g}".format(*kind)] = {
@@ -556,7 +558,7 @@ class AsOurs(nn.Module):
 
 # %%
 try:
-    import peft                                                         # noqa: F401
+    import peft  # noqa: F401
     from diffusers import UNet2DConditionModel
 except ImportError:
     print("This comparison needs diffusers and peft: pip install diffusers peft")
@@ -938,7 +940,8 @@ plots.show({name.removesuffix(", class"): x for name, x in drawn.items()
 
 # %%
 columns = {"different heads": ("class_heads", 0), "the subject": ("class_subject", 2),
-           "distance from it": ("class_distance", 3), "other heads right": ("others_head", 2),
+           "distance from it": ("class_distance", 3),
+           "other heads right": ("others_head", 2),
            "seconds": ("seconds", 0)}
 tables.table({way: {name: of_heads(way, column, digits=digits)
                     for name, (column, digits) in columns.items()
@@ -1341,3 +1344,46 @@ if FETCH_TINY:
     print(f"{type(tiny.net).__name__}, {count(tiny):,} parameters: {tuple(x.shape)}")
 else:
     print("FETCH_TINY is False: nothing is fetched")
+
+# %% [markdown]
+# ## 7.18 What we built
+#
+# A Stable Diffusion in a few hundred lines: a byte-pair code, CLIP's text encoder, a U-Net with transformers in it, an autoencoder, a sampler that was there already; and a map of names, through which the published weights get in. In small it was trained on a laptop's two cores, and then taught a new head, to follow an outline, and to please a judge.
+#
+# **Three things to remember.** (1) A convention that is got wrong makes a picture that may look right. Compare numbers, block by block, at random weights, in float64. (2) What begins at zero changes nothing at first and learns all the same, as long as one of two factors is not zero: LoRA's $B$, a ControlNet's convolutions, the new channels of an inpainting model. (3) What a model is trained for gets better, and what is not measured may get worse. So measure something else, too, and say what was held out.
+#
+# **Terms.**
+#
+# | term | in one line |
+# | --- | --- |
+# | byte-pair encoding, merge | a code of frequent pieces of text, learned pair by pair |
+# | padding, end token | what fills a row of ids; in Stable Diffusion 1.x the same token |
+# | causal mask | a token attends to itself and to those before it |
+# | spatial transformer, GEGLU | attention and an MLP on pixels as tokens; an MLP with a gate |
+# | trailing, leading grid | the last, or the first step of each part of the training steps |
+# | parity | the largest difference from a reference, in standard deviations (7.10) |
+# | LoRA: adapter, rank, dial, merging | a low-rank change of weights; its size; its factor; adding it to them |
+# | full fine-tuning | training all weights of a model that was trained before |
+# | ControlNet, hint, zero convolution | a second encoder for a picture as condition; that picture; a layer that begins at 0 |
+# | preference, reward, reference, DPO | which of two is liked; how much; the model before; (7.17), (7.18) |
+# | Goodhart's law, best of $n$ | a measure that is a target fails as a measure; the judge's choice of $n$ samples |
+# | textual inversion, DreamBooth, prior preservation (7.11) | one learned embedding; all weights for one subject; samples of the base mixed in |
+# | guidance distillation (7.13) | a student told the scale, one evaluation a step |
+# | pooled vector, rotary positions (7.15) | one vector of a whole text; positions as turns of queries and keys |
+#
+# | formula | source |
+# | --- | --- |
+# | (7.1) | Sennrich et al. 2016, *Neural Machine Translation of Rare Words with Subword Units* |
+# | (7.2), (7.3) | Radford et al. 2021, *Learning Transferable Visual Models*; Hendrycks & Gimpel 2016, *Gaussian Error Linear Units* |
+# | (7.4) to (7.7) | Ho et al. 2020; Rombach et al. 2022, *High-Resolution Image Synthesis with Latent Diffusion Models*; Shazeer 2020, *GLU Variants Improve Transformer* |
+# | (7.8), (7.9) | Salimans & Ho 2022, *Progressive Distillation*; Lin et al. 2023, *Common Diffusion Noise Schedules and Sample Steps are Flawed*, table 2 |
+# | (7.11), (7.12) | Hu et al. 2022, *LoRA* |
+# | (7.13), (7.14) | Zhang et al. 2023, *Adding Conditional Control to Text-to-Image Diffusion Models*; Mou et al. 2023, *T2I-Adapter* |
+# | (7.15) to (7.18) | Bradley & Terry 1952; Rafailov et al. 2023, *Direct Preference Optimization*; Wallace et al. 2024, *Diffusion Model Alignment Using DPO*, eq. 14 |
+# | (7.19), (7.20) | Rombach et al. 2022 |
+# | (7.21), (7.22) | Gal et al. 2023, *An Image is Worth One Word*; Ruiz et al. 2023, *DreamBooth* |
+# | (7.23) | Meng et al. 2023, *On Distillation of Guided Diffusion Models* |
+# | (7.24), (7.25) | Esser et al. 2024, *Scaling Rectified Flow Transformers*, eq. 23; Lin et al. 2023 |
+# | (7.27) to (7.29) | Esser et al. 2024; the code of Flux in diffusers; Su et al. 2021, *RoFormer* |
+#
+# (7.10) and (7.26) are ours. **Next:** part two of this lesson puts a model before people: applications, speed, memorisation, marking, cards, a service.
