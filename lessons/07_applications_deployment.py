@@ -766,9 +766,9 @@ def against_distance(measures):
 against_distance(["judge", "background", "glasses", "variety"])
 
 # %%
-value = lambda row, name: f"{float(row[name]):.2f} ± {float(row[f'{name}_se']):.2f}"
-shown = [row for row in rows
-         if row["way"] in ("base", "DPO") or row["amount"] in ("16", "400")]
+value = lambda row, name: f"{float(row[name]):.3f} ± {float(row[f'{name}_se']):.3f}"
+shown = [row for row in rows if row["way"] in ("base", "DPO", "winners alone")
+         or row["amount"] in ("2", "16", "400")]
 measures = ("judge", "background", "glasses", "variety", "distance")
 tables.table([{"way": row["way"], "n or steps": row["amount"], "seed": row["seed"]}
               | {name: value(row, name) for name in measures} for row in shown],
@@ -780,9 +780,9 @@ with np.load(storage.ASSETS / "preference.npz") as pictures:
                 for name in pictures}, columns=6, title="The same six prompts and noises")
 
 # %% [markdown]
-# **What the figures show.** With 400 steps the judge's score rises from «...» to «...» and «...». Backgrounds are right in «...» and «...» % (base «...», guessing 50), glasses in «...» and «...» % (base «...»); four pictures of a prompt differ by «...» and «...» (base «...»). This is **Goodhart's law**: a measure that becomes a target ceases to be a good measure.
+# **What the figures show.** With 400 steps the judge's score rises from 0.13 to 0.67 with both seeds. Backgrounds are right in 54 % (base 100 %, guessing 50 %), glasses in 69 and 67 % (base 98 %). Four pictures of one prompt differ by 0.29 and 0.34 (base 0.47). The judge looked at none of these. This is **Goodhart's law**: a measure that becomes a target ceases to be a good measure.
 #
-# Best of 16 reaches «...», with «...» % of the backgrounds; DPO after «...» steps «...», with «...» %. The larger $\beta$ stops at distance «...», score «...». Coin tosses move the model by «...», the judge by «...»: what reddens is the preference, not the training. Winners alone reach «...».
+# Best of 16 reaches 0.37, and 99.8 % of its backgrounds are right. DPO has that score after 50 steps, 0.39 and 0.36, with 96 and 97 % of the backgrounds. So a judge that does not watch backgrounds costs them early. The larger $\beta$ stays nearer: 0.30 at distance 0.18, with 98 %. Coin tosses move the model, too, by 0.10 in 400 steps, and the score falls to 0.07: what reddens is the preference, not the training. Winners alone give 0.21 after 25 steps, as much as the best of two, and 0.16 after 400.
 
 # %% [markdown]
 # ## 7.10 Nine channels · deeper
