@@ -894,7 +894,7 @@ print(f"gradients: {moved}, {e.numel()} of {profiling.count_parameters(D):,} num
 #
 # $$\mathcal L = \mathcal L_{\text{subject}} + \lambda\,\mathcal L_{\text{class, drawn by the base}} \tag{7.22}$$
 #
-# **What can one vector say?** The subjects are six heads. Three are known to mini-SD; three were withheld from it. Each has a dozen pictures, whose captions call the head "sks" and name all other parts; then 200 prompts of new combinations. Controls: the head's own name, the word before its training, and four new words in a row instead of one. *Copy* is the distance to the nearest of the dozen, in units of what real figures of the same prompts have: 0 would be a copy, 1 is as new as they are. (`python tools/recipes/mini_sd_subject.py`; the second table, of two more heads, by `--tune`)
+# **What can one vector say?** The subjects are six heads. Three are known to mini-SD; three were withheld from it. Each has a dozen pictures, whose captions call the head "sks" and name all other parts; then 100 prompts of new combinations. Controls: the head's own name, the word before its training, and four new words in a row instead of one. *Copy* is the distance to the nearest of the dozen, in units of what real figures of the same prompts have: 0 would be a copy, 1 is as new as they are. (`python tools/recipes/mini_sd_subject.py`; the second table, of two more heads, by `--tune`)
 
 # %%
 with open(storage.ASSETS / "mini_sd_subject.csv") as file:
@@ -916,7 +916,7 @@ tables.table({way: {"trained": trained[way],
                     "head, withheld": of_heads(way, "head"),
                     "other parts": of_heads(way, "parts"),
                     "copy": of_heads(way, "copy")} for way in ways},
-             index="way", caption="200 prompts: means and ranges of three heads")
+             index="way", caption="100 prompts: means and ranges of three heads")
 
 # %%
 tries = [run for run in runs if run["kind"] == "tuning"]
@@ -936,7 +936,7 @@ plots.show({name.removesuffix(", class"): x for name, x in drawn.items()
 # %% [markdown]
 # **What tables and figure show.** For known heads one vector is as good as the head's own name: «...» of the heads are right, «...» by name, «...» before training. For withheld heads it reaches «...», four vectors «...», and neither other rates nor three times the steps help («...»). Drawn is a blur of what the model has for such captions. DreamBooth draws the same heads in «...» of the pictures, from the same dozens and through the same frozen text encoder and autoencoder. So what the vector lacks is not pictures, and not a decoder that could show the head: it is the U-Net that cannot draw it. Nothing was copied: *copy* is «...», and the other parts are as they were asked for («...»; «...» by name).
 #
-# **What did it cost?** Textual inversion changes no picture of another prompt, by construction: the new row is read for the new word alone. DreamBooth changes every weight. 200 prompts name no head ("a noun with ..."); 100 name heads that nobody taught:
+# **What did it cost?** Textual inversion changes no picture of another prompt, by construction: the new row is read for the new word alone. DreamBooth changes every weight. 100 prompts name no head ("a noun with ..."); 50 name heads that nobody taught:
 
 # %%
 columns = {"different heads": ("class_heads", 0), "the subject": ("class_subject", 2),

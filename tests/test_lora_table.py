@@ -55,8 +55,9 @@ def test_each_head_is_learned(head):
     assert float(base["head"]) < 0.1
     rows = {row["dial"]: float(row["head"]) for row in rows_of(
         subject=head, method="LoRA", prompts="new", pictures=12, seed=0)}
-    assert rows.keys() == {"0.5", "1.0", "1.5"}
-    assert rows["1.0"] >= 0.9 and rows["0.5"] <= rows["1.0"] + 0.02
+    assert rows["1.0"] >= 0.9
+    if head in recipe.MEASURED_MORE:
+        assert rows.keys() == {"0.5", "1.0", "1.5"} and rows["0.5"] <= rows["1.0"] + 0.02
 
 
 @measured
@@ -85,7 +86,7 @@ def within(rows, part, margin):
 @measured
 def test_the_adapter_does_not_copy():
     """New prompts are as far from the dozen as held-out figures; the dozen's captions are not."""
-    for head in recipe.WITHHELD:
+    for head in recipe.MEASURED_MORE:
         rows = rows_of(subject=head, method="LoRA", pictures=12, seed=0, dial=1.0)
         copies = {row["prompts"]: float(row["copy"]) for row in rows if row["copy"]}
         assert copies["new"] > 0.8 > 0.5 > copies["dozen"]

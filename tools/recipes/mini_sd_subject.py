@@ -82,8 +82,8 @@ class Numbers(NamedTuple):
     """
     inversion: int = 200
     dreambooth: int = 150
-    prompts: int = 200
-    others: int = 100
+    prompts: int = 100
+    others: int = 50
     prior: int = 200
 
 
