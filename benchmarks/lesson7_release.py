@@ -157,22 +157,21 @@ def copied(x: Tensor, n: int) -> dict:
     """Shares of samples nearer to a half than 99 % of held-out digits: to a's own half, to the
     other one, and real digits that did not fix the threshold (the floor).
     """
-    row = {}
-    for name, which in (("near_own", "a"), ("near_other", "b")):
-        training = half(which, n)
-        known = release.nearest(held_out(1000) if n < HALF else test_digits(1000), training)[0]
-        row[name], row[f"{name}_se"] = share(
-            release.nearest(x, training)[0] < release.copy_threshold(known))
-    fresh = held_out(1000, 22_000) if n < HALF else test_digits(1000, 1000)
-    limit = release.copy_threshold(
-        release.nearest(held_out(1000) if n < HALF else test_digits(1000), half("a", n))[0])
-    row["floor"], row["floor_se"] = share(release.nearest(fresh, half("a", n))[0] < limit)
+    real, row = unseen(2000, n), {}
+    for name, which in (("other", "b"), ("own", "a")):
+        known, fresh = release.nearest(real, half(which, n))[0].chunk(2)
+        limit = release.copy_threshold(known)
+        found = release.nearest(x, half(which, n))[0]
+        row[f"near_{name}"], row[f"near_{name}_se"] = share(found < limit)
+    row["floor"], row["floor_se"] = share(fresh < limit)    # of the own half
     return row
 
 
-def test_digits(n: int, start: int = 0) -> Tensor:
-    """Where both halves are whole, only MNIST's test digits are held out: other writers."""
-    return data.mnist("test")[0][start:start + n]
+def unseen(n: int, size: int) -> Tensor:
+    """n digits in neither half of that size. Where both are whole, only MNIST's test digits are
+    left: other writers.
+    """
+    return held_out(n) if size < HALF else data.mnist("test")[0][:n]
 
 
 # ---- duplicates

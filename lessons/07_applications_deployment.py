@@ -672,7 +672,7 @@ for name, (way, error) in {"known heads": card["way"], "withheld": strange["way"
     print(f"{name}: {way:.0%} ± {error:.0%} of the way from no hint to the reconstruction")
 
 # %% [markdown]
-# **What figure and table show.** «The outline of the samples follows the hint: F1 rises from ... to ..., and the reconstruction has ...: that is ... % of the way. The head, which no caption named, is right in ... %, without the hint in ... %: most heads are known by their outline. Heads that mini-SD never saw: ... % of the way, and ... % right. ControlNet says *where*; what it has never seen, the frozen model cannot draw.»
+# **What figure and table show.** The outlines of the samples follow the hint. Of 500, F1 rises from 0.893 to 0.975, and reconstructions have 0.997: that is 79 ± 1 % of the way. The head, which no caption named, is right in 85 %, without the hint in 0.2 %: most heads are known by their outline. Heads that mini-SD never saw: 59 ± 1 % of the way, and 1.4 % are right. ControlNet says *where*. What the frozen model has never drawn, it does not draw now.
 
 # %% [markdown]
 # ## 7.9 Preference
@@ -865,7 +865,9 @@ for name in ("nine channels", "prediction replaced"):
 tables.table(live, ".3f", index="another shirt", caption="n = 40, here")
 
 # %% [markdown]
-# **What figure and tables show.** «Another shirt, n = 500: the network with nine channels draws the body in ... %, the accessory in ... %; the trick at the same 20 evaluations ... and ... %; RePaint, at 74, ... %. Half a head: ... % with nine channels, ... % by replacing, ... % by RePaint at 37 evaluations.» «The known pixels are off by ... before pasting, in the trick by ..., and by ... where a figure only goes through the autoencoder: that part no sampler can mend, so (7.20) is needed with all of them. After pasting the seam is ... ± ... from that of real figures, ....» The trick needs no training, and its latent is exact where the picture is known. The network had to be trained once; then it reads the mask as it reads a caption.
+# **What figure and tables show.** *Another shirt*: with nine channels the body is right in 97.0 ± 0.8 %, the accessory in 98.4 ± 0.6 %. Replacing the prediction, at the same 20 evaluations, gives 93.8 ± 1.1 and 95.8 ± 0.9 %; RePaint, at 74, no more. *Half a head*: the head is right in all 500 pictures with nine channels, in 97.6 ± 0.7 % by replacing, in 99.2 ± 0.4 % by RePaint at 37 evaluations. The glasses follow with 93, 87 and 94 %.
+#
+# Before pasting, the known pixels are off by 0.02 to 0.04. A figure that only goes through the autoencoder is off by 0.014 and 0.017: that part no sampler can mend, so all of them need (7.20). After pasting, the seams of the shirts differ from real ones by 0.014 at most, on 0.70. Those of the heads are 0.014, 0.034 and 0.024 stronger, on 0.22; the autoencoder alone makes 0.008 of it. The trick needs no training. The network had to be trained once; then it reads the mask as it reads a caption.
 
 # %% [markdown]
 # ## 7.11 One word, one subject · deeper
