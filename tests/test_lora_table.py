@@ -48,7 +48,7 @@ def test_every_row_is_there_once():
 
 
 @measured
-@pytest.mark.parametrize("head", recipe.WITHHELD)
+@pytest.mark.parametrize("head", recipe.TAUGHT)
 def test_each_head_is_learned(head):
     """The base cannot draw it; the adapter can, in 90 % of 200 prompts; between them, the dial."""
     base, = rows_of(subject=head, method="base", prompts="new")
@@ -63,7 +63,7 @@ def test_each_head_is_learned(head):
 @measured
 @pytest.mark.parametrize("part", [part for part in PARTS if part != "head"])
 def test_other_parts_stay_within_three_points(part):
-    """Paired, over the ten heads, the interval inside the margin."""
+    """Paired, over the five heads, the interval inside the margin."""
     rows = rows_of(method="LoRA", prompts="new", pictures=12, seed=0, dial=1.0)
     assert within(rows, part, 0.03)
 
@@ -78,8 +78,8 @@ def test_other_prompts_stay_within_three_points(part):
 def within(rows, part, margin):
     """Whether the mean of the runs' changes is within the margin, its 95 % interval too."""
     change = torch.tensor([float(row[f"{part} change"]) for row in rows])
-    assert len(change) == 10                                # 2,000 prompts
-    error = 2.26 * change.std() / len(change) ** 0.5        # Student's t of 9 degrees
+    assert len(change) == 5                                 # 1,000 prompts
+    error = 2.78 * change.std() / len(change) ** 0.5        # Student's t of 4 degrees
     return change.mean() - error > -margin
 
 

@@ -25,9 +25,9 @@ from course_lib.lab.training import parts as model_parts
 from course_lib.lab.training.configured import to_latents
 from course_lib.networks.stable_diffusion.control import ControlNet
 
-WIDTH = 24
+WIDTH = 32
 P_DROP = 0.1                                                # of the caption, for guidance
-OPTIONS = dict(steps=4_000, batch_size=32, lr=2e-3, data_range=None, seed=0)
+OPTIONS = dict(steps=6_000, batch_size=32, lr=2e-3, data_range=None, seed=0)
 NAMED = [noun_parts.PARTS.index(part) for part in ("background", "glasses")]
 COMMAND = "python tools/recipes/train_mini_sd_control.py"
 
