@@ -415,7 +415,7 @@ print(f"{sum(p.numel() for p in factors):,} numbers in the adapter, "
 # The loss is the base's. Nothing but the factors is trained, for 45 seconds, or 300 steps on a fast machine; the learning rate falls to 0 until then.
 
 # %%
-def fine_tune(D, factors, z, context, lr=3e-3, seconds=45, limit=300):
+def fine_tune(D, factors, z, context, lr=1e-3, seconds=45, limit=300):
     """Latents z (n, 8, 8, 8), context (n, L, dim) of their captions; returns the steps."""
     optimizer, g = torch.optim.AdamW(factors, lr), seeded(0)
     start, steps = time.perf_counter(), 0
@@ -487,7 +487,7 @@ tables.table(rows, {"ratio": ".2f"}, index="pictures of",
              caption="Distance to the nearest of the dozen, held-out figures = 1")
 
 # %% [markdown]
-# «What both tables show.» One head proves little. The recipe teaches all ten, and beside LoRA trains *all* weights of the U-Net (**full fine-tuning**) for the same time, each method at the best of the learning rates that were tried (`python tools/recipes/mini_sd_lora.py`). *Other heads*: all parts of figures that the base could draw before.
+# «What both tables show.» One head proves little. The recipe teaches five of the ten (the other five are left to you), and beside LoRA trains *all* weights of the U-Net (**full fine-tuning**) for the same time, each method at the best of the learning rates that were tried (`python tools/recipes/mini_sd_lora.py`). *Other heads*: all parts of figures that the base could draw before.
 
 # %%
 with open(storage.ASSETS / "mini_sd_lora.csv") as file:

@@ -194,8 +194,8 @@ def test_it_draws_the_shirt_that_is_asked_for(models):
     right = attributes.attributes_correct(pasted, parts).double().mean(0)
     assert right[1] >= card["body"][0] - 0.15 and right[2] >= card["accessory"][0] - 0.15
     assert known_error(drawn, x, mask).mean() < 1.5 * card["known pixels"][0]
-    swapped = condition["extra"].flip(0)                    # it does follow its channels
+    swapped = condition | {"extra": condition["extra"].flip(0)}         # it follows its channels
     other = sampling.sample_batches(
-        inpainter, sampling.SAMPLERS["dpmpp"], 10, condition | {"extra": swapped}, scale=2.0, vae=vae
+        inpainter, sampling.SAMPLERS["dpmpp"], 10, swapped, scale=2.0, vae=vae
     )
-    assert known_error(other, x, mask).mean() > 3 * card["known pixels"][0]
+    assert known_error(other, x, mask).mean() > 1.5 * known_error(drawn, x, mask).mean()

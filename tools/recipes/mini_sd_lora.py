@@ -12,7 +12,8 @@
 Each of five withheld heads is taught to a fresh copy of mini-SD; the other five are left to the
 reader. A row is a model, a dial and 200 prompts: the accuracy of each part, its paired change from
 the base (same prompts, same noise) with the standard error of that change, and the distance to the
-nearest training picture in units of what held-out figures have (copy; 1 is as far). Prompts are combinations that no training has:
+nearest training picture in units of what held-out figures have (copy; 1 is as far).
+Prompts are combinations that no training has:
     new           with the new head, in the wording of the training's captions
     other words   the same, in lesson 5's wordings
     others        with heads that mini-SD knows
