@@ -221,6 +221,14 @@ def not_finite(got: object, words: str) -> None:
         raise Wrong(words)
 
 
+def reject_cut(got: Tensor, inputs: list[Tensor], words: str) -> None:
+    """Raise Wrong with these words unless a gradient flows from got to each of the inputs."""
+    grads = [None]
+    if got.requires_grad:
+        grads = torch.autograd.grad(got.sum(), inputs, allow_unused=True)
+    reject_if((any(grad is None or not grad.any() for grad in grads), words))
+
+
 def _check_shape(got: object, wanted: Tensor) -> None:
     reject_none(got)
     if not isinstance(got, Tensor):

@@ -31,6 +31,7 @@ from .common import (
     noise,
     not_finite,
     one_thread,
+    reject_cut,
     reject_first,
     reject_if,
     reject_none,
@@ -370,9 +371,10 @@ def judge_wrapper(make: Callable) -> None:
              y=random_labels(0, 4, 12_000))
     c.guided = make_module(make, c, c.p)
     c.guided.train()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         judge_training(c)
-        judge_evaluation(make, c)
+        with torch.no_grad():
+            judge_evaluation(make, c)
 
 
 def make_module(make: Callable, c: Case, p: float) -> nn.Module:
@@ -413,6 +415,8 @@ def judge_training(c: Case) -> None:
     got, seen = evaluate(c, c.x[:50], y=c.y[:50])
     compare(got, c.net.predict(c.x[:50], seen),
             otherwise="in training the network's output must be returned as it is")
+    reject_cut(got, [c.net.table], "in training no gradient reaches the network: no "
+               "torch.no_grad() and no .detach() there")
 
 
 EVALUATION_MISTAKES = {
