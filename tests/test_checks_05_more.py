@@ -38,11 +38,17 @@ class EvaluatesUnderNoGrad(Guided):
             return super().forward(x, t, y)
 
 
+def seeded(self, x, t, y):
+    torch.manual_seed(0)
+    return training(self, x, t, y)
+
+
 CUT = "in training no gradient reaches the network"
 WRONG = [
     ("5.3", CUT, UnderNoGrad),                                                  # F1
     ("5.3", CUT, made(train=lambda self, x, t, y: training(self, x, t, y).detach())),
     ("5.3", CUT, made(train=torch.inference_mode()(training))),
+    ("5.3", "set no seed inside", made(train=seeded)),                          # F3
 ]
 RIGHT = [
     ("5.3", EvaluatesUnderNoGrad),

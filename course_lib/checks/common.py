@@ -5,12 +5,14 @@ A question is a `Question` in `lesson01.py` and its siblings. With COURSE_STRICT
 """
 import contextlib
 import importlib
+import inspect
 import os
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType, SimpleNamespace
+from types import CodeType, MappingProxyType, SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -136,15 +138,56 @@ def _judge(q: Question, answer: object) -> tuple[str, str]:
     if answer is None or answer is ...:
         return "not attempted", ""
     try:
-        q.judge(answer)
-    except NotImplementedError:
-        return "not attempted", ""
+        # whatever the notebook has set, and without effect on its random numbers
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            q.judge(answer)
+    except NotImplementedError as error:
+        return _not_implemented(error, answer)
     except Wrong as diagnosis:
         return "not yet", str(diagnosis)
     # the reader's own code failed: say how, lose nothing
     except (Exception, SystemExit) as error:
         return "not yet", f"your answer raised {type(error).__name__}: {error}"
     return "right", q.praise
+
+
+def _not_implemented(error: NotImplementedError, answer: object) -> tuple[str, str]:
+    """The verdict on an answer that raises NotImplementedError, and its words."""
+    code = _raised_in(error)
+    if is_stub(error, answer):
+        return "not attempted", ""
+    if code in _codes(answer):
+        return "not yet", ("your answer gets to `raise NotImplementedError`: return the result, "
+                           "and delete that line")
+    if _is_bare(code):
+        return "not yet", f"your answer calls {code.co_name}, which is not written yet"
+    return "not yet", f"your answer raised NotImplementedError: {error}"
+
+
+def is_stub(error: NotImplementedError, answer: object) -> bool:
+    """Whether the answer is as the sheet gives it, and the error its own."""
+    code = _raised_in(error)
+    return _is_bare(code) and code in _codes(answer)
+
+
+def _raised_in(error: Exception) -> CodeType:
+    """The code of the function that raised the error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code
+
+
+def _is_bare(code: CodeType) -> bool:
+    """Whether a function does nothing but raise NotImplementedError."""
+    return code.co_names == ("NotImplementedError",)
+
+
+def _codes(answer: object) -> set[CodeType | None]:
+    """The code of a function, of several functions or of a class's methods."""
+    if isinstance(answer, (tuple, list)):
+        return set().union(*map(_codes, answer))
+    if isinstance(answer, type):
+        return _codes([f for f in vars(answer).values() if inspect.isfunction(f)])
+    return {getattr(inspect.unwrap(answer), "__code__", None)}
 
 
 # ---- what came back from the reader's function
@@ -243,6 +286,8 @@ def _as_tensor(answer: object) -> Tensor:
 
 AMBIGUOUS = ("an `if` cannot decide for a whole batch of levels: each example has its own t and s, "
              "so use formulas that are right for all, or torch.where")
+SEEDED = ("every call draws the same random numbers: set no seed inside, for each call needs new "
+          "ones")
 SIZES = ("coefficients of shape (B,) meet x of another shape ({error}): reshape them, "
          "t.view(-1, *[1] * (x.ndim - 1))")
 

@@ -17,6 +17,7 @@ from .common import (
     COSINE,
     F64,
     SCHEDULES,
+    SEEDED,
     Case,
     Question,
     Wrong,
@@ -349,6 +350,8 @@ TRAINING_DROP_SUSPECTS = {
         lambda c: c.fractions.max() == 0 and not len(c.values),
     "in training one random draw decides for the whole batch: each example needs its own":
         lambda c: all_or_none(c.fractions),
+    SEEDED:
+        lambda c: all(torch.equal(c.few[0], other) for other in c.few),
     "dropped labels become {c.last_class}, which is a class; null = {c.null} is the number after "
     "the last class":
         lambda c: len(c.values) and (c.values == c.last_class).all(),
@@ -409,8 +412,8 @@ def judge_training(c: Case) -> None:
     dropped = seen != c.y
     c.values = seen[dropped]
     c.fraction = dropped.double().mean().item()
-    few = [evaluate(c, c.x[:30], y=c.y[:30])[1] != c.y[:30] for _ in range(40)]
-    c.fractions = torch.stack(few).double().mean(1)
+    c.few = [evaluate(c, c.x[:30], y=c.y[:30])[1] != c.y[:30] for _ in range(40)]
+    c.fractions = torch.stack(c.few).double().mean(1)
     reject_first(TRAINING_DROP_SUSPECTS, c)
     got, seen = evaluate(c, c.x[:50], y=c.y[:50])
     compare(got, c.net.predict(c.x[:50], seen),
