@@ -65,7 +65,23 @@ def by_mse_loss(net, x0, alpha_bar):
     return torch.nn.functional.mse_loss(net(x, (i + 1) / T), eps)
 
 
+# ---- 1.9
+
+def step_back(x0, x, a_t, a_s):
+    raise NotImplementedError
+
+
+def calls_step_back(net, x, zs, betas):                                         # F4
+    a = torch.cumprod(1 - betas, 0)
+    for i in reversed(range(len(betas))):
+        before = a[i - 1] if i else torch.ones(())
+        mean, variance = step_back(x, x, a[i], before)
+        x = mean + variance.sqrt() * zs[i]
+    return x
+
+
 WRONG = [
+    ("1.9", "your answer calls step_back, which is not written yet", calls_step_back),
     ("1.7", "x0 of shape (400, 1, 4, 4) fails", for_points),
     ("1.7", "x0 has the shape (400, 6), and the network was given (400, 1, 400, 6)", for_images),
     ("1.7", "every call draws the same random numbers", seeded),
