@@ -90,7 +90,7 @@ print(f"null labels in a batch of 128, over 1,000 batches: one coin for all "
 # %% [markdown]
 # ## 5.2 Classifier-free guidance, from blank (3 points, 20 minutes)
 #
-# Derive (5.9) once more: start from Bayes' rule (5.4), and write $\nabla\log p_t(y\mid x)$ with two denoisers. Then write `cfg` for real use. It returns a denoiser. `null` may name only some of the conditions; the others (a size, a style) reach *both* evaluations unchanged. `w` is a number, or a function of $t$. Where $w = 1$ the second evaluation would be multiplied by 0: evaluate only once there. The dictionaries that you are given stay as they are.
+# Derive (5.9) once more: start from Bayes' rule (5.4), and write $\nabla\log p_t(y\mid x)$ with two denoisers. Then write `cfg` for real use. It returns a denoiser. `null` may name only some of the conditions; the others (a size, a style) reach *both* evaluations unchanged. `w` is a number, or a function of $t$. (Both predictions may come from one evaluation of a doubled batch.) Where $w = 1$ the unconditional one would be multiplied by 0: evaluate only once there. The dictionaries that you are given stay as they are.
 
 # %% tags=["answer:5.2"]
 def cfg(D, w, null):

@@ -37,6 +37,27 @@ def cases(wrong: dict) -> list:
     ]
 
 
+def listed(answers: list) -> list:
+    """pytest's parameters of (question, diagnosis, wrong answer) or (question, right answer)."""
+    return [
+        pytest.param(*case, id=" ".join([*case[:-1], str(k)])) for k, case in enumerate(answers)
+    ]
+
+
+def assert_refused(name: str, diagnosis: str, answer: object, times: int = 3) -> None:
+    """The answer is refused with these words, whenever it is judged."""
+    for _ in range(times):
+        passed, said = judged(name, answer)
+        assert not passed and said.startswith(f"{name} not yet") and diagnosis in said, said
+
+
+def assert_accepted(name: str, answer: object, times: int = 3) -> None:
+    """The answer is right, whenever it is judged."""
+    for _ in range(times):
+        passed, said = judged(name, answer)
+        assert passed, said
+
+
 def judged(name: str, answer: object) -> tuple[bool, str]:
     """Whether an answer passes, and what is printed."""
     check, said = Checker(), io.StringIO()

@@ -1,4 +1,6 @@
 """The check system itself, with a question of its own."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from course_lib.checks.common import (
     compare_case,
     draw_case,
     fill,
+    is_stub,
     reject_first,
     wrong_answers,
 )
@@ -44,6 +47,22 @@ def stub(x):
     raise NotImplementedError
 
 
+def calls_a_stub(x):
+    return 2 * stub(x)
+
+
+def works_on(x):
+    x = 2 * x
+    raise NotImplementedError
+
+
+def misspelt(x):
+    class Misspelt(torch.nn.Module):
+        def foward(self, x):
+            return 2 * x
+    return Misspelt()(x)
+
+
 @pytest.mark.parametrize(
     "answer, said",
     [
@@ -56,6 +75,10 @@ def stub(x):
         (lambda x: x / 0 * 0, "2 of the values are nan or inf"),
         (lambda x: x @ torch.ones(3), "your answer raised RuntimeError"),
         (stub, "9.1 not attempted"),
+        (torch.no_grad()(stub), "9.1 not attempted"),
+        (calls_a_stub, "not yet: your answer calls stub, which is not written yet"),
+        (works_on, "not yet: your answer gets to `raise NotImplementedError`"),
+        (misspelt, 'raised NotImplementedError: Module [Misspelt] is missing the required "forw'),
         (None, "9.1 not attempted"),
         (..., "9.1 not attempted"),
     ],
@@ -89,6 +112,36 @@ def test_summary(check, capsys):
     check.summary()
     said = capsys.readouterr().out
     assert "Lesson 9: 2 of 5 points" in said and "9.2  not attempted" in said
+
+
+def test_methods_and_pairs_that_are_not_written():
+    """Only the stubs of the answer itself are not attempted."""
+    class Unwritten:
+        def __init__(self):
+            raise NotImplementedError
+
+        def half(self):
+            self.done = True
+            raise NotImplementedError
+
+    def raised(f, *inputs):
+        with pytest.raises(NotImplementedError) as error:
+            f(*inputs)
+        return error.value
+
+    assert is_stub(raised(Unwritten), Unwritten)
+    assert not is_stub(raised(Unwritten.half, SimpleNamespace()), Unwritten)
+    assert is_stub(raised(stub, 1), (calls_a_stub, stub))
+    assert not is_stub(raised(calls_a_stub, 1), calls_a_stub)
+
+
+def test_judging_leaves_the_notebook_as_it_is(check):
+    """Random numbers and autograd's switch."""
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        check("9.1", lambda x: torch.randn(2) if torch.is_grad_enabled() else 2 * x)
+        assert not check.passed("9.1") and not torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_answer_that_exits_is_not_yet_right(check, capsys):

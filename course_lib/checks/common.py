@@ -5,13 +5,17 @@ A question is a `Question` in `lesson01.py` and its siblings. With COURSE_STRICT
 """
 import contextlib
 import importlib
+import inspect
+import numbers
 import os
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType, SimpleNamespace
+from types import CodeType, MappingProxyType, SimpleNamespace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -136,15 +140,61 @@ def _judge(q: Question, answer: object) -> tuple[str, str]:
     if answer is None or answer is ...:
         return "not attempted", ""
     try:
-        q.judge(answer)
-    except NotImplementedError:
-        return "not attempted", ""
+        # whatever the notebook has set, and without effect on its random numbers
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            q.judge(answer)
+    except NotImplementedError as error:
+        return _not_implemented(error, answer)
     except Wrong as diagnosis:
         return "not yet", str(diagnosis)
     # the reader's own code failed: say how, lose nothing
     except (Exception, SystemExit) as error:
         return "not yet", f"your answer raised {type(error).__name__}: {error}"
     return "right", q.praise
+
+
+def _not_implemented(error: NotImplementedError, answer: object) -> tuple[str, str]:
+    """The verdict on an answer that raises NotImplementedError, and its words."""
+    code = _raised_in(error)
+    if is_stub(error, answer):
+        return "not attempted", ""
+    if code in _codes(answer):
+        return "not yet", ("your answer gets to `raise NotImplementedError`: return the result, "
+                           "and delete that line")
+    if _is_bare(code):
+        return "not yet", f"your answer calls {code.co_name}, which is not written yet"
+    return "not yet", f"your answer raised NotImplementedError: {error}"
+
+
+def is_stub(error: NotImplementedError, answer: object) -> bool:
+    """Whether the answer is as the sheet gives it, and the error its own."""
+    code = _raised_in(error)
+    return _is_bare(code) and code in _codes(answer)
+
+
+def _raised_in(error: Exception) -> CodeType:
+    """The code of the function that raised the error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code
+
+
+def _unwritten() -> None:
+    """What the sheets give."""
+    raise NotImplementedError
+
+
+def _is_bare(code: CodeType) -> bool:
+    """Whether a function does nothing but raise NotImplementedError."""
+    return code.co_code == _unwritten.__code__.co_code and code.co_names == ("NotImplementedError",)
+
+
+def _codes(answer: object) -> set[CodeType | None]:
+    """The code of a function, of several functions or of a class's methods."""
+    if isinstance(answer, (tuple, list)):
+        return set().union(*map(_codes, answer))
+    if isinstance(answer, type):
+        return _codes([f for f in vars(answer).values() if inspect.isfunction(f)])
+    return {getattr(inspect.unwrap(answer), "__code__", None)}
 
 
 # ---- what came back from the reader's function
@@ -162,14 +212,34 @@ def as_function(answer: object) -> Callable:
     return answer
 
 
+def as_tensor(got: object) -> object:
+    """Arrays and numbers of numpy, and lists of numbers or of tensors of one shape, as a tensor.
+
+    Anything else as it came.
+    """
+    if not isinstance(got, (np.ndarray, np.generic, list, tuple)):
+        return got
+    try:
+        if np.iscomplexobj(got):
+            return torch.as_tensor(np.asarray(got))
+        return validate.tensor(got, dtype=F64)
+    except (TypeError, ValueError, RuntimeError):
+        return got
+
+
 def as_scalar(got: object) -> Tensor:
     """What should be one number, as a float64 tensor of shape (). Raises Wrong if it is not one."""
     reject_none(got)
+    if isinstance(got, (np.ndarray, np.generic)):
+        got = as_tensor(got)
     if isinstance(got, Tensor) and got.numel() != 1:
         raise Wrong(f"one number is wanted; got a tensor of shape {tuple(got.shape)}")
-    if not isinstance(got, (int, float, Tensor)):
+    if not isinstance(got, (numbers.Real, Tensor)):
         raise Wrong(f"one number is wanted; got {type(got).__name__}")
-    return torch.as_tensor(got, dtype=F64).reshape(())
+    if not isinstance(got, Tensor):
+        return torch.tensor(float(got), dtype=F64)
+    reject_if((got.is_complex(), COMPLEX))
+    return got.to(F64).reshape(())
 
 
 def compare(got: object, wanted: Tensor, mistakes: Answers | Callable[[], Answers] = NO_ANSWERS,
@@ -180,7 +250,7 @@ def compare(got: object, wanted: Tensor, mistakes: Answers | Callable[[], Answer
     table, called only for a wrong answer; the first mistake that equals got is raised. otherwise:
     the diagnosis if none does.
     """
-    _check_shape(got, wanted)
+    got = _of_shape(got, wanted.shape)
 
     def same(other: Tensor) -> bool:
         return torch.allclose(got.double(), other.double(), rtol=rtol, atol=atol)
@@ -198,8 +268,8 @@ def compare(got: object, wanted: Tensor, mistakes: Answers | Callable[[], Answer
 
 def whole(got: object, right: int, mistakes: Mapping[str, int], otherwise: str = "") -> None:
     """Compare whole numbers, exactly."""
-    wrong = {words: _as_tensor(n) for words, n in mistakes.items()}
-    compare(as_scalar(got), _as_tensor(right), wrong, rtol=0, atol=0.01, otherwise=otherwise)
+    wrong = {words: _in_float64(n) for words, n in mistakes.items()}
+    compare(as_scalar(got), _in_float64(right), wrong, rtol=0, atol=0.01, otherwise=otherwise)
 
 
 def reject_none(got: object) -> None:
@@ -221,20 +291,35 @@ def not_finite(got: object, words: str) -> None:
         raise Wrong(words)
 
 
-def _check_shape(got: object, wanted: Tensor) -> None:
+def reject_cut(got: Tensor, inputs: list[Tensor], words: str) -> None:
+    """Raise Wrong with these words unless a gradient flows from got to each of the inputs."""
+    grads = [None]
+    if got.requires_grad:
+        grads = torch.autograd.grad(got.sum(), inputs, allow_unused=True)
+    reject_if((any(grad is None or not grad.any() for grad in grads), words))
+
+
+def _of_shape(got: object, shape: torch.Size) -> Tensor:
+    """What the reader's function returned, as a tensor. Raises Wrong if it has another shape."""
     reject_none(got)
-    if not isinstance(got, Tensor):
+    found = as_tensor(got)
+    other_list = isinstance(got, (list, tuple)) and getattr(found, "shape", None) != shape
+    if not isinstance(found, Tensor) or other_list:
         raise Wrong(f"expected a tensor; got {type(got).__name__}")
-    if got.shape != wanted.shape:
-        raise Wrong(f"expected shape {tuple(wanted.shape)}; got {tuple(got.shape)}")
+    reject_if((found.shape != shape, f"expected shape {tuple(shape)}; got {tuple(found.shape)}"),
+              (found.is_complex(), COMPLEX))
+    return found
 
 
-def _as_tensor(answer: object) -> Tensor:
+def _in_float64(answer: object) -> Tensor:
     return answer if torch.is_tensor(answer) else torch.tensor(answer, dtype=F64)
 
 
+COMPLEX = "your answer is complex: take .real, if the imaginary part is rounding"
 AMBIGUOUS = ("an `if` cannot decide for a whole batch of levels: each example has its own t and s, "
              "so use formulas that are right for all, or torch.where")
+SEEDED = ("every call draws the same random numbers: set no seed inside, for each call needs new "
+          "ones")
 SIZES = ("coefficients of shape (B,) meet x of another shape ({error}): reshape them, "
          "t.view(-1, *[1] * (x.ndim - 1))")
 
@@ -287,14 +372,14 @@ def wrong_answers(mistakes: Mistakes, c: Case) -> dict[str, Tensor]:
     A mistake that gives None does not apply to this case and is left out.
     """
     answers = {fill(words, c): wrong(c) for words, wrong in mistakes.items()}
-    return {words: _as_tensor(a) for words, a in answers.items() if a is not None}
+    return {words: _in_float64(a) for words, a in answers.items() if a is not None}
 
 
 def compare_case(got: object, c: Case, right: Callable[[Case], Tensor], mistakes: Mistakes, *,
                  rtol: float = 1e-4, atol: float = 1e-5, otherwise: str = "") -> None:
     """Raise Wrong unless got is right(c); a mistake of the table is named by its sentence."""
     wrong = partial(wrong_answers, mistakes, c)
-    compare(got, _as_tensor(right(c)), wrong, rtol, atol, fill(otherwise, c))
+    compare(got, _in_float64(right(c)), wrong, rtol, atol, fill(otherwise, c))
 
 
 def draw_case(draw: Callable[[], Case], right: Callable[[Case], Tensor], mistakes: Mistakes, *,
@@ -302,7 +387,7 @@ def draw_case(draw: Callable[[], Case], right: Callable[[Case], Tensor], mistake
     """Draw cases until the right answer and the mistakes can all be told apart."""
     def answers() -> tuple:
         c = draw()
-        return c, _as_tensor(right(c)), wrong_answers(mistakes, c)
+        return c, _in_float64(right(c)), wrong_answers(mistakes, c)
 
     return distinguishable_case(answers, rtol, atol)[0]
 

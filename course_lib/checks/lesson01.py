@@ -12,6 +12,7 @@ from torch import Tensor
 from ..lab.data import mnist
 from .common import (
     F64,
+    SEEDED,
     Case,
     Question,
     Wrong,
@@ -21,6 +22,7 @@ from .common import (
     compare_case,
     draws,
     fill,
+    reject_cut,
     reject_first,
     reject_if,
     reject_none,
@@ -148,6 +150,7 @@ def q_sample_case(shape: tuple[int, ...]) -> Case:
     as_column = lambda values: values.view(-1, *[1] * (len(shape) - 1))
     return Case(
         shape=shape,
+        B=shape[0],
         x0=draws(*shape),
         eps=draws(*shape, seed=12),
         t=STEPS_OF_1_3,
@@ -188,8 +191,10 @@ Q_SAMPLE_MISTAKES = {
     "the noise is not scaled at all: its standard deviation is sqrt(1 - alpha_bar)":
         lambda c: noised(c, c.a.sqrt(), torch.ones_like(c.a)),
 }
-BROADCAST = ("{c.only}x0 of shape {c.shape} fails: alpha_bar[i] has shape (6,); give it as many "
-             "dimensions as x0 has")
+BROADCAST = ("{c.only}x0 of shape {c.shape} fails: alpha_bar[i] has shape ({c.B},); give it as "
+             "many dimensions as x0 has")
+CHANGES_X0 = ("your function changes x0 itself (an operation such as `x0 *= ...`): compute a new "
+              "tensor")
 
 
 def ask_q_sample(f: Callable, c: Case) -> object:
@@ -201,9 +206,7 @@ def ask_q_sample(f: Callable, c: Case) -> object:
         if "size" in str(error) or "shape" in str(error):
             raise Wrong(fill(BROADCAST, c)) from None
         raise
-    reject_if((not torch.equal(given, c.x0),
-               "your function changes x0 itself (an operation such as `x0 *= ...`): compute a new "
-               "tensor"))
+    reject_if((not torch.equal(given, c.x0), CHANGES_X0))
     return got
 
 
@@ -424,7 +427,10 @@ def judge_step_back(f: Callable) -> None:
 
 # ---- 1.7: the training loss
 
-ALPHA_BAR_OF_1_7 = torch.tensor([0.9, 0.6, 0.3, 0.05], dtype=F64)
+ALPHA_BARS_OF_1_7 = {                                       # shape of x0 -> alpha_bar
+    (400, 6): torch.tensor([0.9, 0.6, 0.3, 0.05], dtype=F64),
+    (400, 1, 4, 4): torch.tensor([0.95, 0.8, 0.6, 0.3, 0.1], dtype=F64),
+}
 
 
 class Spy(torch.nn.Module):
@@ -447,14 +453,14 @@ TIME_SUSPECTS = {
         lambda c: c.largest >= 2,
     "the network was given t = 0: step i = 0 is the time 1 / T, so divide i + 1 by T":
         lambda c: c.t.min() == 0,
-    "the network was given t = {c.odd[0]:.4g}; with T = 4 steps the times are 0.25, 0.5, 0.75 "
-    "and 1: divide a whole i + 1 by T = len(alpha_bar)":
+    "the network was given t = {c.odd[0]:.4g}; with T = {c.T} steps the times are {c.times}: "
+    "divide a whole i + 1 by T = len(alpha_bar)":
         lambda c: len(c.odd),
     "all examples got the same step: draw one for each, torch.randint(T, (B,))":
         lambda c: len(c.i.unique()) == 1,
-    "with T = 4 the steps {c.never} never came in 400 draws: torch.randint(T, (B,)) gives 0 ... "
-    "T-1":
-        lambda c: len(c.i.unique()) < 4,
+    "with T = {c.T} the steps {c.never} never came in 400 draws: torch.randint(T, (B,)) gives "
+    "0 ... T-1":
+        lambda c: len(c.i.unique()) < c.T,
 }
 NOISE_SUSPECTS = {
     "the network was given the clean x0: make x_t first":
@@ -485,9 +491,15 @@ LOSS_MISTAKES = {
     "that is the sum of the squares; take the mean, so that predicting 0 costs 1":
         lambda c: squared_error(c, c.eps).sum(),
     "that is the sum over an example's numbers; take the mean over these, too":
-        lambda c: squared_error(c, c.eps).sum(1).mean(),
+        lambda c: squared_error(c, c.eps).flatten(1).sum(1).mean(),
     "that is the mean absolute error; (1.26) squares":
         lambda c: (c.out - c.eps).abs().mean(),
+    "you take the mean first and square it, so errors of both signs cancel; square first":
+        lambda c: (c.out - c.eps).mean().square(),
+    "that is the mean of the differences, in which both signs cancel; square them first":
+        lambda c: (c.out - c.eps).mean(),
+    "that is half of it: (1.26) has no 1/2":
+        lambda c: right_loss(c) / 2,
     "that is the root of the mean square; leave the root out":
         lambda c: right_loss(c).sqrt(),
     "the output is compared with fresh noise: keep the eps that made x_t":
@@ -499,24 +511,28 @@ LOSS_OTHERWISE = ("the output is not compared with the noise that made x_t: keep
                   "compare with it")
 
 
-def check_times(t: object) -> Tensor:
-    """The steps i, (400,), that belong to the times given to the network, (i + 1) / 4."""
+def check_times(t: object, T: int) -> Tensor:
+    """The steps i, (400,), that belong to the times given to the network, (i + 1) / T."""
     if not torch.is_tensor(t) or t.shape != (400,):
         came = tuple(t.shape) if torch.is_tensor(t) else repr(t)
         raise Wrong(f"the network needs one time per example, shape (400,); it was given {came}: "
                     "draw a step for each example")
     t = t.double()
-    nearest = (t * 4).round()
+    nearest = (t * T).round()
     i = nearest.long() - 1
-    odd = t[(nearest / 4 - t).abs() > 1e-4] if t.max() <= 1 else t[t > 1]
-    never = sorted(set(range(4)) - set(i.tolist()))
-    reject_first(TIME_SUSPECTS, Case(t=t, largest=t.max(), odd=odd, i=i, never=never))
+    odd = t[(nearest / T - t).abs() > 1e-4] if t.max() <= 1 else t[t > 1]
+    never = sorted(set(range(T)) - set(i.tolist()))
+    times = ", ".join(f"{(k + 1) / T:g}" for k in range(T))
+    reject_first(TIME_SUSPECTS, Case(t=t, largest=t.max(), odd=odd, i=i, never=never, T=T,
+                                     times=times))
     return i
 
 
-def check_noise(x: Tensor, x0: Tensor, i: Tensor) -> Tensor:
-    """The noise, (400, 6), that x_t was made with."""
-    a = ALPHA_BAR_OF_1_7[i].view(-1, 1)
+def check_noise(x: Tensor, x0: Tensor, a: Tensor) -> Tensor:
+    """The noise that x_t was made with, like x0. a: alpha_bar (400, 1, ..., 1)."""
+    if x.shape != x0.shape:
+        raise Wrong(f"x0 has the shape {tuple(x0.shape)}, and the network was given "
+                    f"{tuple(x.shape)}: alpha_bar[i] needs as many dimensions as x0 has")
     eps = (x - a.sqrt() * x0) / (1 - a).sqrt()
     reject_first(NOISE_SUSPECTS, Case(x=x, x0=x0, mean=eps.mean(), std=eps.std(dim=0).mean()))
     return eps
@@ -530,24 +546,41 @@ def check_loss(loss: object, c: Case) -> None:
     if loss.shape == (400,):
         raise Wrong("one number is wanted, the mean over the batch; got one per example")
     compare_case(loss.detach(), c, right_loss, LOSS_MISTAKES, rtol=1e-3, otherwise=LOSS_OTHERWISE)
-    if not loss.requires_grad:
-        raise Wrong("the value is right, but it carries no gradient: no torch.no_grad() and no "
-                    ".detach() in a loss")
+    reject_cut(loss, [c.net.scale], "the value is right, but it carries no gradient: no "
+               "torch.no_grad() and no .detach() in a loss")
+
+
+def ask_loss(f: Callable, x0: Tensor, alpha_bar: Tensor, seed: int) -> Case:
+    """The reader's loss, and the steps i and the noise eps that it drew."""
+    c = Case(net=Spy(), x0=x0)
+    given = x0.clone()
+    torch.manual_seed(seed)
+    try:
+        c.loss = as_function(f)(c.net, given, alpha_bar.clone())
+    except RuntimeError as error:
+        reject_if(("size" in str(error) or "shape" in str(error),
+                   fill(BROADCAST, Case(only="", shape=tuple(x0.shape), B=len(x0)))))
+        raise
+    reject_if((not torch.equal(given, x0), CHANGES_X0),
+              (not c.net.called, "the network was never called: call net(x_t, t)"))
+    c.x = c.net.x.double()
+    c.i = check_times(c.net.t, len(alpha_bar))
+    c.eps = check_noise(c.x, x0, alpha_bar[c.i].view(-1, *[1] * (x0.ndim - 1)))
+    c.out = 0.5 * c.x + 0.1
+    return c
 
 
 def judge_loss(f: Callable) -> None:
     """1.7: training_loss(net, x0, alpha_bar), one number."""
-    x0 = 0.8 * draws(400, 6)
-    net = Spy()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        loss = as_function(f)(net, x0.clone(), ALPHA_BAR_OF_1_7.clone())
-    if not net.called:
-        raise Wrong("the network was never called: call net(x_t, t)")
-    i = check_times(net.t)
-    x = net.x.double()
-    eps = check_noise(x, x0, i)
-    check_loss(loss, Case(x=x, x0=x0, eps=eps, out=0.5 * x + 0.1))
+    for shape, alpha_bar in ALPHA_BARS_OF_1_7.items():
+        x0 = 0.8 * draws(*shape)
+        c, other = (ask_loss(f, x0, alpha_bar, seed) for seed in (3, 4))
+        check_loss(c.loss, c)
+        same_steps = torch.equal(c.i, other.i)
+        same_noise = torch.allclose(c.eps, other.eps)
+        reject_if((same_steps and same_noise, SEEDED),
+                  (same_steps, "every call draws the same steps: they must be new in each"),
+                  (same_noise, "every call draws the same noise: it must be new in each"))
 
 
 # ---- 1.8: the score

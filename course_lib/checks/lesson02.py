@@ -790,6 +790,8 @@ def build_module(f: Callable) -> nn.Module:
         came = "the class itself: add brackets" if isinstance(net, type) else came
         raise Wrong("return a module, an object of a class that inherits from nn.Module; "
                     f"got {came}")
+    reject_if((type(net).forward is nn.Module.forward,
+               "your module has no forward(self, emb, thickness)"))
     return net
 
 

@@ -17,6 +17,7 @@ from .common import (
     COSINE,
     F64,
     SCHEDULES,
+    SEEDED,
     Case,
     Question,
     Wrong,
@@ -31,6 +32,7 @@ from .common import (
     noise,
     not_finite,
     one_thread,
+    reject_cut,
     reject_first,
     reject_if,
     reject_none,
@@ -173,16 +175,19 @@ def call_drop(f: Callable, y: Tensor, null: int, p: float, seed: int) -> Case:
 # ---- 5.2: classifier-free guidance
 
 class CountingDenoiser:
-    """A denoiser with the conditions y and size, both optional. calls counts its evaluations."""
+    """A denoiser with the conditions y and size, both optional.
+
+    evaluations counts those of each example of a batch of 6.
+    """
 
     def __init__(self):
-        self.calls = 0
+        self.evaluations = 0
         self.slope = between(0.3, 1.5, 5)
         self.shift = between(-1, 1, 5)
 
     def __call__(self, x: Tensor, t: Tensor, y: Tensor | int | None = None,
                  size: Tensor | None = None) -> Tensor:
-        self.calls += 1
+        self.evaluations += len(x) / 6
         y = torch.as_tensor(4 if y is None else y).expand(len(x))
         size = torch.zeros(len(x), dtype=F64) if size is None else size
         shift = append_dims(self.shift[y] * (1 + size), x)
@@ -258,28 +263,28 @@ def judge_cfg(f: Callable) -> None:
         compare_case(got, c, right_cfg, CFG_MISTAKES, otherwise=(
             "{c.prefix}not (5.9): print the conditional and the unconditional prediction, and the "
             "weight that each of them gets; the weights add up to 1"))
-        reject_if((c.D.calls != 2, f"{c.prefix}right, but the denoiser was evaluated {c.D.calls} "
-                   "times; twice is enough"))
+        reject_if((c.D.evaluations != 2, f"{c.prefix}right, but the denoiser was evaluated "
+                   f"{c.D.evaluations:g} times for each example; twice is enough"))
         judge_fixed_scale(f, c, 1.0, c.cond, (1,),
                           "at w = 1 that is not the conditional prediction")
         judge_fixed_scale(f, c, 0.0, c.uncond, (1, 2),
                           "at w = 0 that is not the unconditional prediction")
 
 
-def judge_fixed_scale(f: Callable, c: Case, w: float, wanted: Tensor, calls: tuple[int, ...],
-                      words: str) -> None:
+def judge_fixed_scale(f: Callable, c: Case, w: float, wanted: Tensor,
+                      evaluations: tuple[int, ...], words: str) -> None:
     """w = 1 or w = 0, where one of the two predictions is multiplied by 0."""
     scale = (lambda t: torch.as_tensor(w)) if c.w_depends_on_t else w
     got = run_cfg(f, c, scale, {"y": 3})
     compare(got, wanted, otherwise=f"right for w above 1, but {words}")
-    reject_if((c.D.calls not in calls,
-               f"right, but at w = {w:g} the denoiser is evaluated {c.D.calls} times, and the "
-               "unconditional prediction is multiplied by 0: evaluate once there"))
+    reject_if((c.D.evaluations not in evaluations,
+               f"right, but at w = {w:g} the denoiser is evaluated {c.D.evaluations:g} times, and "
+               "the unconditional prediction is multiplied by 0: evaluate once there"))
 
 
 def run_cfg(f: Callable, c: Case, scale: object, null: dict) -> object:
-    """What the reader's guided denoiser computes. Counts in c.D.calls."""
-    c.D.calls = 0
+    """What the reader's guided denoiser computes. Counts in c.D.evaluations."""
+    c.D.evaluations = 0
     try:
         guided = as_function(f)(c.D, scale, null)
         reject_no_denoiser(guided, "cfg returns a denoiser, a function of (x, t, **condition)")
@@ -348,6 +353,8 @@ TRAINING_DROP_SUSPECTS = {
         lambda c: c.fractions.max() == 0 and not len(c.values),
     "in training one random draw decides for the whole batch: each example needs its own":
         lambda c: all_or_none(c.fractions),
+    SEEDED:
+        lambda c: all(torch.equal(c.few[0], other) for other in c.few),
     "dropped labels become {c.last_class}, which is a class; null = {c.null} is the number after "
     "the last class":
         lambda c: len(c.values) and (c.values == c.last_class).all(),
@@ -370,9 +377,10 @@ def judge_wrapper(make: Callable) -> None:
              y=random_labels(0, 4, 12_000))
     c.guided = make_module(make, c, c.p)
     c.guided.train()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         judge_training(c)
-        judge_evaluation(make, c)
+        with torch.no_grad():
+            judge_evaluation(make, c)
 
 
 def make_module(make: Callable, c: Case, p: float) -> nn.Module:
@@ -407,12 +415,14 @@ def judge_training(c: Case) -> None:
     dropped = seen != c.y
     c.values = seen[dropped]
     c.fraction = dropped.double().mean().item()
-    few = [evaluate(c, c.x[:30], y=c.y[:30])[1] != c.y[:30] for _ in range(40)]
-    c.fractions = torch.stack(few).double().mean(1)
+    c.few = [evaluate(c, c.x[:30], y=c.y[:30])[1] != c.y[:30] for _ in range(40)]
+    c.fractions = torch.stack(c.few).double().mean(1)
     reject_first(TRAINING_DROP_SUSPECTS, c)
     got, seen = evaluate(c, c.x[:50], y=c.y[:50])
     compare(got, c.net.predict(c.x[:50], seen),
             otherwise="in training the network's output must be returned as it is")
+    reject_cut(got, [c.net.table], "in training no gradient reaches the network: no "
+               "torch.no_grad() and no .detach() there")
 
 
 EVALUATION_MISTAKES = {
@@ -833,22 +843,29 @@ def mixture_of(parts: list[GaussianMixture]) -> GaussianMixture:
 
 
 def two_class_denoiser(schedule: Schedule, d: int) -> Callable:
-    """An exact denoiser of two classes, y = 0 and 1, and of both together, y = 2."""
+    """An exact denoiser of two classes, y = 0 and 1, and of both together, y = 2.
+
+    A second condition, size (B,), makes its predictions larger.
+    """
     classes = [bumps(d), bumps(d)]
     denoisers = [q.denoiser(schedule) for q in (*classes, mixture_of(classes))]
 
-    def D(x: Tensor, t: Tensor, y: Tensor | int) -> Tensor:
+    def D(x: Tensor, t: Tensor, y: Tensor | int, size: float | Tensor = 0.0) -> Tensor:
         each = torch.stack([denoise(x, t) for denoise in denoisers])
-        return each[torch.as_tensor(y).expand(len(x)), torch.arange(len(x))]
+        x0_hat = each[torch.as_tensor(y).expand(len(x)), torch.arange(len(x))]
+        return (1 + torch.as_tensor(size).expand(len(x))[:, None]) * x0_hat
 
     return D
 
 
 def draw_edit(name: str, d: int) -> Case:
     y = random_labels(0, 2, 8)
-    c = Case(name=name, schedule=SCHEDULES[name], x=0.8 * noise(8, d), before={"y": y},
-             after={"y": 1 - y}, null={"y": 2}, n=2 * int(between(2, 3.99)),
-             w=between(1.6, 2.4).item())
+    c = Case(name=name, schedule=SCHEDULES[name], x=0.8 * noise(8, d),
+             before={"y": y, "size": between(-0.2, 0.2, 8)},
+             after={"y": 1 - y, "size": between(-0.2, 0.2, 8)}, null={"y": 2},
+             n=2 * int(between(2, 3.99)), w=between(1.6, 2.4).item())
+    c.y_before = {"y": y}
+    c.y_after = {"y": 1 - y}
     c.D = two_class_denoiser(c.schedule, d)
     c.guided = cfg(c.D, c.w, c.null)
     c.ts = timesteps(c.schedule, c.n)
@@ -878,7 +895,21 @@ def guided_from_before(c: Case) -> Callable:
     return lambda x, t, **condition: guide(c.D(x, t, **c.before), c.D(x, t, **condition), c.w)
 
 
+def guided_from_bare_null(c: Case) -> Callable:
+    """Guidance whose null evaluation has no other condition."""
+    return lambda x, t, **condition: guide(c.D(x, t, **c.null), c.D(x, t, **condition), c.w)
+
+
 EDIT_MISTAKES = {
+    "both ways have the condition y alone; pass on all of them (here size, too), **before and "
+    "**after":
+        lambda c: sample(c, invert(c, c.y_before), c.y_after),
+    "inversion has the condition y alone; pass on all of `before` (here size, too)":
+        lambda c: sample(c, invert(c, c.y_before), c.after),
+    "sampling has the condition y alone; pass on all of `after` (here size, too)":
+        lambda c: sample(c, invert(c, c.before), c.y_after),
+    "the null evaluation loses the other conditions (here size): only what null names is replaced":
+        lambda c: sample(c, invert(c, c.before), c.after, D=guided_from_bare_null(c)),
     "sampling (the way down) is not guided: w and null are not used":
         lambda c: sample(c, invert(c, c.before), c.after, D=c.D),
     "inversion and sampling are both guided; inversion goes without, since guidance makes it "

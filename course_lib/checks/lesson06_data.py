@@ -39,7 +39,7 @@ from .common import (
     reject_none,
     wrong_answers,
 )
-from .lesson06 import fresh_seed, pair_of
+from .lesson06 import fresh_seed, judge_two
 
 RARE = 1e-7                                                 # what counts as impossible
 
@@ -724,33 +724,6 @@ def judge_many_words(f: Callable) -> None:
         if p is equal:                                      # eight groups of 32 words
             counts, p = counts.view(8, 32).sum(1), torch.full((8,), 1 / 8, dtype=F64)
         reject_if((improbable(counts, p), f"draw: right for a few words, but {words}"))
-
-
-def judge_two(answer: object, parts: dict[str, Callable], name: str, probe: tuple) -> None:
-    """A question of two functions. probe: arguments that make a stub which came alone raise."""
-    if callable(answer):
-        raise_if_stub(answer, probe)
-    words = f'both functions are wanted: check("{name}", ({", ".join(parts)}))'
-    missing = []
-    for (part, judge), f in zip(parts.items(), pair_of(answer, words)):
-        try:
-            judge(f)
-        except NotImplementedError:
-            missing.append(part)
-    if len(missing) == 2:
-        raise NotImplementedError
-    for part in missing:
-        raise Wrong(f"{part} is not attempted; the other function is right")
-
-
-def raise_if_stub(answer: Callable, probe: tuple) -> None:
-    """Raises NotImplementedError for a stub that was passed alone."""
-    try:
-        answer(*probe)
-    except NotImplementedError:
-        raise
-    except Exception:                                       # no stub: the pair is missed next
-        return
 
 
 def judge_bound_and_draw(answer: object) -> None:
