@@ -5,7 +5,7 @@
     python tools/recipes/mini_sd_lora.py --time
         how many steps 45 seconds are on this machine, for the adapter and for all weights
     python tools/recipes/mini_sd_lora.py --tune
-        the learning rates, on another dozen and other prompts; rows of seed 100 in the same file
+        other learning rates, on another dozen and other prompts; rows of seed 100 in the same file
     python tools/recipes/mini_sd_lora.py --quick
         one head, few steps and few prompts: prints, and writes nothing
 
@@ -20,9 +20,7 @@ Prompts are combinations that no training has:
     dozen         the captions of the training itself: what a copy would look like (two heads)
 Training counts steps, not seconds, so that the rows do not depend on the machine's load.
 
-Learning rates that were tried (--tune): LoRA 1e-3, 3e-3; all weights 1e-4, 2e-4. The best of each
-method has the highest mean of two accuracies: the new head in its prompts, and all parts in the
-others. LoRA changes keys and values.
+One head is also taught at a third of LoRA's rate. LoRA changes keys and values.
 """
 import argparse
 import copy
@@ -47,7 +45,8 @@ RANK, BATCH, PROMPTS = 8, 24, 200
 LAYERS = {"LoRA": ("k", "v")}
 # of 45 seconds on two cores: --time
 STEPS = {"LoRA": 250, "all weights": 200, "base": 0}
-RATES = {"LoRA": 1e-3, "all weights": 2e-4, "base": 0.0}
+RATES = {"LoRA": 3e-3, "all weights": 2e-4, "base": 0.0}
+SLOWER = 1e-3                                               # one head, LoRA
 TRIED = {"LoRA": (1e-3, 3e-3), "all weights": (1e-4, 2e-4)}
 TUNED_ON, TUNING_SEED = "snowman", 100
 DIALS = (0.5, 1.0, 1.5)
@@ -91,13 +90,13 @@ def case(head: str, method: str, seed: int = 0, pictures: int = 12, lr: float = 
 
 
 def table() -> list[Case]:
-    """All trainings of the table: five heads; two more dozens and fewer pictures for one."""
+    """All trainings of the table: five heads; fewer pictures and another rate for one."""
     cases = []
     for head in TAUGHT:
         cases += [case(head, "base", pictures=0), case(head, "LoRA"), case(head, "all weights")]
         if head == WITHHELD[0]:
             cases += [case(head, "LoRA", pictures=n) for n in (1, 3, 6)]
-    return cases + [case(WITHHELD[0], "LoRA", seed) for seed in (1, 2)]
+    return cases + [case(WITHHELD[0], "LoRA", lr=SLOWER)]
 
 
 def tuning() -> list[Case]:
