@@ -487,7 +487,7 @@ tables.table(rows, {"ratio": ".2f"}, index="pictures of",
              caption="Distance to the nearest of the dozen, held-out figures = 1")
 
 # %% [markdown]
-# «What both tables show.» One head proves little. The recipe teaches five of the ten (the other five are left to you), and beside LoRA trains *all* weights of the U-Net (**full fine-tuning**) for about the same time (`python tools/recipes/mini_sd_lora.py`). Dials and numbers of pictures have fewer heads. *Other heads*: figures that the base could draw before.
+# **What both tables show.** «live» One head proves little. The recipe teaches five of the ten (the other five are left to you), and beside LoRA trains *all* weights of the U-Net (**full fine-tuning**) for about the same time (`python tools/recipes/mini_sd_lora.py`). The dials 0.5 and 1.5 were measured for two heads, the lower rate for one. *Other heads*: figures that the base could draw before.
 
 # %%
 with open(storage.ASSETS / "mini_sd_lora.csv") as file:
@@ -504,7 +504,6 @@ rest = [part for part in noun_parts.PARTS if part != "head"]
 rows = {}
 for kind in (("base", 0.0, 0, 0.0),
              *(("LoRA", 0.003, 12, dial) for dial in (0.5, 1.0, 1.5)),
-             *(("LoRA", 0.003, n, 1.0) for n in (6, 3, 1)),
              ("LoRA", 0.001, 12, 1.0), ("all weights", 0.0002, 12, 1.0)):
     heads = accuracy("head", "new", *kind)
     others = [accuracy(part, "others", *kind).mean() for part in rest]
@@ -519,7 +518,7 @@ form = dict.fromkeys([*rows["base, rate 0, 0 pictures, dial 0"]][1:], ".1%")
 tables.table(rows, form, index="", caption="Accuracy, 200 prompts for each head")
 
 # %% [markdown]
-# **What the table shows.** «...»
+# **What the table shows.** All five heads are learned: right in each of 200 prompts, and the other parts of these prompts are no worse than before. With half the dial 57 % of the heads come out, with one and a half other parts go wrong. *Other* figures pay a price: their heads are right in 96 % after LoRA, 100 % before. Training all weights costs them less, 98 %: in this comparison LoRA is not the gentler way. Probably the reason is that no other figure was trained on; section 7.11 mixes some in. What LoRA saves is size. A third of its rate was tried for the shark: fewer of the others' heads are lost, and more of their glasses; the rows are in the file.
 #
 # **A file.** The adapter is saved as other programs load it: half precision, the published names of the layers, `lora_A` for $A$ and `lora_B` for $B$. **Merging** adds the change to the weights; then the adapted model costs what the base costs.
 
