@@ -770,7 +770,7 @@ plots.show(channels[::6], columns=8, width=5,
 #
 # **What does it cost?** A block with $N$ tokens of width $d$ needs $4Nd^2$ multiply-adds for attention's linear maps, $8Nd^2$ for the MLP, which is four times as wide inside, and (2.11). The map from the embedding adds $6d^2$ per image.
 #
-# $$12\,N d^2 + 2\,N^2 d \tag{2.15}$$
+# $$12\,N d^2 + 2\,N^2 d \tag{2.14}$$
 
 # %%
 counted = profiling.multiply_adds(library, x[:1], emb[:1])
@@ -793,7 +793,7 @@ tables.table(costs, {"parameters": ",", "multiply-adds (million)": ".1f"}, index
 #
 # **Which positional encoding?** Added sinusoids are one way; a *learned* table is another; and most large models now *turn* queries and keys (**rotary position embedding**, RoPE, Su et al. 2021). Take a pair of channels as a point in the plane, and turn it by an angle $\theta m$ at position $m$. If both points are turned by the same angle, their dot product stays the same. So it depends only on the difference of the positions:
 #
-# $$\big(R_{\theta m}\,q\big)\cdot\big(R_{\theta n}\,k\big) = q\cdot R_{\theta (n-m)}\,k, \qquad R_\varphi = \begin{pmatrix}\cos\varphi & -\sin\varphi\\ \sin\varphi & \cos\varphi\end{pmatrix} \tag{2.14}$$
+# $$\big(R_{\theta m}\,q\big)\cdot\big(R_{\theta n}\,k\big) = q\cdot R_{\theta (n-m)}\,k, \qquad R_\varphi = \begin{pmatrix}\cos\varphi & -\sin\varphi\\ \sin\varphi & \cos\varphi\end{pmatrix} \tag{2.15}$$
 #
 # A task that needs positions: twelve tokens of random numbers in a row, and each is to output the content of its left neighbour. One layer of attention, 300 small steps. And afterwards the same network is given *longer* rows, with positions that it never saw:
 
@@ -1035,7 +1035,7 @@ tables.table(rows, ".2f",
 # | (2.9), (2.10) | Vaswani et al. 2017, section 3.2; cross-attention in a U-Net: Rombach et al. 2022; joint attention: Esser et al. 2024 |
 # | (2.12) | Zhang & Sennrich 2019; Henry et al. 2020 |
 # | (2.13) | Peebles & Xie 2023, *Scalable Diffusion Models with Transformers*; start at zero: Goyal et al. 2017 |
-# | (2.14) | Su et al. 2021, *RoFormer* |
+# | (2.15) | Su et al. 2021, *RoFormer* |
 # | checkerboards | Odena, Dumoulin & Olah 2016 |
 #
 # **Next:** lesson 3 trains these networks well, and finds out whether they are good.
