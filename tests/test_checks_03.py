@@ -84,7 +84,6 @@ ERROR = {
     "x0: its own weight is 1": only("x0", lambda loss, snr: loss / (snr + 1)),
     "for x0 and for x0_hat": only("v", lambda loss, snr: 2 * loss / (snr + 1)),
     "does it end with `return`": lambda loss, target, l: None,
-    "expected a tensor; got list": lambda loss, target, l: in_x0(loss, target, l).tolist(),
     "expected shape (6,); got ()": lambda loss, target, l: in_x0(loss, target, l).mean(),
 }
 
