@@ -266,6 +266,20 @@ def test_every_word_of_every_caption_is_in_the_vocabulary():
 
 # ---- the metric
 
+def test_a_wrong_head_leaves_the_background_alone():
+    """Also where the head that was drawn covers what the one that was asked for leaves free."""
+    drawn = noun_parts.draw_parts(254, seed=2)
+    head, background = (noun_parts.PARTS.index(part) for part in ("head", "background"))
+    drawn[:, head] = torch.arange(254)
+    asked = drawn.clone()
+    asked[:, head] = noun_parts.index_of("head", "shark")
+    right = attributes.attributes_correct(noun_parts.render(drawn), asked)
+    assert right[:, background].all()
+    asked[:, background] = 1 - asked[:, background]
+    right = attributes.attributes_correct(noun_parts.render(drawn), asked)
+    assert not right[:, background].any()
+
+
 def test_real_nouns_match_and_shuffled_ones_are_chance():
     n = 100
     made = data.nouns(n, seed=8, split="test")

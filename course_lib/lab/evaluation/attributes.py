@@ -1,4 +1,6 @@
 """Attribute accuracy of captioned figures (nouns): is each named part as it was asked for?"""
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -6,13 +8,16 @@ from ... import validate
 from ..data import noun_parts
 from ..storage import ASSETS, load_tensors
 
+BACKGROUND = noun_parts.PARTS.index("background")
+
 
 def attributes_correct(x: Tensor, parts: Tensor) -> Tensor:
     """Whether each part of each figure is the one asked for: (N, 5) bool.
 
     x: (N, 3, 32, 32) in [-1, 1], parts: (N, 5). For one part at a time every candidate is rendered,
     the other parts as asked for; the candidate nearest to x must look like what was asked for
-    (where an accessory hides the body, all bodies do). Real images score 1, chance is
+    (where an accessory hides the body, all bodies do). The background is read where no part of any
+    figure stands, since a wrong head would be taken for it. Real images score 1, chance is
     `chance_accuracy(parts)`.
     Raises TypeError or ValueError for images or parts of another shape or range.
     """
@@ -26,7 +31,9 @@ def attributes_correct(x: Tensor, parts: Tensor) -> Tensor:
         far = (picture.flatten(1)[..., None] - palette[:, None]).square().sum(0)
         for column in range(len(row)):
             drawn = _candidates(row, column)                                            # (K, 1024)
-            nearest = far.take(start + drawn).sum(1).argmin()
+            off = far.take(start + drawn)                                               # (K, 1024)
+            off = off[:, _always_background()] if column == BACKGROUND else off
+            nearest = off.sum(1).argmin()
             match[column] = torch.equal(drawn[nearest], drawn[row[column]])
     return matches
 
@@ -45,6 +52,14 @@ def chance_accuracy(parts: Tensor) -> Tensor:
             drawn = _candidates(row, column)
             chance[column] = (drawn == drawn[row[column]]).all(1).float().mean()
     return share.mean(0)
+
+
+@lru_cache(maxsize=1)
+def _always_background() -> Tensor:
+    """The pixels that no part of any figure covers: (1024,) bool."""
+    layers = noun_parts.load_art().layers
+    covered = [(layers[part] != 0).any(0) for part in noun_parts.PARTS if part != "background"]
+    return ~torch.stack(covered).any(0).flatten()
 
 
 def _candidates(row: Tensor, column: int) -> Tensor:
