@@ -24,13 +24,14 @@ from torch import nn
 
 from course_lib import Denoiser, Schedule, cfg, dpmpp, last, timesteps, web
 from course_lib.lab import sampling
+from course_lib.networks.stable_diffusion.inpainting import extra_channels, inpainting_net
 from course_lib.networks.stable_diffusion.model import StableDiffusionNet
 from course_lib.networks.text import ConditionalUNet
 from course_lib.networks.vae import AutoencoderKL
 from course_lib.watermark import marked_noise
-from course_lib.web import canvas, endpoints
+from course_lib.web import canvas, endpoints, mark
 from course_lib.web.__main__ import main, read_limits
-from course_lib.web.follow import follow
+from course_lib.web.follow import CHANGE, follow
 from course_lib.web.gate import Gate
 from course_lib.web.limits import Limits
 from course_lib.web.painter import Painter
@@ -86,7 +87,7 @@ def bomb(width: int, height: int) -> str:
 class ByHand:
     """A painter whose steps are made when the test says so."""
 
-    size, name = SIZE, "by hand"
+    size, name, example, watermark = SIZE, "by hand", "", None
 
     def __init__(self, free: bool = True):
         self.drawn = []
@@ -165,7 +166,7 @@ BAD = [
     ({"guidance": float("inf")}, "got inf"),
     ({"guidance": HUGE}, "guidance must be a number from 0 to 20"),
     ({"guidance": -1}, "got -1"),
-    ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, or null"),
+    ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, or empty (null)"),
     ({"seed": 2**32}, "got 4294967296"),
     ({"seed": "../../etc/passwd"}, "seed must be a whole number"),
     ({"pictures": 5}, "pictures must be a whole number from 1 to 4; got 5"),
@@ -447,6 +448,64 @@ def test_the_shipped_figures():
     request = read_request({"prompt": "a shark head", "seed": 3}, Limits(), shipped.size)
     x = sampling.text_to_image(shipped.D, ["a shark head"], seed=3, vae=shipped.vae)
     assert (pixels_of(shipped.paint(request)[0]) == as_bytes(x)[0]).all()
+
+
+def test_an_inpainter_gets_mask_and_masked_picture(painter):
+    """Its channels, once for each picture; what is not brushed is kept."""
+    D = Denoiser(randomised(stable_diffusion()), Schedule.cosine(), "v")
+    D.data_shape = (4, 8, 8)
+    inpainter = Denoiser(inpainting_net(D.net), D.schedule, "v")
+    seen = []
+    inpainter.net.register_forward_pre_hook(
+        lambda net, inputs, options: seen.append(options["extra"]), with_kwargs=True
+    )
+    mask = np.zeros(SIZE)
+    mask[3, 3:5] = 255
+    known = noise(*SIZE, 3)
+    mine = Painter(D, painter.vae, "mini", inpainter=inpainter)
+    request = read(picture=png(known), mask=png(mask), steps=1, pictures=2)
+    drawn = pixels_of(mine.paint(request)[1])
+    x = torch.from_numpy(known).permute(2, 0, 1)[None] / 127.5 - 1
+    expected = extra_channels(painter.vae, x, torch.from_numpy(mask)[None, None].float() / 255)
+    assert torch.equal(seen[0], expected.expand(2, -1, -1, -1))
+    assert request.strength == 1.0 and (drawn[mask == 0] == known[mask == 0]).all()
+    mine.paint(read(picture=png(known), steps=1))           # without a mask it is not asked
+    assert len(seen) == len([extra for extra in seen if extra is not None])
+
+
+def test_the_default_model_starts_marks_and_inpaints(tmp_path, capsys):
+    """As `make app` loads it; the mark of its key is found in the file, and no other. (The prompt
+    is empty: one that says everything leaves inversion nothing to find.)
+    """
+    key = tmp_path / "key.txt"
+    marked = Painter.load("mini_sd", "cpu", watermark=mark.marker(mark.read_key(key)))
+    assert marked.size == (32, 32) and marked.inpainter is not None
+    marked.prepare(read_request({"prompt": marked.example}, Limits(), marked.size))
+    request = read_request({"seed": 3}, Limits(), marked.size)
+    (tmp_path / "a.png").write_bytes(marked.paint(request)[0])
+    search = ["--device", "cpu", str(tmp_path / "a.png")]
+    assert mark.main([str(key), *search]) == 0
+    assert "the mark is there" in capsys.readouterr().out
+    other = tmp_path / "other.txt"
+    assert mark.main([str(other), *search]) == 2            # there is none, and none is made
+    assert not other.exists() and mark.read_key(other) != mark.read_key(key)
+    assert mark.main([str(other), *search]) == 1
+    assert "no mark" in capsys.readouterr().out
+
+
+def test_a_key_is_its_owner_s_alone(tmp_path):
+    file = tmp_path / "key.txt"
+    key = mark.read_key(file)
+    assert key == mark.read_key(file) and file.stat().st_mode & 0o077 == 0
+    file.write_text("no key")
+    with pytest.raises(ValueError, match="must hold a key, up to 64 hexadecimal digits"):
+        mark.read_key(file)
+
+
+@pytest.mark.parametrize("pixels", [noise(8, 8, 3), noise(*SIZE, 3) / 255, noise(*SIZE)])
+def test_a_mark_is_looked_for_in_pictures_of_the_model_s_size(painter, pixels):
+    with pytest.raises(ValueError, match="16 x 16 pixels in colour"):
+        mark.find(painter, pixels, 1, 2)
 
 
 # ---- the queue
@@ -934,9 +993,11 @@ def test_a_page_that_is_closed_cancels_its_request():
 
 def test_the_page_s_own_code_names_no_address():
     from course_lib.web import page
-    texts = (canvas.HTML, canvas.CSS, canvas.JS, page.ABOUT, page.CSS, page.READ, page.TAKE)
+    own = (canvas.HTML, canvas.CSS, canvas.JS, page.ABOUT, page.MARKED, page.CSS, page.READ)
+    texts = (*own, CHANGE)
     for text in texts:
-        assert "//" not in text.replace("// ", "") and "import" not in text
+        text = text.replace("// ", "").replace("!important", "")
+        assert "//" not in text and "import" not in text
 
 
 def test_what_a_page_quotes_in_an_error_is_not_logged(gate, caplog):

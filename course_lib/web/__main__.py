@@ -4,6 +4,8 @@
         pixel figures, at http://127.0.0.1:7860; Ctrl-C ends it
     python -m course_lib.web --model nouns --port 8000
         another checkpoint of the course, or the folder of a published Stable Diffusion
+    python -m course_lib.web --watermark key.txt
+        with a mark in each picture that is drawn from noise; `course_lib.web.mark` finds it
 
 It needs the extra `web`: pip install 'course_lib[web]'.
 """
@@ -15,6 +17,7 @@ import sys
 
 from .gate import LOCAL
 from .limits import Limits
+from .mark import marker, read_key
 from .painter import Painter
 from .server import serve
 from .service import Service
@@ -49,11 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", help="cpu, cuda or mps; by default the best there is")
     parser.add_argument("--limit", action="append", default=[], metavar="NAME=NUMBER",
                         help="such as queue=4 or drawing=600: course_lib/web/limits.py has all")
+    parser.add_argument("--watermark", metavar="FILE",
+                        help="that holds the mark's key; it is made where there is none")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     try:
         limits = read_limits(chosen.limit)
-        painter = Painter.load(chosen.model, chosen.device)
+        mark = None if chosen.watermark is None else marker(read_key(chosen.watermark))
+        painter = Painter.load(chosen.model, chosen.device, watermark=mark)
         with Service(painter, limits) as service:
             serve(service, chosen.host, chosen.port, (*LOCAL, *chosen.name))
     except KeyboardInterrupt:

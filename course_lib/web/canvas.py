@@ -5,12 +5,14 @@ never before. `window.courseCanvas` has read() -> {picture, mask} or null, and t
 """
 
 HTML = """
-<p>To change a picture, put one here; brush over what is to be drawn anew, or change all of it.</p>
+<h2>Change a picture</h2>
+<p>Choose a file, or press "change this" under a drawing. Then say in the prompt what the
+picture should show, and press Draw. Brush over a part, and only that part is drawn anew.</p>
 <div class="tools">
-  <label>picture <input type="file" accept="image/png,image/jpeg,image/webp"></label>
-  <label>brush <input type="range" min="1" max="${width / 2}" value="${width / 8}"></label>
-  <button type="button" class="wipe">wipe the brush</button>
-  <button type="button" class="empty">no picture</button>
+  <label>File <input type="file" accept="image/png,image/jpeg,image/webp"></label>
+  <label>Brush <input type="range" min="1" max="${width / 2}" value="${width / 8}"></label>
+  <button type="button" class="wipe">Wipe strokes</button>
+  <button type="button" class="empty">Remove picture</button>
 </div>
 <canvas width="${width}" height="${height}" aria-label="brush over what is to be drawn anew">
 </canvas>
@@ -20,8 +22,13 @@ HTML = """
 CSS = """
 canvas { width: 100%; max-width: 20rem; border: 1px solid gray; image-rendering: pixelated;
          touch-action: none; cursor: crosshair; display: block; }
-.tools { display: flex; flex-wrap: wrap; gap: 0.5rem 1rem; align-items: center; }
-.tools button { border: 1px solid gray; padding: 0 0.5rem; }
+h2 { font-size: 1rem; margin: 0; }
+.tools { display: flex; flex-wrap: wrap; gap: 0.5rem 1rem; align-items: center; margin: 0.5rem 0; }
+.tools label { display: flex; gap: 0.5rem; align-items: center; }
+.tools input { max-width: 12rem; }
+.tools input[type=range] { width: 6rem; }
+.tools button { border: 1px solid gray; border-radius: 0.25rem; padding: 0 0.5rem;
+                font: inherit; font-size: 0.875rem; }
 """
 
 JS = r"""
@@ -30,10 +37,11 @@ const shown = find('canvas'), says = find('.says');
 const sheet = () => Object.assign(document.createElement('canvas'),
                                   {width: shown.width, height: shown.height});
 const picture = sheet(), mask = sheet();
+const context = (which) => which.getContext('2d', {willReadFrequently: true});
 let full = false, brushed = false, last = null;
 
 function draw() {
-  const c = shown.getContext('2d');
+  const c = context(shown);
   c.globalAlpha = 1;
   c.clearRect(0, 0, shown.width, shown.height);
   c.drawImage(picture, 0, 0);
@@ -42,7 +50,7 @@ function draw() {
 }
 
 function wipe(which) {
-  which.getContext('2d').clearRect(0, 0, which.width, which.height);
+  context(which).clearRect(0, 0, which.width, which.height);
 }
 
 function empty() {
@@ -57,7 +65,7 @@ function take(source, wide, high) {           // cut at the centre to the canvas
   empty();
   const scale = Math.max(shown.width / wide, shown.height / high);
   const w = shown.width / scale, h = shown.height / scale;
-  const c = picture.getContext('2d');
+  const c = context(picture);
   c.imageSmoothingQuality = 'high';
   c.drawImage(source, (wide - w) / 2, (high - h) / 2, w, h, 0, 0, shown.width, shown.height);
   full = true;
@@ -72,7 +80,7 @@ function at(event) {
 
 function stroke(event) {
   if (last === null || !full) return;
-  const c = mask.getContext('2d'), now = at(event);
+  const c = context(mask), now = at(event);
   c.strokeStyle = 'red';
   c.lineCap = 'round';
   c.lineWidth = Number(find('input[type=range]').value);
@@ -86,8 +94,8 @@ function stroke(event) {
 }
 
 function bright() {                           // the mask, white wherever the brush has been
-  const copy = sheet(), c = copy.getContext('2d');
-  const data = mask.getContext('2d').getImageData(0, 0, copy.width, copy.height);
+  const copy = sheet(), c = context(copy);
+  const data = context(mask).getImageData(0, 0, copy.width, copy.height);
   for (let i = 0; i < data.data.length; i += 4)
     data.data.set(data.data[i + 3] > 127 ? [255, 255, 255, 255] : [0, 0, 0, 255], i);
   c.putImageData(data, 0, 0);
@@ -122,6 +130,7 @@ window.courseCanvas = {
     image.src = address;
     await image.decode();
     take(image, image.width, image.height);
+    shown.scrollIntoView({block: 'nearest', behavior: 'smooth'});
   },
 };
 """

@@ -13,6 +13,8 @@ from .service import Service, where
 
 LOG = logging.getLogger("course_lib.web")
 BETWEEN_LOOKS = 0.1                                         # seconds
+TAKE = "courseCanvas.take(this.closest('figure').querySelector('img').src)"
+CHANGE = f'<button type="button" onclick="{TAKE}">change this</button>'
 
 
 class Shown(NamedTuple):
@@ -75,8 +77,10 @@ def _show(service: Service, id: str, fields: dict[str, Any]) -> Shown:
     files = enumerate(report["pictures"], 1)
     name = f"{service.painter.name}-{report['seed']}"
     prompt = fields.get("prompt", "")
-    result = [_figure(file, f"{name}-{k}.png", prompt) for k, file in files]
-    return Shown(html.escape(status), preview, "".join(result), "" if state == "done" else id)
+    figures = [_figure(file, f"{name}-{k}.png", prompt) for k, file in files]
+    kind = "pictures several" if len(figures) > 1 else "pictures"
+    result = f'<div class="{kind}">{"".join(figures)}</div>' if figures else ""
+    return Shown(html.escape(status), preview, result, "" if state == "done" else id)
 
 
 def _address(file: bytes) -> str:
@@ -90,4 +94,5 @@ def _image(file: bytes, alt: str) -> str:
 
 def _figure(file: bytes, name: str, prompt: str) -> str:
     link = f'<a download="{html.escape(name)}" href="{_address(file)}">download</a>'
-    return f"<figure>{_image(file, prompt)}<figcaption>{link}</figcaption></figure>"
+    below = f"<figcaption>{link} {CHANGE}</figcaption>"
+    return f"<figure>{_image(file, prompt)}{below}</figure>"

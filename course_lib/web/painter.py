@@ -14,10 +14,12 @@ from .. import validate
 from ..denoiser import Denoiser
 from ..editing import inpaint
 from ..guidance import Denoise, as_wrapper, cfg, clip
-from ..lab import train
+from ..lab import noun_parts, train
 from ..lab.evaluation.sampling import SAMPLERS
 from ..lab.training.device import autocast
+from ..lab.training.parts import load_inpainting
 from ..lab.training.published import load_published
+from ..networks.stable_diffusion.inpainting import extra_channels
 from ..networks.stable_diffusion.tokenizer import BytePairTokenizer
 from ..networks.vae import AutoencoderKL
 from ..samplers import last, timesteps
@@ -38,8 +40,10 @@ class Painter:
                function (shape, nonces, generator) -> noise, such as
                lambda *args: marked_noise(args[0], key, args[1], generator=args[2])
                nonces: (n,) int64, one for each picture, from the seed; None: no mark
+    inpainter: a denoiser that was trained to inpaint beside D (`load_inpainting`); None: D inpaints
+               by lesson 5's replacement of what is known
 
-    size: (height, width) of its pictures, in pixels.
+    size: (height, width) of its pictures, in pixels; example: a prompt that it knows, or "".
     Raises TypeError or ValueError for a D without a tokenizer or a data_shape, for pictures that
     are not in colour, and another watermark.
     """
@@ -50,12 +54,15 @@ class Painter:
         vae: AutoencoderKL | None = None,
         name: str = "model",
         watermark: Callable[..., Tensor] | None = None,
+        inpainter: Denoiser | None = None,
     ):
         validate.instance(D, Denoiser, "D", "train.load('nouns_latent')")
         if not hasattr(D.net, "tokenizer") or D.data_shape is None:
             raise ValueError("D must read captions and know its data_shape, as 'nouns_latent' does")
         if watermark is not None:
             validate.function(watermark, "watermark", "(shape, nonces, generator) -> noise")
+        if inpainter is not None:
+            validate.instance(inpainter, Denoiser, "inpainter", "load_inpainting(...)")
         channels = D.data_shape[0] if vae is None else vae.channels
         if channels != 3:
             raise ValueError(f"the pictures must have 3 channels, red, green, blue; got {channels}")
@@ -63,6 +70,8 @@ class Painter:
         self.vae = vae
         self.name = str(name)
         self.watermark = watermark
+        self.inpainter = inpainter
+        self.example = _example(D)
         self.factor = 1 if vae is None else vae.factor
         self.size = tuple(self.factor * side for side in D.data_shape[1:])
         self.device = next(D.parameters()).device
@@ -78,8 +87,10 @@ class Painter:
             D, vae = load_published(model, device)
         else:
             D = train.load(model, device)
-            latents = D.about.get("config", {}).get("latents")
+            latents = _latents(D)
             vae = None if latents is None else train.load(latents, device)
+            if model == "mini_sd":
+                options = {"inpainter": load_inpainting("mini_sd_inpaint", D)} | options
         return cls(D, vae, Path(model).name, **options)
 
     def prepare(self, request: Request) -> None:
@@ -144,9 +155,9 @@ class Painter:
         start = 1.0 if request.strength is None else request.strength
         return timesteps(self.D.schedule, request.steps, spacing, start)
 
-    def _tokens(self, text: str, n: int) -> dict[str, Tensor]:
-        """The text as the network's condition. A tokenizer warns of words that it does not know,
-        and warnings are printed: a prompt must not be.
+    def condition(self, text: str, n: int) -> dict[str, Tensor]:
+        """The text as the network's condition, for n pictures. A tokenizer warns of words that it
+        does not know, and warnings are printed: a prompt must not be.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -157,22 +168,33 @@ class Painter:
         """The picture that is to be changed, as the denoiser sees it: (1, C, h, w)."""
         if request.picture is None:
             return None
-        x = torch.from_numpy(request.picture.copy()).permute(2, 0, 1)[None]
-        x = (x.float() / 127.5 - 1).to(self.device)
+        return self.seen(request.picture)
+
+    def seen(self, pixels: np.ndarray) -> Tensor:
+        """Pixels (H, W, 3) uint8 as the denoiser sees them: (1, C, h, w)."""
+        x = self._scaled(pixels)
         return x if self.vae is None else self.vae.to_latents(x)
+
+    def _scaled(self, pixels: np.ndarray) -> Tensor:
+        x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+        return (x.float() / 127.5 - 1).to(self.device)
 
     def _guided(self, request: Request, known: Tensor | None) -> tuple[dict[str, Tensor], Denoise]:
         """The prompt's condition, and D with guidance and, where there is a mask, inpainting."""
-        condition = self._tokens(request.prompt, request.pictures)
-        guided: Denoise = self.D
+        condition = self.condition(request.prompt, request.pictures)
+        by_channels = request.mask is not None and self.inpainter is not None
+        guided: Denoise = self.inpainter if by_channels else self.D
         if request.guidance != 1:
-            null = self._tokens(request.negative_prompt, request.pictures)
+            null = self.condition(request.negative_prompt, request.pictures)
             guided = cfg(guided, request.guidance, null)
         guided = clip(guided) if self.vae is None else guided
-        if request.mask is not None:
-            mask = torch.from_numpy(request.mask).float()[None, None]
-            guided = inpaint(guided, known, F.max_pool2d(mask, self.factor).to(self.device))
-        return condition, guided
+        if request.mask is None:
+            return condition, guided
+        mask = torch.from_numpy(request.mask).float()[None, None].to(self.device)
+        if by_channels:                                     # (7.19): mask and masked picture
+            extra = extra_channels(self.vae, self._scaled(request.picture), mask)
+            return condition | {"extra": extra.expand(request.pictures, -1, -1, -1)}, guided
+        return condition, inpaint(guided, known, F.max_pool2d(mask, self.factor))
 
     def _start(self, noise: Tensor, known: Tensor | None, ts: Tensor) -> Tensor:
         """x at ts[0]: noise, or the picture with noise (SDEdit, lesson 5)."""
@@ -197,6 +219,21 @@ class Painter:
     def _settings(self, request: Request, k: int) -> dict[str, Any]:
         mark = {} if self.watermark is None else {"nonce": _nonces(request)[k - 1].item()}
         return {"model": self.name, **request.settings(), "picture": k, **mark}
+
+
+def _latents(D: Denoiser) -> str | None:
+    """The name of the autoencoder whose latents D draws. mini_sd comes from a recipe and has no
+    configuration; only one of the course's autoencoders has 8 channels.
+    """
+    usual = "nouns_vae" if D.data_shape is not None and D.data_shape[0] == 8 else None
+    return D.about.get("config", {}).get("latents", usual)
+
+
+def _example(D: Denoiser) -> str:
+    """A caption of the course's pixel figures, where D was trained on them."""
+    if getattr(D, "about", {}).get("data") != "nouns":
+        return ""
+    return noun_parts.plain_captions(noun_parts.draw_parts(12, seed=11, split="test"))[8]
 
 
 def _nonces(request: Request) -> Tensor:

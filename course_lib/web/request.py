@@ -22,7 +22,7 @@ DEFAULTS = {
     "guidance": 2.0,
     "sampler": "dpmpp",
     "pictures": 1,
-    "strength": None,                                       # 0.6 where there is a picture
+    "strength": None,                                       # 0.6 of a picture, 1 under a mask
     "picture": None,
     "mask": None,
 }
@@ -117,7 +117,8 @@ def _seed(seed: Any) -> int:
     except (TypeError, ValueError):
         got = validate.show(seed)
         limit = f"a whole number from 0 to {LARGEST_SEED}"
-        raise ValueError(f"seed must be {limit}, or null for a random one; got {got}") from None
+        sentence = f"seed must be {limit}, or empty (null) for a random one; got {got}"
+        raise ValueError(sentence) from None
 
 
 def _sampler(name: Any) -> str:
@@ -133,7 +134,8 @@ def _strength(asked: dict[str, Any]) -> float | None:
         if strength is not None:
             raise ValueError("strength says how much of a picture is changed: send a picture, too")
         return None
-    return float(validate.number(0.6 if strength is None else strength, "strength", 0.05, 1))
+    usual = 0.6 if asked["mask"] is None else 1.0
+    return float(validate.number(usual if strength is None else strength, "strength", 0.05, 1))
 
 
 def _text(text: Any, name: str, limits: Limits) -> str:

@@ -68,7 +68,8 @@ class Server:
         proxies = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), self.elsewhere.address)
         careless = {"GRADIO_SHARE": "True", "GRADIO_ALLOWED_PATHS": "/"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "course_lib.web", "--port", str(self.port), "--device", "cpu"],
+            [sys.executable, "-m", "course_lib.web", "--port", str(self.port), "--device", "cpu",
+             "--limit", "steps=1000", "--limit", "drawing=600"],    # long enough to be cancelled
             env=os.environ | proxies | careless | {"TMPDIR": str(self.folder)},
             stdout=self.log.open("w"),
             stderr=subprocess.STDOUT,
@@ -168,7 +169,7 @@ def draw(page, prompt, **others):
 
 LABELS = {
     "negative": "Negative prompt",
-    "seed": re.compile("^Seed"),
+    "seed": "Seed",
     "steps": re.compile("number input for Steps"),
     "pictures": re.compile("number input for Pictures"),
     "strength": re.compile("number input for Strength"),
@@ -210,12 +211,13 @@ def test_a_visitor_draws_and_downloads(browser, server):
 
 def test_a_visitor_sees_previews_and_cancels(browser, server):
     with opened(browser, server) as page:
-        draw(page, "a crab", steps=50, pictures=4)
+        draw(page, "a crab", steps=1000, pictures=4)
         page.locator(".preview img").wait_for(timeout=60_000)
-        said(page, "of 50")
+        said(page, "of 1000")
         page.get_by_role("button", name="Cancel").click()
         said(page, "cancelled")
         assert page.locator(".preview img").count() == page.locator(".result img").count() == 0
+        time.sleep(1)                                       # the evaluation under way ends
         assert server.ask("/health")["drawing"] == 0
 
 
@@ -224,7 +226,7 @@ def test_a_visitor_brushes_and_inpaints(browser, server):
         draw(page, "a shark head, red glasses", seed=3)
         said(page, "done, seed 3")
         before, _ = read(downloaded(page))
-        page.get_by_role("button", name="Put the picture on the canvas").click()
+        page.get_by_role("button", name="change this").click()
         page.wait_for_function("window.courseCanvas.read() !== null")
         box = page.locator("canvas").bounding_box()
         at = lambda x, y: (box["x"] + x * box["width"] / 32, box["y"] + y * box["height"] / 32)
@@ -232,7 +234,7 @@ def test_a_visitor_brushes_and_inpaints(browser, server):
         page.mouse.down()
         page.mouse.move(*at(24, 16), steps=5)
         page.mouse.up()
-        draw(page, "a shark head, blue glasses", seed=4, strength=1)
+        draw(page, "a shark head, blue glasses", seed=4)
         said(page, "done, seed 4")
         after, text = read(downloaded(page))
     changed = (after != before).any(2)                      # (32, 32)
@@ -262,10 +264,10 @@ def test_a_visitor_sends_a_picture(browser, server, tmp_path):
 
 
 def test_markup_stays_text(browser, server):
-    hostile = "<img src=x onerror='window.broken=1'>\"><script>window.broken=1</script>"
+    hostile = "\"><img src=x onerror=broken=1>"              # few enough tokens to be drawn
     with opened(browser, server) as page:
         draw(page, hostile, seed=2)
-        assert "not in the vocabulary" in said(page, "done, seed 2")
+        said(page, "done, seed 2")
         assert page.locator(".result img").get_attribute("alt") == " ".join(hostile.split())
         assert page.evaluate("window.broken") is None
         draw(page, "a crab", seed=-5)
@@ -284,12 +286,12 @@ def test_two_visitors_see_their_own(browser, server):
 
 def test_a_page_that_is_closed_frees_the_worker(browser, server):
     with opened(browser, server) as page:
-        draw(page, "a crab", steps=50, pictures=4)
-        said(page, "of 50")
-    for _ in range(100):
+        draw(page, "a crab", steps=1000, pictures=4)
+        said(page, "of 1000")
+    for _ in range(300):
         if server.ask("/health")["drawing"] == 0:
             break
-        time.sleep(0.05)
+        time.sleep(0.1)
     assert "cancelled: " in server.log.read_text().splitlines()[-1]
 
 
