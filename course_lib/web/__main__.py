@@ -5,7 +5,7 @@
     python -m course_lib.web --model nouns --port 8000
         another checkpoint of the course, or the folder of a published Stable Diffusion
     python -m course_lib.web --watermark key.txt
-        with a mark in each picture that is drawn from noise; `course_lib.web.mark` finds it
+        with a mark in the noise that pictures start from; `course_lib.web.mark` looks for it
 
 It needs the extra `web`: pip install 'course_lib[web]'.
 """

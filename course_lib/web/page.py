@@ -10,7 +10,7 @@ from .service import Service
 
 ABOUT = """<p class="small">A prompt is forgotten when its picture is drawn, a picture when this
 page has it. Neither is written to a disk. {mark}</p>"""
-MARKED = "Pictures that are drawn from noise carry this service's invisible mark."
+MARKED = "The noise that pictures start from carries this service's secret mark."
 CSS = """
 h1 { font-size: 1.25rem; margin: 0; }
 .small { font-size: 0.8125rem; color: gray; }
