@@ -214,6 +214,12 @@ ROWS = [
         cached=(2, 2)),
     Row("best, not guided", steps=3, scale=1.0, cached=(2, 2)),
     Row("best, guidance distilled", steps=3, scale=1.0, student="guided"),
+    Row("5 steps, not guided", steps=5, scale=1.0),
+    Row("5 steps, not guided, cached", steps=5, scale=1.0, cached=(2, 2)),
+    Row("4 steps, not guided, cached", steps=4, scale=1.0, cached=(2, 2)),
+    Row("5 steps, guidance distilled", steps=5, scale=1.0, student="guided"),
+    Row("5 steps, not guided, ONNX Runtime", steps=5, scale=1.0, execute=OnnxUNet,
+        same_as="5 steps, not guided"),
     Row("best, guided in the first step, ONNX Runtime", steps=3, scale=FIRST, one_pass=True,
         null_kept=True, execute=OnnxUNet, same_as="3 steps, guided in the first"),
 ]                                                                                    # fmt: skip
