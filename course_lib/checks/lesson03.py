@@ -21,10 +21,12 @@ from .common import (
     Case,
     Question,
     Wrong,
+    as_class,
     as_function,
     as_scalar,
     as_tensor,
     between,
+    call_twice,
     compare_case,
     draw_case,
     fresh_generator,
@@ -131,7 +133,7 @@ def judge_error(f: Callable) -> None:
     for target in WEIGHTS:
         mistakes = ERROR_MISTAKES[target] | ERROR_MISTAKES_OF_ANY_TARGET
         c = draw_case(lambda: draw_loss(target), right_error, mistakes)
-        got = as_function(f)(c.loss.clone(), target, c.log_snr.clone())
+        got = call_twice(f, c.loss, target, c.log_snr)
         compare_case(got, c, right_error, mistakes, rtol=1e-3, atol=1e-6, otherwise=ERROR_HELP)
 
 
@@ -234,7 +236,7 @@ def judge_min_snr(f: Callable) -> None:
     for target in MIN_SNR_MISTAKES:
         mistakes = MIN_SNR_MISTAKES[target] | MIN_SNR_MISTAKES_OF_ANY_TARGET
         c = draw_case(lambda: draw_min_snr(target), right_min_snr, mistakes)
-        got = as_function(f)(target, c.log_snr.clone(), c.gamma)
+        got = call_twice(f, target, c.log_snr, c.gamma)
         compare_case(got, c, right_min_snr, mistakes, rtol=1e-3, atol=1e-6, otherwise=MIN_SNR_HELP)
     for target, ends in MIN_SNR_ENDS.items():
         judge_ends(f, target, ends)
@@ -274,14 +276,21 @@ def random_covariance(d: int, rank: int) -> Tensor:
     return C if rounded else random_covariance(d, rank)
 
 
+def product_eigenvalues(A: Tensor, B: Tensor) -> Tensor:
+    """The eigenvalues of A^(1/2) B A^(1/2), as they are computed."""
+    R = matrix_sqrt(A)
+    return torch.linalg.eigvalsh(R @ B @ R)
+
+
 def draw_gaussians(d: int, rank_a: int, rank_b: int) -> Case:
     """The means a, b and covariances A, B of two Gaussians in d dimensions."""
     a = between(-2, 2, d)
     b = between(-2, 2, d)
     A = random_covariance(d, rank_a)
     B = random_covariance(d, rank_b)
-    # so that even the elementwise square root of A B has a trace
-    while ((A @ B).diagonal() <= 0.01).any():
+    singular = min(rank_a, rank_b) < d
+    # so that even the elementwise square root of A B has a trace, and every root needs its clamp
+    while ((A @ B).diagonal() <= 0.01).any() or singular and product_eigenvalues(A, B).min() >= 0:
         A = random_covariance(d, rank_a)
         B = random_covariance(d, rank_b)
     means = (a - b).square().sum()
@@ -292,7 +301,7 @@ def draw_gaussians(d: int, rank_a: int, rank_b: int) -> Case:
         A=A,
         b=b,
         B=B,
-        singular=min(rank_a, rank_b) < d,
+        singular=singular,
         means=means,
         traces=traces,
         total=means + traces,
@@ -356,7 +365,7 @@ FRECHET_SINGULAR_HELP = (
     "factor, and rounding makes an eigenvalue of 0 slightly negative"
 )
 # dimensions, and the ranks of A and B
-RANKS = ((3, 3, 3), (5, 5, 5), (4, 4, 3), (4, 3, 4), (4, 3, 3), (4, 4, 3), (4, 3, 4), (4, 3, 3))
+RANKS = ((3, 3, 3), (5, 5, 5), *4 * ((4, 4, 3), (4, 3, 4), (4, 3, 3)))
 
 
 def judge_frechet(f: Callable) -> None:
@@ -373,7 +382,7 @@ def judge_frechet(f: Callable) -> None:
 def frechet_answer(f: Callable, c: Case) -> Tensor:
     """The reader's distance, one number. Raises Wrong if it is complex, nan or not computed."""
     try:
-        got = as_tensor(as_function(f)(c.a.clone(), c.A.clone(), c.b.clone(), c.B.clone()))
+        got = as_tensor(call_twice(f, c.a, c.A, c.b, c.B))
     except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
         raise Wrong(decomposition_failed(error, c)) from None
     reject_if((torch.is_tensor(got) and got.is_complex(),
@@ -535,8 +544,13 @@ def share_memory(a: Iterable[Tensor], b: Iterable[Tensor]) -> bool:
 
 
 def differ(a: Iterable[Tensor], b: Iterable[Tensor]) -> bool:
-    """Whether a tensor of a and its counterpart in b have different values."""
-    return any(not torch.equal(x, y) for x, y in zip(a, b))
+    """Whether a tensor of a and its counterpart in b have different values, of whatever dtype."""
+    return any(not torch.equal(x.double(), y.double()) for x, y in zip(a, b))
+
+
+def is_evaluating(net: nn.Module) -> bool:
+    """Whether a part of the network was put into evaluation mode."""
+    return not all(module.training for module in net.modules())
 
 
 NEW_EMA_SUSPECTS = {
@@ -549,12 +563,21 @@ NEW_EMA_SUSPECTS = {
     "the network that is being trained no longer requires gradients: "
     "copy first, then requires_grad_(False) on the copy":
         lambda c: any(not p.requires_grad for p in c.net.parameters()),
+    "the network that is being trained is in evaluation mode now, and its BatchNorm stands still: "
+    "copy first, then .eval() on the copy":
+        lambda c: is_evaluating(c.net),
     "before the first update the EMA must equal the network it was given":
         lambda c: differ(c.ema.net.parameters(), c.net.parameters()),
 }
 UPDATE_SUSPECTS = {
     "update changes the network itself; only the EMA may move":
         lambda c: differ(c.net.state_dict().values(), c.before.values()),
+    "update puts the network that is being trained into evaluation mode; leave it as it is":
+        lambda c: is_evaluating(c.net),
+    "update changes the gradients of the network (p.grad); leave it as it is":
+        lambda c: any(p.grad is None or (p.grad != 1).any() for p in c.net.parameters()),
+    "after an update the EMA's buffers are the network's own tensors: copy their values, copy_":
+        lambda c: share_memory(c.ema.net.buffers(), c.net.buffers()),
     "after an update the EMA shares its memory with the network (such as a.data = p.data): "
     "the next step of the optimizer moves both":
         lambda c: share_memory(c.ema.net.parameters(), c.net.parameters()),
@@ -592,7 +615,7 @@ BUFFER_SUSPECTS = {
 
 
 def same_mean(c: Case) -> bool:
-    return torch.allclose(c.ema.net[1].running_mean, c.net[1].running_mean)
+    return torch.allclose(c.ema.net[1].running_mean.double(), c.net[1].running_mean.double())
 
 
 def warm_up(n: int) -> float:
@@ -688,7 +711,7 @@ def ema_of_training(EMA: Callable, net: nn.Module, decay: float) -> Case:
     """
     c = Case(net=net, decay=decay, history=[parameters_of(net)], got=[])
     try:
-        c.ema = as_function(EMA)(net, decay)
+        c.ema = as_class(EMA)(net, decay)
         reject_first(NEW_EMA_SUSPECTS, c)
         c.averaged_mean = c.ema.net[1].running_mean.clone().double()
         for n in range(8):
@@ -705,6 +728,7 @@ def update_once(c: Case, n: int) -> None:
     with torch.no_grad():
         for p in c.net.parameters():
             p.add_(torch.randn_like(p))
+            p.grad = torch.ones_like(p)
     # moves the buffers of the BatchNorm
     c.net(3 + torch.randn(20, 3))
     c.before = copy.deepcopy(c.net.state_dict())
@@ -871,8 +895,7 @@ def judge_resume(answer: object) -> None:
         run, twin, end = (SmallRun(seed) for _ in range(3))
         for each in (run, twin, end):
             advance(each, 12)
-        s = state(run)
-        reject_if((s is None, "state returned None: does it end with `return`?"))
+        s = ask_state(state, run)
         s_from_file = saved_and_loaded(s)
         losses = advance(end, 8)
         reject_if((advance(run, 8) != losses,
@@ -882,6 +905,19 @@ def judge_resume(answer: object) -> None:
         judge_resumed(restore, s_from_file, c)
         judge_resumed(restore, s, c, CHANGED_BY_ITS_RUN)
         judge_resumed(restore, s, c, CHANGED_BY_ANOTHER)
+
+
+def ask_state(state: Callable, run: SmallRun) -> object:
+    """The reader's state of a run. Raises Wrong if there is none."""
+    try:
+        s = state(run)
+    except TypeError as error:
+        reject_if(("missing 1 required positional argument" in str(error),
+                   "state takes the run alone: have the two functions changed places? "
+                   f"check(\"3.7\", (state, restore)) ({error})"))
+        raise
+    reject_if((s is None, "state returned None: does it end with `return`?"))
+    return s
 
 
 def is_pair_of_functions(answer: object) -> bool:
@@ -1087,9 +1123,10 @@ def cloud_case(x: Tensor, real: Tensor) -> Case:
         distance=frechet_distance(x, real),
         mean_error=(x.mean(0) - real.mean(0)).norm(),
     )
+    c.scale = got.trace() / C.trace()
     c.centred = c.mean_error < 6 * (C.trace() / n) ** 0.5
     # whether they have another shape than the real points, not only another size
-    c.other_shape = not is_covariance(c, C * got.trace() / C.trace(), 0.2)
+    c.other_shape = not is_covariance(c, c.scale * C, 0.2)
     return c
 
 
@@ -1101,6 +1138,14 @@ def is_covariance(c: Case, wanted: Tensor, tolerance: float = 1e-5) -> bool:
 def is_roughly(c: Case, wanted: Tensor) -> bool:
     """Whether the points' covariance is this one, exactly or by random draws."""
     return is_covariance(c, wanted) or is_covariance(c, wanted, 0.2) and c.other_shape
+
+
+def is_drawn(c: Case) -> bool:
+    """Whether mean and covariance are as in n draws from the right Gaussian."""
+    whitened = torch.linalg.solve_triangular(c.L, c.got - c.C, upper=False)
+    whitened = torch.linalg.solve_triangular(c.L, whitened.T, upper=False)
+    # of draws, the square of its norm is d (d + 1) / n on average
+    return bool(c.centred and whitened.norm() < 2.5 * (c.d * (c.d + 1) / c.n) ** 0.5)
 
 
 HONEST_SUSPECTS = {
@@ -1128,10 +1173,12 @@ DISTANCE_SUSPECTS = {
     "each coordinate has its own width, but they are not correlated: "
     "the whole covariance is wanted, not only its diagonal":
         lambda c: is_roughly(c, c.C.diagonal().diag()),
+    "the covariance is {c.scale:.3g} times that of the real points":
+        lambda c: is_covariance(c, c.scale * c.C),
     "nearly: these are draws from the right Gaussian, so their own mean and covariance are off by "
     "chance, and the distance is {c.distance:.2g}. Whiten the draws first, "
     "by *their* mean and covariance":
-        lambda c: is_covariance(c, c.C, 6 * (c.d / c.n) ** 0.5) and c.centred,
+        is_drawn,
     "your points' mean is off by {c.mean_error:.2f}: give them the mean of the real points":
         lambda c: not c.centred,
     "the Fréchet distance is {c.distance:.2g}; it is 0 when mean and covariance agree: "
@@ -1157,8 +1204,12 @@ def fool_answer(f: Callable, real: Tensor, n: int) -> Tensor:
     """The reader's points (n, d), in float64. Raises Wrong if they are no such tensor."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fresh_generator().initial_seed() % 2**31)
-        x = as_function(f)(real.clone(), n)
+        given = real.clone()
+        x = as_function(f)(given, n)
+    reject_if((not torch.equal(given, real),
+               "your function changes the real points: compute new tensors"))
     reject_none(x)
+    x = as_tensor(x)
     d = real.shape[1]
     if not torch.is_tensor(x) or x.shape != (n, d) or x.is_complex():
         got = f"{x.dtype} {tuple(x.shape)}" if torch.is_tensor(x) else type(x).__name__
@@ -1213,7 +1264,7 @@ QUESTIONS = [
          "for a, p in zip(self.net.parameters(), net.parameters()): a.lerp_(p, 1 - d); "
          "for a, b in zip(self.net.buffers(), net.buffers()): a.copy_(b); self.n += 1")),
     Question(
-        "3.6", 3, judge_diagnoses,
+        "3.6", 2, judge_diagnoses,
         "three of the seven have the very losses of a healthy training: "
         "only samples, and code that the training does not share, can find them",
         ("Sort by the losses first: which trainings have the same ones, step by step? "
