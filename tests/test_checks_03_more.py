@@ -4,6 +4,7 @@ F1 and so on are the numbers of a review of the checks: kinds of answers that we
 wrongly.
 """
 import copy
+import io
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from test_checks_03 import (
     weighted,
 )
 
+from course_lib import Schedule
 from course_lib.checks.common import one_thread
 
 
@@ -70,6 +72,22 @@ def by_symmetric_numpy(a, A, b, B):
     R = (V * np.sqrt(w.clip(0))) @ V.T
     cross = np.sqrt(np.linalg.eigvalsh(R @ A.numpy() @ R).clip(0)).sum()
     return np.array(((a - b) ** 2).sum() + A.trace() + B.trace() - 2 * cross)
+
+
+def by_singular_values(A, B):
+    """Right: the singular values of A^(1/2) B^(1/2)."""
+    return torch.linalg.svdvals(power(A, 0.5) @ power(B, 0.5)).sum()
+
+
+# ---- 3.2
+
+def by_where(target, l, gamma):
+    snr = l.exp()
+    return {
+        "eps": torch.where(snr > gamma, gamma / snr, torch.ones_like(snr)),
+        "x0": torch.where(snr > gamma, torch.full_like(snr, gamma), snr),
+        "v": torch.where(snr > gamma, gamma / (snr + 1), snr / (snr + 1)),
+    }[target].nan_to_num(posinf=0)
 
 
 # ---- 3.4
@@ -160,6 +178,32 @@ def real_in_place(real, n):
     return fool(real, n)
 
 
+# ---- 3.7
+
+def as_bytes(run):
+    """Right: the state is a file in a tensor of bytes."""
+    file = io.BytesIO()
+    torch.save(state(run), file)
+    return {"file": torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)}
+
+
+def from_bytes(run, s):
+    restore(run, torch.load(io.BytesIO(bytes(s["file"].tolist()))))
+
+
+def forgets_the_rate(run, s):
+    """Right: the rate is set by each step, so it need not come back."""
+    kept = run.optimizer.state_dict()["param_groups"]
+    restore(run, s | {"optimizer": s["optimizer"] | {"param_groups": kept}})
+
+
+# ---- 3.8
+
+def by_angle(base, side, base_side):
+    angle = lambda t: torch.atan2(side / base_side * base.sigma(t), base.alpha(t))
+    return Schedule(lambda t: angle(t).cos(), lambda t: angle(t).sin())
+
+
 WRONG = [
     ("3.1", "changes the tensors it was given",
      lambda loss, target, l: loss.div_(weight_of(target, l.exp()))),
@@ -194,12 +238,17 @@ WRONG = [
 RIGHT = [
     ("3.1", lambda loss, target, l: in_x0(loss, target, l).tolist()),           # F12
     ("3.1", lambda loss, target, l: in_x0(loss, target, l).numpy()),
+    ("3.2", by_where),
     ("3.3", numpy_frechet),
+    ("3.3", frechet(cross=by_singular_values)),
     ("3.3", by_symmetric_numpy),
     ("3.4", by_moments),
     ("3.4", lambda n, v: np.float32(by_moments(n, v))),
     ("3.5", InDouble),
     ("3.5", Evaluating),
+    ("3.7", (as_bytes, from_bytes)),
+    ("3.7", (state, forgets_the_rate)),
+    ("3.8", by_angle),
     ("3.9", lambda real, n: fool(real, n).numpy()),
 ]
 

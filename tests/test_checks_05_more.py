@@ -3,9 +3,12 @@
 F1 and so on are the numbers of a review of the checks: kinds of answers that were once judged
 wrongly.
 """
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from catalogues import assert_accepted, assert_refused, listed
+from scipy.integrate import quad
 from test_checks_05 import EXPECTED as PARTS
 from test_checks_05 import (
     Guided,
@@ -26,6 +29,7 @@ from course_lib import samplers
 from course_lib.checks.common import one_thread
 from course_lib.lab import attributes, noun_parts
 from course_lib.samplers import last, timesteps
+from course_lib.schedules import append_dims
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +39,33 @@ def lenient(monkeypatch):
         yield
 
 
+# ---- 5.1
+
+def by_arithmetic(y, null, p, generator):
+    """Right, with numbers in place of torch.where."""
+    lost = (torch.rand(len(y), generator=generator, dtype=torch.float64) < p).long()
+    lost = lost.reshape(-1, *[1] * (y.ndim - 1))
+    return lost * null + (1 - lost) * y
+
+
 # ---- 5.2
+
+class AsObject:
+    """Right: an object that can be called."""
+
+    def __init__(self, D, w, null):
+        self.D = D
+        self.w = w
+        self.null = null
+
+    def __call__(self, x, t, **condition):
+        w = float(self.w(t)) if callable(self.w) else self.w
+        if w == 1:
+            return self.D(x, t, **condition)
+        u = self.D(x, t, **dict(condition, **self.null))
+        return (1 - w) * u + w * self.D(x, t, **condition)
+
+
 
 def doubled(D, w, null):                                                        # F6
     """Right: both predictions from one evaluation of a doubled batch."""
@@ -116,6 +146,26 @@ def twice_without_labels(self, x, t, y):                                        
     return u + self.w * (c - u)
 
 
+class ByBernoulli(Guided):
+    """Right: dropped by bernoulli and masked_fill."""
+
+    def forward(self, x, t, y=None):
+        if self.training and y is not None:
+            lost = torch.bernoulli(torch.full((len(x),), self.p)).bool()
+            return self.net(x, t, y=y.masked_fill(lost, self.null))
+        return super().forward(x, t, y)
+
+
+# ---- 5.4
+
+def by_quad(w, m, s, S):
+    """Right, with an integral of scipy and numbers of numpy."""
+    h = lambda r: (s**2 + r**2) ** (w / 2) * (S**2 + r**2) ** ((1 - w) / 2)
+    integral = quad(lambda r: w * r / ((s**2 + r**2) * h(r)), 0, np.inf)[0]
+    v = 1 / (w / s**2 + (1 - w) / S**2)
+    return np.array([v * w * m / s**2, np.sqrt(v), m * h(0) * integral, h(0)])
+
+
 # ---- 5.5
 
 def begins_again(D, schedule, x, known, mask, t, s, repeats, noise):            # F23
@@ -152,6 +202,15 @@ def null_alone(D, schedule, x0, before, after, n, w, null):
     ts = timesteps(schedule, n)
     z = last(samplers.ddim_invert(D, schedule, x0, ts.flip(0), **before))
     return last(samplers.ddim(guided, schedule, z, ts, **after))
+
+
+def by_func(D, schedule, classify, y, w):
+    """Right, with torch.func."""
+    def guided(x, t):
+        log_p = lambda z: -F.cross_entropy(classify(z, t), y, reduction="sum")
+        a, b = (append_dims(c, x) for c in (schedule.alpha(t), schedule.sigma(t)))
+        return D(x, t) + w * b**2 / a * torch.func.grad(log_p)(x).detach()
+    return guided
 
 
 # ---- 5.8
@@ -242,6 +301,11 @@ WRONG = [
     ("5.9", "your 6 nouns of the split pairs are one and the same", the_same_noun("pairs")),
 ]
 RIGHT = [
+    ("5.1", by_arithmetic),
+    ("5.2", AsObject),
+    ("5.3", ByBernoulli),
+    ("5.4", by_quad),
+    ("5.7", by_func),
     ("5.8", tells(*NOT_DRAWN)),
     ("5.9", by_numpy),                                                          # F12
     ("5.2", doubled),

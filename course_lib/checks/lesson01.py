@@ -272,7 +272,7 @@ def judge_q_sample(f: Callable) -> None:
                  "the same eps twice gave two answers: use the eps you are given, draw none of "
                  "your own"),
                 (got.ndim > len(shape),
-                 f"right for images, but x0 of shape {shape} comes back as {tuple(got.shape)}: "
+                 f"{c.only}x0 of shape {shape} comes back as {tuple(got.shape)}: "
                  "give alpha_bar as many dimensions as x0 has"))
         compare_case(got, c, right_q_sample, Q_SAMPLE_MISTAKES)
     judge_another_table(f)
