@@ -771,8 +771,8 @@ def equivariant_block(x: Tensor) -> Tensor:
 
 
 def positioned_block(x: Tensor) -> Tensor:
-    """A block that adds positions, before and after."""
-    return equivariant_block(x + POSITIONS_OF_2_7) + 0.5 * POSITIONS_OF_2_7
+    """A block that adds positions, before and after. Its largest difference is negative."""
+    return -equivariant_block(x + POSITIONS_OF_2_7) - 0.5 * POSITIONS_OF_2_7
 
 
 def equivariance_case() -> Case:
