@@ -139,7 +139,7 @@ WRONG = [
     ("4.2", "is still to be squared",
      member(v=lambda a, b, c, d, eta: eta * d / b * (b**2 - a / c * d**2).sqrt())),
     ("4.3", "you clamp x0_hat to [-1, 1]; that is no repair", clamped()),
-    ("4.3", "you clamp x0_hat to [-1, 1] and compute eps anew", clamped(anew=True)),
+    ("4.3", "you clamp x0_hat to [-1, 1]; that is no repair", clamped(anew=True)),
     ("4.3", "two generators with two seeds give the same samples", seeds),
     ("4.3", "two generators with two seeds give the same samples", seeds_globally),
     ("4.3", "changes the x it was given", in_place),

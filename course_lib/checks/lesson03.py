@@ -27,6 +27,7 @@ from .common import (
     as_tensor,
     between,
     call_twice,
+    compare,
     compare_case,
     draw_case,
     fresh_generator,
@@ -375,8 +376,12 @@ def judge_frechet(f: Callable) -> None:
         atol = 1e-2 if min(rank_a, rank_b) < d else 5e-4
         c = draw_case(lambda: draw_gaussians(d, rank_a, rank_b), right_frechet, FRECHET_MISTAKES,
                       atol=max(atol, 1e-3))
-        compare_case(frechet_answer(f, c), c, right_frechet, FRECHET_MISTAKES, rtol=3e-4,
-                     atol=atol, otherwise=FRECHET_SINGULAR_HELP if c.singular else FRECHET_HELP)
+        got = frechet_answer(f, c)
+        if c.singular:
+            compare(got, right_frechet(c), rtol=3e-4, atol=atol, otherwise=FRECHET_SINGULAR_HELP)
+        else:
+            compare_case(got, c, right_frechet, FRECHET_MISTAKES, rtol=3e-4, atol=atol,
+                         otherwise=FRECHET_HELP)
 
 
 def frechet_answer(f: Callable, c: Case) -> Tensor:
@@ -400,10 +405,11 @@ def frechet_answer(f: Callable, c: Case) -> Tensor:
 
 def decomposition_failed(error: Exception, c: Case) -> str:
     """The diagnosis of an answer that raises LinAlgError."""
-    where = "a matrix decomposition failed"
+    reason = str(error).split(". ")[0]
     if c.singular:
-        where = "right so far, but here a covariance is singular"
-    return f"{where} ({str(error).split('.')[0]}): eigh decomposes any symmetric matrix"
+        return (f"right so far, but here a covariance is singular ({reason}): eigh decomposes any "
+                "symmetric matrix, and an eigenvalue of 0 needs clamp(min=0) before the root")
+    return f"a matrix decomposition failed ({reason}): eigh decomposes any symmetric matrix"
 
 
 # ---- 3.4: extrapolation to infinitely many samples
@@ -460,6 +466,17 @@ LIMIT_HELP = (
 )
 
 
+def draw_noisy() -> Case:
+    """Values with errors of 0.05, about as large as those of random draws; one is far off."""
+    c = draw_measurements()
+    errors = 0.05 * torch.tensor([-1, 1, 1, -1, 1, -1, 1, -1], dtype=F64)
+    c.outlier = int(between(1, 7))
+    errors[c.outlier] = between(0.3, 0.5) * errors[c.outlier].sign()
+    c.noisy = c.values + errors
+    c.limit_of_all = right_fit(c)
+    return c
+
+
 def fit_to(chosen: slice | list[int]) -> Callable[[Case], Tensor]:
     """The limit from a line through some of the measurements only."""
     return lambda c: intercept(1 / c.n[chosen], c.noisy[chosen])
@@ -473,8 +490,6 @@ def fit_weighing(power: float) -> Callable[[Case], Tensor]:
 right_fit = fit_to(slice(None))
 WEIGHED = ("right without errors, but your fit weighs the values; all count alike here: "
            "unweighted least squares of the values over 1/n")
-# the one of eight errors that is larger than the others
-OUTLIER = 3
 FIT_MISTAKES = {
     "right without errors, but you use the two largest n alone, and their errors are multiplied "
     "by more than ten: use all values":
@@ -486,7 +501,7 @@ FIT_MISTAKES = {
     "right without errors, but you use the first and the last value alone: use all":
         fit_to([0, -1]),
     "right without errors, but you leave out the value that is farthest from the line: use all":
-        fit_to([k for k in range(8) if k != OUTLIER]),
+        lambda c: fit_to([k for k in range(8) if k != c.outlier])(c),
     "right without errors, but a parabola in 1/n follows the errors of the values; "
     "a straight line is what the derivation gives":
         lambda c: intercept(1 / c.n, c.noisy, degree=2),
@@ -506,10 +521,7 @@ def judge_extrapolate(f: Callable) -> None:
     c = draw_case(draw_measurements, right_limit, LIMIT_MISTAKES)
     c.got = limit_answer(f, c.n, c.values)
     compare_case(c.got, c, right_limit, LIMIT_MISTAKES, rtol=1e-3, atol=1e-3, otherwise=LIMIT_HELP)
-    c.errors = 0.05 * torch.tensor([-1, 1, 1, -1, 1, -1, 1, -1], dtype=F64)
-    c.errors[OUTLIER] = 0.4
-    c.noisy = c.values + c.errors
-    c.limit_of_all = right_fit(c)
+    c = draw_case(draw_noisy, right_fit, FIT_MISTAKES)
     c.got = limit_answer(f, c.n, c.noisy)
     compare_case(c.got, c, right_fit, FIT_MISTAKES, rtol=1e-3, atol=1e-3, otherwise=FIT_HELP)
 
