@@ -215,9 +215,10 @@ def by_func(D, schedule, classify, y, w):
 
 # ---- 5.8
 
-# of two heads the model draws one
-DRAWN = ("a shark-headed noun with a pizza head", "head", "two at once", PARTS | {"head": "pizza"})
-NOT_DRAWN = ("a shark-headed noun with a pizza head", "head", "two at once", PARTS)
+# of two heads the model draws the first
+DRAWN = ("a shark-headed noun with a pizza head", "head", "two at once", PARTS)
+NOT_DRAWN = ("a shark-headed noun with a pizza head", "head", "two at once",
+             PARTS | {"head": "pizza"})
 
 
 # ---- 5.9

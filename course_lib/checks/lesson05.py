@@ -1272,7 +1272,7 @@ def meant_parts(parts: list[str], before: str, behind: str) -> list[str]:
 
 # words outside the vocabulary that describe no part
 FILLERS = set("""
-    could create draw drawing figure figures give good great i image images it like make me my nice
+    could create draw drawing figure figures give good great i image images it make me my nice
     paint person picture pictures please portrait pretty really show some something there thing us
     very want would you beautiful
 """.split())
