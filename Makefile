@@ -7,10 +7,11 @@ BROWSE  = $(if $(or $(DISPLAY),$(WAYLAND_DISPLAY),$(filter Darwin,$(shell uname)
 ROOT_OK = $(if $(filter 0,$(shell id -u)),--allow-root,)
 NN      = $(if $(LESSON),$(shell echo 0$(LESSON) | sed 's/.*\(..\)$$/\1/'))
 
-.PHONY: help setup lab test test-fast lint build check html clean
+.PHONY: help setup lab app test test-fast lint build check html clean
 
 help:
 	@echo "make lab                  set up, then open JupyterLab on the notebooks (prints its address)"
+	@echo "make app                  the small Stable Diffusion behind a web page, on this machine alone"
 	@echo "make test [LESSON=3]      set up, then all tests and notebooks (or those of one lesson)"
 	@echo "make test-fast            the tests without the notebooks, the browser and what is slow"
 	@echo "make lint                 is the code readable: ruff, widths, lengths of functions"
@@ -32,6 +33,10 @@ $(READY): pyproject.toml
 lab: $(READY)
 	@echo "== JupyterLab: open the address below that starts with http://127.0.0.1 (stop it with Ctrl-C)"
 	$(VENV)/bin/jupyter lab $(BROWSE) $(ROOT_OK) --ip=127.0.0.1 --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/01_diffusion_fundamentals.ipynb $(LAB_ARGS)
+
+app: $(READY)
+	@$(PY) -c 'import gradio' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[web]'
+	$(PY) -m course_lib.web $(APP_ARGS)
 
 test: $(READY)
 	$(PY) tools/run_tests.py $(NN)

@@ -17,6 +17,25 @@
 #
 # **You need** lesson 1, and `nn.Module`. **It takes** about 2 minutes to run on two CPU cores. The exercises are in `exercises/02_denoising_networks.ipynb`.
 #
+# | section | | minutes | what it gives |
+# | --- | --- | --- | --- |
+# | 2.1 The receptive field | core | 8 | why a denoiser needs a wide view, and what it costs |
+# | 2.2 The time embedding | core | 8 | how a network is given the noise level |
+# | 2.3 The residual block | core | 12 | norm, shortcut, FiLM; what makes a deep network trainable |
+# | 2.4 Attention | core | 10 | how one pixel uses another far away |
+# | 2.4 Two refinements | deeper | 4 | RMS and QK normalisation |
+# | 2.5 Downsampling and upsampling | core | 5 | checkerboards, and where they come from |
+# | 2.6 The whole U-Net | core | 8 | the parts put together, with a picture |
+# | 2.7 Conditioning | core | 8 | three ways for a condition to enter |
+# | 2.7 Joint attention | deeper | 5 | text and image in one sequence |
+# | 2.8 The diffusion transformer | core | 8 | patches, adaLN-Zero |
+# | 2.8 Positions | deeper | 8 | sinusoids, tables, rotations, and how far they carry |
+# | 2.9 An ablation | core | 12 | which parts earn their keep |
+# | 2.9 Design rules | core | 4 | what large models choose, and who measured it |
+# | 2.10 Looking inside | deeper | 6 | features and attention maps of a trained network |
+#
+# The core sections read well alone.
+#
 # **Our conventions.** Shapes are (B, C, H, W): batch, channels, height, width. Tokens are (B, N, C). The time $t$ is in [0, 1], 0 is data, 1 is noise. A network has no schedule inside: it maps an image, a number and perhaps a condition to an image.
 
 # %% tags=["setup"]
@@ -33,6 +52,7 @@ from torch import nn
 
 from course_lib import Denoiser, DiT, Schedule, UNet
 from course_lib.lab import data, plots, profiling, storage, tables, train
+from course_lib.lab.notebook import diagrams
 from course_lib.networks.dit import DiTBlock, sincos_position_embedding_2d
 from course_lib.networks.layers import (
     AttentionBlock,
@@ -59,7 +79,7 @@ schedule = Schedule.cosine()
 #
 # $$\text{multiply-adds} = H\,W\,C_{\text{in}}\,C_{\text{out}}\,k^2. \tag{2.2}$$
 #
-# Six 3x3 convolutions cover a square of 13 x 13 pixels, less than half the width of our images. Strides are the cheap way to cover more: halve height and width, and every later layer reaches twice as far, at a quarter of the cost if the channels stay as many. (Usually they are doubled; then the cost stays the same.) But fine detail is gone. The **U-Net** (Ronneberger et al. 2015) goes down in an **encoder** and comes up again in a **decoder**, and its **skip connections** concatenate the encoder's features to the decoder's: they are bridges from the way down to the way up. Let us measure the receptive field of one output pixel, by its gradient:
+# Six 3x3 convolutions cover a square of 13 x 13 pixels, less than half the width of our images. Strides are the cheap way to cover more: halve height and width, and every later layer reaches twice as far, at a quarter of the cost if the channels stay as many. Usually they are doubled; then the cost stays the same. But fine detail is gone. The **U-Net** (Ronneberger et al. 2015) goes down in an **encoder** and comes up again in a **decoder**, and its **skip connections** concatenate the encoder's features to the decoder's. Let us measure the receptive field of one output pixel, by its gradient:
 
 # %%
 def input_gradient(net, size=28):
@@ -115,9 +135,9 @@ for kernel, stride in stem_and_encoder + bottom:
 print(f"(2.1) down to the end of the bottom: {r} pixels")
 
 # %% [markdown]
-# **What the figure shows.** The receptive field of the six convolutions is a square of side 13, as (2.1) says. That of the U-Net, with sixteen 3x3 convolutions in a row, is the whole image even without attention, strongest in the middle. Attention makes no difference that one could see: with random weights it takes a little from everywhere, and what to take must be learned. (The last printed line leaves out the decoder; even so it gives more than the image's 28 pixels.)
+# **What the figure shows.** The receptive field of the six convolutions is a square of side 13, as (2.1) says. That of the U-Net, with sixteen 3x3 convolutions in a row, is the whole image even without attention, strongest in the middle. Attention makes no difference that one could see: with random weights it takes a little from everywhere, and what to take must be learned. The last printed line leaves out the decoder; even so it gives more than the image's 28 pixels. These networks have random weights: read from the figure which pixels count at all, not how much.
 #
-# **Another cheap trick** is our network's first step. `pixel_unshuffle` (also called *space-to-depth*) folds each square of 2x2 pixels, a **patch**, into four channels: nothing is lost, and every layer after it works on a quarter of the pixels. (Cheap, but not free: section 2.9 measures the price in quality.)
+# **Another cheap trick** is our network's first step. `pixel_unshuffle` (also called *space-to-depth*) folds each square of 2x2 pixels, a **patch**, into four channels: nothing is lost, and every layer after it works on a quarter of the pixels. Section 2.9 measures its price in quality.
 
 # %%
 toy = torch.arange(16.0).view(1, 1, 4, 4)
@@ -174,12 +194,13 @@ tables.table(rows, ".6f", caption="Cosine similarity of t = 0.01 to another time
 # %% [markdown]
 # **What the figure shows.** With the 1000, the nearest times are most alike, and on the whole the likeness falls with distance: slow sinusoids carry the coarse time, fast ones the fine. It falls with ups and downs; the stripes are sinusoids that have come round again. Without it all times look nearly the same.
 #
-# **And the alternatives?** One could give the bare number, or *learn* a vector for each hundredth of the time, as for classes (`nn.Embedding`). Which of them prepares best what a network must find out? Take a quantity that it surely needs, the log-SNR, and fit it by a single linear layer from each embedding (a **linear probe**), at 1,000 random times. Then measure its error at 1,000 *other* times:
+# **And the alternatives?** One could give the bare number, or *learn* a vector for each hundredth of the time, as for classes (`nn.Embedding`). Which of them prepares best what a network must find out? Take a quantity that it surely needs, the log-SNR, and fit it by a single linear layer from each embedding (a **linear probe**). A training sees tens of thousands of times; here are 10,000 random ones, and once more only 1,000. Then measure the error at 1,000 *other* times:
 
 # %%
-times, others = torch.rand(2, 1000) * 0.98 + 0.01
+times = torch.rand(10_000) * 0.98 + 0.01
+others = torch.rand(1000) * 0.98 + 0.01
 
-def probe_error(embed):
+def probe_error(embed, times):
     """RMS error, at other times, of the best linear layer from embed(t) to the log-SNR.
 
     embed: (N,) -> (N, d)
@@ -198,15 +219,17 @@ probes = {
     "a learned table of 1000": lambda t: F.one_hot((1000 * t).long(), 1000).float(),
 }
 std = schedule.log_snr(others).std()
-tables.table({name: {"error": probe_error(embed)} for name, embed in probes.items()}, ".2f",
-             index="embedding",
+rows = {name: {"10,000 times": probe_error(embed, times),
+               "1,000 times": probe_error(embed, times[:1000])}
+        for name, embed in probes.items()}
+tables.table(rows, ".3f", index="embedding",
              caption="RMS error of a linear probe of the log-SNR, at 1,000 other times "
              f"(the log-SNR's own standard deviation: {std:.2f})")
 
 # %% [markdown]
-# A linear layer on a table is a free value for each entry: a staircase. With 100 entries the steps are coarse; with 1000, many entries were never trained, and hold nothing. The sinusoids are smooth where they should be and steep where they must be. (This is one linear layer. A whole network has more layers to help itself with; section 2.9 measures these choices in it.)
+# A linear layer on a table is a free value for each entry: a staircase. With 100 entries the steps are coarse. With 1000 the table needs its examples: after 1,000 times a third of its entries were never trained, and it is bad; after 10,000 it is *better* than the sinusoids. So this probe is no reason for sinusoids. They need no choice of entries, and they carry over to times that were not seen. And it is one linear layer: section 2.9 measures these choices in a whole network.
 #
-# In the network, an **MLP** (multilayer perceptron: here two linear layers with a nonlinearity between them) turns the sinusoids $w(t)$ into the **embedding** $e$, and the embedding of a class, if there is one, is added to it (section 2.7). It is $e$, once more through the nonlinearity, that every block receives.
+# In the network, an **MLP** (multilayer perceptron: here two linear layers with a nonlinearity between them) turns the sinusoids $w(t)$ into the **embedding** $e$, and the embedding of a class, if there is one, is added to it (section 2.7). Every block receives $\operatorname{SiLU}(e)$; where nothing hangs on it we call that $e$, too.
 #
 # ## 2.3 The residual block
 #
@@ -220,7 +243,7 @@ tables.table({name: {"error": probe_error(embed)} for name, embed in probes.item
 #
 # $$\operatorname{SiLU}(z) = \frac{z}{1 + e^{-z}} \tag{2.6}$$
 #
-# **A residual connection**, or **shortcut**. The block's output is *added* to its input (through a 1x1 convolution, where the number of channels changes), and its last convolution starts at zero (**zero initialisation**); so a new block changes nothing, and learns what to change. It can learn: the gradient of a layer's weights is made of what comes *in* and of what comes back from above, and neither is zero. Only two layers of zeros in a row would wait for each other for ever.
+# **A residual connection**, or **shortcut**. The block's output is *added* to its input, and its last convolution starts at zero (**zero initialisation**); so a new block whose input and output have equal widths changes nothing, and learns what to change. Where the number of channels changes, the shortcut is a 1x1 convolution. It can learn: the gradient of a layer's weights is made of what comes *in* and of what comes back from above, and neither is zero. Only two layers of zeros in a row would wait for each other for ever.
 #
 # **Where does the time go in?** Three ways are in use, all after the first convolution. *Add* a vector per channel, made from the embedding $e$ by a linear layer (Ho et al. 2020); *scale and shift* the normalised features by two such vectors (**FiLM**, feature-wise linear modulation, Perez et al. 2018; Dhariwal & Nichol 2021 call it **adaptive group normalisation**, AdaGN):
 #
@@ -273,6 +296,8 @@ class MyResnetBlock(nn.Module):
         return self.shortcut(x) + self.conv2(F.silu(h))
 
 # %%
+diagrams.block(["norm", "SiLU", "3x3 conv", "norm, then\nFiLM (2.7)", "SiLU",
+                "3x3 conv,\nstarts at 0"], (0, 5), 3, "A residual block")
 x = torch.randn(2, 32, 8, 8)
 emb = torch.randn(2, 128)
 mine = MyResnetBlock(32, 32, 128)
@@ -287,7 +312,7 @@ torch.testing.assert_close(library(x, emb), mine(x, emb))
 print("course_lib's ResnetBlock agrees:", tuple(mine(x, emb).shape))
 
 # %% [markdown]
-# **Does it matter?** Send noise through twenty blocks with PyTorch's usual random weights, with norms and a shortcut, with one of the two, and with neither. Look at the size of the numbers, and of the gradients that come back to the input.
+# **Does it matter?** Send noise through twenty blocks, with norms and a shortcut, with one of the two, and with neither. The answer depends on the random weights, so take two kinds: PyTorch's default, which is small, and Kaiming's (He et al. 2015), made so that a layer after a ReLU keeps its variance. Look at the size of the numbers, and of the gradients that come back to the input.
 
 # %%
 def signal_and_gradient(blocks, x):
@@ -301,10 +326,15 @@ def signal_and_gradient(blocks, x):
     h.square().mean().backward()
     return torch.tensor(stds), x.grad.std().item()
 
-def make_block(norms, shortcut):
+def make_block(norms, shortcut, kaiming):
     """A block without time, with or without norms and a shortcut."""
     norm = lambda: nn.GroupNorm(2, 32) if norms else nn.Identity()
-    conv = lambda: nn.Conv2d(32, 32, 3, padding=1)
+
+    def conv():
+        layer = nn.Conv2d(32, 32, 3, padding=1)
+        if kaiming:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        return layer
     layers = nn.Sequential(norm(), nn.SiLU(), conv(), norm(), nn.SiLU(), conv())
     return lambda h: h + layers(h) if shortcut else layers(h)
 
@@ -312,18 +342,22 @@ def make_block(norms, shortcut):
 torch.manual_seed(1)
 kinds = {"neither": (False, False), "norms": (True, False),
          "shortcut": (False, True), "both": (True, True)}
-stds, gradients = {}, {}
-for name, (norms, shortcut) in kinds.items():
-    blocks = [make_block(norms, shortcut) for _ in range(20)]
-    stds[name], gradient = signal_and_gradient(blocks, torch.randn(4, 32, 8, 8))
-    gradients[name] = {"gradient": gradient}
-plots.curves(torch.arange(1, 21), stds, yscale="log", xlabel="block",
+panels, rows = {}, {name: {} for name in kinds}
+for start, kaiming in {"PyTorch's weights": False, "Kaiming's weights": True}.items():
+    panels[start] = {}
+    for name, options in kinds.items():
+        blocks = [make_block(*options, kaiming) for _ in range(20)]
+        stds, gradient = signal_and_gradient(blocks, torch.randn(4, 32, 8, 8))
+        panels[start][name] = stds
+        rows[name][f"{start}: output"] = stds[-1]
+        rows[name]["gradient" + " " * kaiming] = gradient
+plots.panels(torch.arange(1, 21), panels, yscale="log", xlabel="block",
              ylabel="standard deviation", title="Noise on its way through twenty blocks")
-tables.table(gradients, ".1e", index="block with",
-             caption="Standard deviation of the gradient at the input of twenty blocks")
+tables.table(rows, ".1e", index="block with",
+             caption="Standard deviation after twenty blocks; of the gradient at the input")
 
 # %% [markdown]
-# **What the figure shows.** With neither, what is left after two blocks comes almost only from the biases; that the signal is gone, the gradient shows. Either of the two is enough to let signal and gradient pass. (The gradients of the three cannot be compared closely: the loss is a mean square, so a larger output also sends back a larger gradient.)
+# **What the figure shows.** With PyTorch's small weights and neither, what is left after two blocks comes almost only from the biases; that the signal is gone, the gradient shows. Either of the two then lets signal and gradient pass. With Kaiming's weights the shortcut *alone* lets both grow with every block, and with norms the size stays moderate. So a shortcut needs norms, or branches that start small, as zero initialisation makes them. Gradients of rows with outputs of different sizes cannot be compared closely: the loss is a mean square, and a larger output sends back a larger gradient.
 #
 # With both, the sum still grows with each block: variances add. EDM2 (Karras et al. 2024) *preserves magnitudes* instead: mix $a$ and $b$ with a weight $\tau$ and divide by the standard deviation that the mixture has if both are independent, with standard deviation 1,
 #
@@ -392,6 +426,8 @@ class MyAttentionBlock(nn.Module):
         return x + self.proj(h).transpose(1, 2).view(B, C, H, W)
 
 # %%
+diagrams.block(["norm", "tokens", "q, k, v", "attention\n(2.9)", "linear", "pixels"],
+               (0, 5), title="An attention block")
 x = torch.randn(2, 64, 7, 7)
 mine = MyAttentionBlock(64)
 library = AttentionBlock(64)
@@ -404,7 +440,7 @@ difference = (mine(shuffled(x)) - shuffled(mine(x))).abs().max()
 print(f"shuffle, then attend, against attend, then shuffle: {difference:.1e}")
 
 # %% [markdown]
-# The last line is the best test of an attention block: nothing in it depends on *where* a token is, so shuffling the pixels before or after must be the same. It is **permutation-equivariant**. (Code that confuses tokens with channels fails this test. In a U-Net the convolutions around it do depend on the positions.)
+# The last line is a *necessary* test of an attention block: nothing in it depends on *where* a token is, so shuffling the pixels before or after must be the same. It is **permutation-equivariant**. Code that confuses tokens with channels fails it. A 1x1 convolution passes, and so does a block whose last layer is zero, as the library's is at its start: so random weights were loaded into it here.
 #
 # **Why only at 7x7?** With $N$ tokens of $C$ channels, the three linear maps and the last one cost $4NC^2$, and comparing and averaging cost
 #
@@ -427,9 +463,11 @@ tables.table(rows, ".1f", index="image",
              caption="Attention, 64 channels: million multiply-adds for one image; time")
 
 # %% [markdown]
-# Doubling the side makes attention up to sixteen times as expensive. So a U-Net attends in the bottleneck, where there are few pixels and each stands for a wide part of the image.
+# Doubling the side makes attention up to sixteen times as expensive. So a U-Net attends only at the levels that are small enough: Ho et al. at 16 x 16, Dhariwal & Nichol 2021 at 32, 16 and 8, ours in the bottleneck at 7 x 7.
 #
-# Two refinements of large models, each in a line. **RMS normalisation** (RMSNorm) divides by the root of the mean square and subtracts no mean; and **QK normalisation** applies it to queries and keys, so that no dot product can run away. (Models that use it also learn a factor for the result, because logits of at most $\sqrt d$ could not concentrate on one token among many.)
+# ### Two refinements · deeper
+#
+# Large models have two more, each in a line. **RMS normalisation** (RMSNorm) divides by the root of the mean square and subtracts no mean; and **QK normalisation** applies it to queries and keys, so that no dot product can run away. Models that use it also learn a factor for the result, because logits of at most $\sqrt d$ could not concentrate on one token among many.
 #
 # $$\operatorname{RMS}(z) = \frac{z}{\sqrt{\tfrac1d\sum_i z_i^2 + \varepsilon}}, \qquad |\operatorname{RMS}(q)\cdot\operatorname{RMS}(k)|/\sqrt d \le \sqrt d \tag{2.12}$$
 
@@ -452,7 +490,7 @@ tables.table(rows, ".2f", index="queries and keys",
              f"nats (at most {math.log(1000):.2f})")
 
 # %% [markdown]
-# Where queries and keys grow, plain attention ends by taking a single token; then a small change of a query no longer changes the weights, and hardly any gradient can pass. Normalised, it stays open.
+# Where queries and keys grow, plain attention ends by taking a single token; then a small change of a query no longer changes the weights, and hardly any gradient reaches queries and keys; that of the values still passes. Normalised, the weights stay spread.
 #
 # ## 2.5 Downsampling and upsampling
 #
@@ -464,9 +502,11 @@ flat = torch.ones(1, 1, 8, 8)
 three = nn.ConvTranspose2d(1, 1, 3, stride=2, padding=1, output_padding=1)
 four = nn.ConvTranspose2d(1, 1, 4, stride=2, padding=1)
 nearest = F.interpolate(flat, scale_factor=2.0)
+folded = nn.Conv2d(1, 4, 3, padding=1)                      # four channels for 2x2 pixels
 results = {
     "transposed, 3x3": three(flat),
     "transposed, 4x4": four(flat),
+    "conv, then pixel_shuffle": F.pixel_shuffle(folded(flat), 2),
     "nearest, then 3x3": F.conv2d(nearest, three.weight, padding=1),
 }
 inner = {name: y.detach()[0, 0, 3:-3, 3:-3] for name, y in results.items()}
@@ -474,7 +514,7 @@ plots.heatmaps({f"{name}\nspread {y.std():.3f}": y - y.mean() for name, y in inn
                label="value - mean", title="A flat image, upsampled (inner part)")
 
 # %% [markdown]
-# **What the figure shows.** With a 3x3 kernel and stride 2 the painted kernels overlap unevenly, in **checkerboard artifacts**: a pixel is painted once, twice or four times, depending on its position. A 4x4 kernel overlaps evenly (which is why Odena et al. advise it), but still four different sets of weights paint the four kinds of position, so a random start has a pattern, too, which training must remove. **Nearest-neighbour** upsampling first (each pixel becomes four) and convolving then leaves a flat image flat. That is what our `Upsample` does. (Whether it matters for the trained network, section 2.9 measures.)
+# **What the figure shows.** With a 3x3 kernel and stride 2 the painted kernels overlap unevenly, in **checkerboard artifacts**: a pixel is painted once, twice or four times, depending on its position. A 4x4 kernel overlaps evenly, but still four different sets of weights paint the four kinds of position, so a random start has a pattern, too, which training must remove. A convolution followed by `pixel_shuffle`, our network's own last step, has four sets of weights just so. **Nearest-neighbour** upsampling first and convolving then leaves a flat image flat: Odena et al. propose it, with kernels that the stride divides as a partial help. Our `Upsample` does that. Section 2.9 measures whether it matters for the trained network.
 #
 # ## 2.6 The whole U-Net
 #
@@ -507,9 +547,10 @@ net = without_zero_init(UNet(1, widths=(32, 64), num_classes=10))
 x, t, y = torch.randn(3, 1, 28, 28), torch.rand(3), torch.tensor([3, 1, 4])
 torch.testing.assert_close(my_forward(net, x, t, y), net(x, t, y))
 print("the same")
+diagrams.unet(net, 28)
 
 # %%
-parts = {name: getattr(net, name) for name in ("time", "label", "stem", "out")}
+parts = {name: getattr(net, name) for name in ("time", "label", "stem", "norm", "out")}
 for name in ("down", "middle", "up"):
     parts |= {f"{name} {k}": module for k, module in enumerate(getattr(net, name))}
 
@@ -622,7 +663,9 @@ split_heads = split_a                                       # the right one
 # %% [markdown]
 # To attention, words are a set, so `split_b` is wrong. In memory the words lie one after the other. `split_b` cuts this row as if the channels did, so its "words" are mixtures of several. A *property that must hold* finds what shapes cannot.
 #
-# SD3 and Flux (Esser et al. 2024) go one step further: **joint attention**. Image and text tokens each have their own linear maps, but are concatenated to one sequence in which all attend to all, so that the text can change, too. It takes the place of a self-attention among the pixels *and* a cross-attention to the words; what does it cost beside these two?
+# ### Joint attention · deeper
+#
+# Stable Diffusion 3 (Esser et al. 2024) goes one step further: **joint attention**. Image and text tokens each have their own linear maps, but are concatenated to one sequence in which all attend to all, so that the text can change, too. Flux does so in its first blocks; its later ones share one set of maps. It takes the place of a self-attention among the pixels *and* a cross-attention to the words; what does it cost beside these two?
 
 # %%
 def joint_attention(image, text, maps, num_heads=2):
@@ -643,16 +686,23 @@ def joint_attention(image, text, maps, num_heads=2):
 # %%
 maps = {"image in": nn.Linear(64, 192), "text in": nn.Linear(64, 192),
         "image out": nn.Linear(64, 64), "text out": nn.Linear(64, 64)}
-image, text = torch.randn(1, 49, 64), torch.randn(1, 12, 64)
+image, rows = torch.randn(1, 49, 64), {}
 pixels = image.transpose(1, 2).view(1, 64, 7, 7)
-both = profiling.multiply_adds(AttentionBlock(64), pixels)
-both += profiling.multiply_adds(CrossAttentionBlock(64, 64), pixels, text)
-joint = profiling.multiply_adds(lambda: joint_attention(image, text, maps))
-print(f"multiply-adds: self- and cross-attention {both:,}, joint attention {joint:,}")
+for words in (12, 25, 77):
+    text = torch.randn(1, words, 64)
+    both = profiling.multiply_adds(AttentionBlock(64), pixels)
+    both += profiling.multiply_adds(CrossAttentionBlock(64, 64), pixels, text)
+    joint = profiling.multiply_adds(lambda: joint_attention(image, text, maps))
+    rows[words] = {"self- and cross-attention": both, "joint attention": joint,
+                   "ratio": joint / both}
+tables.table(rows, {"self- and cross-attention": ",", "joint attention": ",",
+                    "ratio": ".2f"}, index="text tokens", caption="Multiply-adds")
 reordered = joint_attention(image, text.flip(1), maps)[0]
 torch.testing.assert_close(reordered, joint_attention(image, text, maps)[0])
 
 # %% [markdown]
+# **What the table shows.** With few words joint attention is the cheaper one; with CLIP's 77 tokens it costs half as much again, and for that it updates the text, too.
+#
 # ## 2.8 The diffusion transformer
 #
 # The **diffusion transformer** (DiT; Peebles & Xie 2023) drops the U. The image is **patchified**: it is cut into patches, each patch becomes a token, and all layers have the same width. The condition enters by **adaLN-Zero** (adaptive layer norm): for each of a block's two halves $f$, attention and an MLP applied to every token, the embedding chooses a scale, a shift, and a **gate** $g$ that starts at zero. Its norm is **layer normalisation**: each token by itself, over its $d$ numbers, as in (2.5) but without $\gamma$ and $\delta$:
@@ -718,61 +768,9 @@ plots.show(channels[::6], columns=8, width=5,
 # %% [markdown]
 # **What the figure shows.** Nothing in a transformer depends on where a token is (section 2.4), so a **positional encoding** (or position embedding), `net.positions`, is added to the tokens: sinusoids of the row (above) and of the column (below), four sines and then four cosines each, from fast to slow; the slow ones hardly move over seven positions.
 #
-# **Which positional encoding?** Added sinusoids are one way; a *learned* table is another; and most large models now *turn* queries and keys (**rotary position embedding**, RoPE, Su et al. 2021). Take a pair of channels as a point in the plane, and turn it by an angle $\theta m$ at position $m$. If both points are turned by the same angle, their dot product stays the same. So it depends only on the difference of the positions:
+# **What does it cost?** A block with $N$ tokens of width $d$ needs $4Nd^2$ multiply-adds for attention's linear maps, $8Nd^2$ for the MLP, which is four times as wide inside, and (2.11). The map from the embedding adds $6d^2$ per image.
 #
-# $$\big(R_{\theta m}\,q\big)\cdot\big(R_{\theta n}\,k\big) = q\cdot R_{\theta (n-m)}\,k, \qquad R_\varphi = \begin{pmatrix}\cos\varphi & -\sin\varphi\\ \sin\varphi & \cos\varphi\end{pmatrix} \tag{2.14}$$
-#
-# A task that needs positions: twelve tokens of random numbers in a row, and each is to output the content of its left neighbour. One layer of attention, 300 small steps:
-
-# %%
-def rotary(x):
-    """Each pair of channels turned by an angle that grows with the position: (B, N, d)."""
-    frequencies = 2.0 ** -torch.arange(x.shape[2] // 2)
-    angles = torch.arange(x.shape[1])[:, None] * frequencies            # (N, d / 2)
-    a, b = x.chunk(2, dim=-1)
-    turned_a = a * angles.cos() - b * angles.sin()
-    turned_b = a * angles.sin() + b * angles.cos()
-    return torch.cat([turned_a, turned_b], dim=-1)
-
-# %%
-def neighbour_error(positions, rotate=lambda x: x, dim=32):
-    """Error of the left neighbour's content after 300 steps; 1 is that of a zero output.
-
-    positions: (12, dim), added to the tokens; rotate: of queries and keys
-    """
-    torch.manual_seed(0)
-    layers = nn.ModuleList([nn.Linear(8, dim), nn.Linear(dim, 3 * dim), nn.Linear(dim, 8)])
-    stem, qkv, out = layers
-    learned = [*layers.parameters()] + [positions] * positions.requires_grad
-    optimizer = torch.optim.Adam(learned, lr=1e-2)
-    for _ in range(300):
-        x = torch.randn(32, len(positions), 8)
-        q, k, v = qkv(stem(x) + positions).chunk(3, dim=-1)
-        predicted = out(attention(rotate(q), rotate(k), v))             # (32, 12, 8)
-        loss = (predicted[:, 1:] - x[:, :-1]).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return loss.item()
-
-# %%
-none = torch.zeros(12, 32)
-errors = {
-    "none": neighbour_error(none),
-    "added sinusoids": neighbour_error(TimeEmbedding(32)(torch.arange(12) / 1000)),
-    "a learned table": neighbour_error(torch.zeros(12, 32, requires_grad=True)),
-    "rotary": neighbour_error(none, rotary),
-}
-tables.table({name: {"error": error} for name, error in errors.items()}, ".1e",
-             index="positional encoding",
-             caption="Mean squared error of the left neighbour's content, after 300 steps")
-
-# %% [markdown]
-# Without positions the best prediction is the mean of the other tokens, with an error of $1 - 1/11 = 0.91$. All three ways solve the task; in these 300 steps the added sinusoids come less close than the other two. They differ in what they can do beyond it: a learned table ends with its last entry, sinusoids and rotations go on. What positions are worth in a whole DiT, section 2.9 measures.
-#
-# **What does it cost?** A block with $N$ tokens of width $d$ needs $4Nd^2$ multiply-adds for attention's linear maps, $8Nd^2$ for the MLP, which is four times as wide inside, and (2.11). (The map from the embedding adds $6d^2$ per image.)
-#
-# $$12\,N d^2 + 2\,N^2 d \tag{2.15}$$
+# $$12\,N d^2 + 2\,N^2 d \tag{2.14}$$
 
 # %%
 counted = profiling.multiply_adds(library, x[:1], emb[:1])
@@ -791,44 +789,117 @@ tables.table(costs, {"parameters": ",", "multiply-adds (million)": ".1f"}, index
              caption="For one image of 28 x 28")
 
 # %% [markdown]
+# ### Positions · deeper
+#
+# **Which positional encoding?** Added sinusoids are one way; a *learned* table is another; and most large models now *turn* queries and keys (**rotary position embedding**, RoPE, Su et al. 2021). Take a pair of channels as a point in the plane, and turn it by an angle $\theta m$ at position $m$. If both points are turned by the same angle, their dot product stays the same. So it depends only on the difference of the positions:
+#
+# $$\big(R_{\theta m}\,q\big)\cdot\big(R_{\theta n}\,k\big) = q\cdot R_{\theta (n-m)}\,k, \qquad R_\varphi = \begin{pmatrix}\cos\varphi & -\sin\varphi\\ \sin\varphi & \cos\varphi\end{pmatrix} \tag{2.15}$$
+#
+# A task that needs positions: twelve tokens of random numbers in a row, and each is to output the content of its left neighbour. One layer of attention, 300 small steps. And afterwards the same network is given *longer* rows, with positions that it never saw:
+
+# %%
+def rotary(x):
+    """Each pair of channels turned by an angle that grows with the position: (B, N, d)."""
+    frequencies = 2.0 ** -torch.arange(x.shape[2] // 2)
+    angles = torch.arange(x.shape[1])[:, None] * frequencies            # (N, d / 2)
+    a, b = x.chunk(2, dim=-1)
+    turned_a = a * angles.cos() - b * angles.sin()
+    turned_b = a * angles.sin() + b * angles.cos()
+    return torch.cat([turned_a, turned_b], dim=-1)
+
+# %%
+def neighbour_errors(encode, rotate=lambda x: x, seed=0, dim=32):
+    """Errors of the left neighbour's content after 300 steps, in rows of several lengths.
+
+    encode: n -> (n, dim), added to the tokens; rotate: of queries and keys
+    """
+    torch.manual_seed(seed)
+    layers = nn.ModuleList([nn.Linear(8, dim), nn.Linear(dim, 3 * dim), nn.Linear(dim, 8)])
+    stem, qkv, out = layers
+    table = encode(12)
+    learned = [*layers.parameters()] + [table] * table.requires_grad
+
+    def error(x):
+        q, k, v = qkv(stem(x) + encode(x.shape[1])).chunk(3, dim=-1)
+        predicted = out(attention(rotate(q), rotate(k), v))             # (32, n, 8)
+        return (predicted[:, 1:] - x[:, :-1]).square().mean()
+
+    optimizer = torch.optim.Adam(learned, lr=1e-2)
+    for _ in range(300):
+        loss = error(torch.randn(32, 12, 8))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    lengths = (12,) if table.requires_grad else (12, 16, 24, 48)
+    with torch.no_grad():
+        return {n: error(torch.randn(256, n, 8)).item() for n in lengths}
+
+# %%
+entries = torch.zeros(12, 32, requires_grad=True)
+kinds = {
+    "none": [lambda n: torch.zeros(n, 32)],
+    "added sinusoids": [lambda n: TimeEmbedding(32)(torch.arange(n) / 1000)],
+    "a learned table": [lambda n: entries],
+    "rotary": [lambda n: torch.zeros(n, 32), rotary],
+}
+rows = {}
+for name, how in kinds.items():
+    found = []
+    for seed in range(3):
+        entries.data.zero_()
+        found.append(neighbour_errors(*how, seed=seed))
+    rows[name] = {f"{n} tokens": " to ".join(
+        f"{limit(f[n] for f in found):.1e}" for limit in (min, max)) for n in found[0]}
+tables.table(rows, index="positional encoding",
+             caption="Mean squared error after 300 steps with 12 tokens, three seeds; "
+             "a zero output has 1")
+
+# %% [markdown]
+# Without positions the best prediction is the mean of the other tokens, with an error of $1 - 1/11 = 0.91$. All three ways solve the task at the length they were trained with. Beyond it a learned table has no entries. The *formulas* of sinusoids and rotations go on, but what the network learned with them does not carry far: with four more tokens the error of added sinusoids is 0.3, a third of what no positions give; rotations stay below 0.01 at twice the length and have 0.2 to 0.4 at four times. What positions are worth in a whole DiT, section 2.9 measures.
+#
 # ## 2.9 Which parts matter? An ablation
 #
-# Everything above sounded reasonable. So do many things that are not so. An **ablation** takes parts out, or exchanges them, and compares with a **baseline**, here called *base*. The table below changes **one thing at a time**, as far as that can be done (two rows with another patch size have other levels and widths as well), and trains each network on the same examples (class-conditional MNIST, 32,000 of its 60,000 images, once; two **seeds**, the same learning rates for all). (*No zero initialisation, no shortcuts* is to be compared with *no zero initialisation*, not with the base: with zeros and without shortcuts nothing would ever pass. And the DiT is another network altogether, with as many multiply-adds and 1.7 times the parameters.) *Validation loss* is the mean squared error on test digits; the *Fréchet distance* is that of lesson 1 (500 samples). Lower is better for both; *gap* is the distance between the two seeds. It was made by `python benchmarks/ablations.py`, which takes an hour or two, and its rows are in `course_lib/assets/ablations.csv`.
+# Everything above sounded reasonable. So do many things that are not so. An **ablation** takes parts out, or exchanges them, and compares with a **baseline**, here called *base*. The table below changes **one thing at a time**, as far as that can be done: two rows with another patch size have other levels and widths as well. Each network is trained on the same 32,000 images of class-conditional MNIST, once, with the same learning rates, a tenth of the labels dropped, and two **seeds**. Two rows are to be read with care: *no zero initialisation, no shortcuts* is to be compared with *no zero initialisation*, since with zeros and without shortcuts nothing would ever pass; and the DiT is another network altogether, with as many multiply-adds and 1.7 times the parameters.
+#
+# The networks predict **v**, a mixture of noise and image that lesson 3 explains; *validation loss* is the mean squared error of that prediction on 1,000 test digits at 16 noise levels. The *Fréchet distance* is that of lesson 1, of 500 samples in 20 steps. Lower is better for both. The seeds' own spread is pooled from all networks whose loss is within a tenth of the base's, since much worse ones vary more: with two seeds each, the standard deviation of one run is the root of the mean of gap²/2. The difference of two rows, each a mean of two seeds, has the same deviation. The table was made by `python benchmarks/ablations.py`, which takes an hour or two.
 
 # %%
 runs = pandas.read_csv(storage.ASSETS / "ablations.csv").groupby("variant")
 mean, gap = runs.mean(), runs.max() - runs.min()            # over the two seeds
+near = mean.validation_loss < 1.1 * mean.validation_loss["base"]
+spread = ((gap[["validation_loss", "frechet_distance"]][near] ** 2) / 2).mean() ** 0.5
 rows = {}
 for name in mean.sort_values("validation_loss").index:
     rows[name] = {
         "parameters": mean.parameters[name],
         "multiply-adds (million)": mean.multiply_adds[name] / 1e6,
         "validation loss": mean.validation_loss[name],
-        "gap of loss": gap.validation_loss[name],
         "Fréchet distance": mean.frechet_distance[name],
-        "gap of distance": gap.frechet_distance[name],
     }
 formats = {"parameters": ",.0f", "multiply-adds (million)": ".1f",
-           "validation loss": ".4f", "gap of loss": ".4f",
-           "Fréchet distance": ".2f", "gap of distance": ".2f"}
+           "validation loss": ".4f", "Fréchet distance": ".2f"}
 tables.table(rows, formats, index="variant",
              caption="Ablations: 250 steps of 128 images, the mean of two seeds")
+print(f"standard deviation of a difference, pooled over {near.sum()} rows: loss "
+      f"{spread.validation_loss:.4f}, distance {spread.frechet_distance:.2f}")
 
 # %% [markdown]
-# **What the table shows.** Read each row against *base* (or the row that its name refers to), with the gap between seeds beside it. Roughly from large to small:
+# **What the table shows.** Read each row against *base*, or the row that its name refers to; a difference below three of the printed deviations says nothing. Roughly from large to small:
 #
 # - **Skip connections** matter most by far, as section 2.1 expected.
 # - **The transformer** is far behind the base after 32,000 images, with the same learning rates. Part of it may be its patches of 4: the U-Net with such patches is no better, though it is also smaller. Part may be that a transformer has no **inductive bias** towards neighbours, as a convolution has; this table does not separate the two. Without *positions* it is much worse still.
-# - **Fine pixels.** The best network of all works on the pixels as they are (*patch 1*), with narrow layers where the image is large: about as many parameters as the base, 1.4 times the multiply-adds (and one level more, which may help, too). Spending more than that on width (*48, 96*) or on blocks (*depth 2*) buys less. Coarse patches of 4 are far worse, at 0.6 times the multiply-adds.
+# - **Fine pixels.** The best network of all works on the pixels as they are (*patch 1*), with narrow layers where the image is large: about as many parameters as the base, 1.4 times the multiply-adds, and one level more, which may help, too. Spending more than that on width (*48, 96*) or on blocks (*depth 2*) buys less. Coarse patches of 4 are far worse, at 0.6 times the multiply-adds.
 # - **Shortcuts** around the blocks and **zero initialisation** keep the samples good in so short a training.
 # - **Normalisation** is worth 6 per cent of the loss, *SiLU* over ReLU 2; *dropout* hurts here: it guards against learning images by heart (**overfitting**), and a network that is trained on each image at most once cannot do that.
 # - **Time** matters less than one would think. Without any, the loss is only 4 per cent higher and the Fréchet distance a quarter; presumably the network can infer the noise level from the image. The bare number and a learned table come within one per cent of the sinusoids; the sinusoids *without the 1000*, which look all alike (section 2.2), get only a quarter of what time is worth, less than the bare number, although the linear probe of section 2.2 put them before it: that test did not foretell what a network needs. Scale and shift (FiLM) beat adding.
 # - **Attention** at 14 x 14 as well lowers the loss by 2 per cent, as much as SiLU does, for a quarter more work; the Fréchet distance shows no difference beyond the seeds.
-# - **Null results.** *Attention* at 7 x 7, *QK normalisation* and the *transposed convolution* change the loss by no more than the seeds do, and the Fréchet distance hardly, whatever section 2.5 made one fear. (On larger and richer images attention does pay: Dhariwal & Nichol 2021, table 1.)
+# - **Null results.** *Attention* at 7 x 7, *QK normalisation* and the *transposed convolution* change the loss by no more than the seeds do, and the Fréchet distance hardly. The transposed convolution is one of 4x4 in one place; the 3x3 of section 2.5 was not trained. On larger and richer images *more* attention levels do pay: Dhariwal & Nichol 2021, table 1, compare several with one.
 #
 # What this table cannot show is which network is best after a long training, or with learning rates of its own.
 #
-# **One row again, live**, with about half the images (and a loss at 8 noise levels, not 16, so compare these two with each other only). In the library, `UNet.concat_skip` is the `torch.cat` of `my_forward`. To take the skip connections away, it is enough to put zeros in their place; the number of parameters stays the same.
+# **Design rules.** What large U-Nets choose, and where it was measured. *Channels*: a multiple of the first level's, 1, 2, 3, 4 from top to bottom (Dhariwal & Nichol 2021), so that a level costs about as much as the next. *Blocks*: two or three a level; depth is worth less than width at equal time (the same, section 4). *Heads*: of 64 channels each, better than a fixed number (their table 2). *Attention levels*: those of 32 x 32 pixels and below. *Resolution*: each doubling adds a level and needs noisier schedules (lesson 3); *simple diffusion* (Hoogeboom et al. 2023) puts most blocks where the image has 16 x 16 pixels. *Latents*: beyond some 64 x 64 pixels most models work on the numbers of an autoencoder (lesson 6). *Scaling*: a transformer's quality follows its multiply-adds (Peebles & Xie 2023, figure 8).
+#
+# **One row again, live**, with about half the images and a loss at 8 noise levels: compare these two with each other only. In the library, `UNet.concat_skip` is the `torch.cat` of `my_forward`. To take the skip connections away, it is enough to put zeros in their place; the number of parameters stays the same.
 
 # %%
 class NoSkips(UNet):
@@ -856,7 +927,7 @@ for name, network in {"base": UNet, "no skip connections": NoSkips}.items():
     print(f"{name}: validation loss {validation_loss(live[name]):.4f}")
 
 # %% [markdown]
-# ## 2.10 Looking inside
+# ## 2.10 Looking inside · deeper
 #
 # **What do the parts of a trained network do?** Take the base network that you have just trained, give it a noisy 2 (and the label 2), and look at the **x0-prediction** `x0_hat`, at some of its features, and at the **attention map** of a pixel at 7 x 7: its weights.
 
@@ -931,11 +1002,32 @@ tables.table(rows, ".2f",
 #
 # The U-Net from its parts, each asserted equal to the library's; a transformer from its parts; conditions that enter in three ways; three tests that find what shapes cannot; and a table that says which parts earn their keep.
 #
-# **Three things to remember.** (1) A denoiser needs fine detail and a wide view: an encoder, a decoder, and skip connections between them. (2) Test properties, not only shapes: attention does not depend on order, examples do not influence each other, a new block is the identity. (3) An architecture is an opinion until it is measured, one change at a time, with the gap between seeds beside it.
+# **Three things to remember.** (1) Fine detail and a wide view must both reach the output: by skip connections in a U-Net, by keeping all tokens in a transformer. (2) Test properties, not only shapes: attention does not depend on order, examples do not influence each other, a new block is the identity. (3) An architecture is an opinion until it is measured, one change at a time, with the gap between seeds beside it.
+#
+# | term | in one line |
+# | --- | --- |
+# | receptive field | the input pixels that an output pixel depends on, (2.1) |
+# | U-Net: encoder, bottleneck, decoder | down, the smallest level, up again |
+# | skip connection | encoder features, concatenated to the decoder's |
+# | patch, space-to-depth | a square of pixels folded into channels |
+# | sinusoidal embedding | a number as sines and cosines of many frequencies, (2.3) |
+# | linear probe | a linear layer that shows what a representation offers |
+# | group, layer, RMS normalisation | mean and variance of a group, of a token; no mean subtracted |
+# | residual connection, shortcut | a block's input is added to its output |
+# | zero initialisation | the last layer of a branch starts at zero |
+# | FiLM, adaptive group norm (AdaGN) | scale and shift chosen by the condition, (2.7) |
+# | attention: query, key, value, head | weighted means of values, (2.9); several in parallel |
+# | self-, cross-, joint attention | tokens of one kind; queries of one, keys of another; all in one sequence |
+# | permutation-equivariant | shuffling before or after is the same |
+# | checkerboard artifacts | a pattern of period 2 that upsampling paints |
+# | channel concatenation, context | a condition as further channels; as tokens |
+# | diffusion transformer (DiT), patchify, adaLN-Zero | patches as tokens; scale, shift and gate by the condition, starting at zero |
+# | positional encoding, rotary (RoPE) | what tells a token's place; as a rotation of queries and keys |
+# | ablation, baseline, seed | one part changed; what it is compared with; a repetition's random numbers |
 #
 # | formula | source |
 # | --- | --- |
-# | U-Net | Ronneberger et al. 2015; as a denoiser Ho et al. 2020 |
+# | U-Net | Ronneberger et al. 2015; as a denoiser Song & Ermon 2019 (a relative, RefineNet), Ho et al. 2020 |
 # | (2.3) | Vaswani et al. 2017, *Attention Is All You Need*, section 3.5; this spacing and order as in the code of Ho et al. 2020 |
 # | (2.5) | Wu & He 2018, *Group Normalization* |
 # | (2.6), (2.7) | Elfwing et al. 2017; Perez et al. 2018, *FiLM*; Dhariwal & Nichol 2021 |
@@ -943,7 +1035,7 @@ tables.table(rows, ".2f",
 # | (2.9), (2.10) | Vaswani et al. 2017, section 3.2; cross-attention in a U-Net: Rombach et al. 2022; joint attention: Esser et al. 2024 |
 # | (2.12) | Zhang & Sennrich 2019; Henry et al. 2020 |
 # | (2.13) | Peebles & Xie 2023, *Scalable Diffusion Models with Transformers*; start at zero: Goyal et al. 2017 |
-# | (2.14) | Su et al. 2021, *RoFormer* |
+# | (2.15) | Su et al. 2021, *RoFormer* |
 # | checkerboards | Odena, Dumoulin & Olah 2016 |
 #
 # **Next:** lesson 3 trains these networks well, and finds out whether they are good.

@@ -184,7 +184,7 @@ def test_eq_2_13():
     torch.testing.assert_close(block(x, emb), by_hand, rtol=1e-4, atol=1e-4)
 
 
-def test_eq_2_14():
+def test_eq_2_15():
     """A dot product of rotated pairs depends on the difference of their positions alone."""
 
     def R(angle):
@@ -199,7 +199,7 @@ def test_eq_2_14():
     assert abs(q @ R(0.9) @ k - q @ R(-0.9) @ k) > 1e-6, "the other direction is another number"
 
 
-def test_eq_2_15():
+def test_eq_2_14():
     for N, d in ((9, 32), (16, 64)):
         tokens, emb = torch.zeros(1, N, d), torch.zeros(1, d)
         counted = profiling.multiply_adds(DiTBlock(d, 4), tokens, emb) - 6 * d * d

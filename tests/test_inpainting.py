@@ -176,7 +176,9 @@ def test_its_card(models):
 def test_it_draws_the_shirt_that_is_asked_for(models):
     """40 figures in ten steps, as good as the card says, but for chance."""
     D, inpainter, vae = models
-    parts = noun_parts.draw_parts(40, seed=9, split="test")
+    withheld = [noun_parts.index_of("head", name) for name in D.about["metrics"]["withheld"]]
+    parts = noun_parts.draw_parts(60, seed=9, split="test")
+    parts = parts[~torch.isin(parts[:, 3], torch.tensor(withheld))][:40]
     x, mask = noun_parts.render(parts), torch.zeros(1, 1, 32, 32)
     mask[..., 21:, 9:23] = 1
     parts[:, 1:3] = parts.flip(0)[:, 1:3]                   # bodies and accessories of others
@@ -192,8 +194,8 @@ def test_it_draws_the_shirt_that_is_asked_for(models):
     right = attributes.attributes_correct(pasted, parts).double().mean(0)
     assert right[1] >= card["body"][0] - 0.15 and right[2] >= card["accessory"][0] - 0.15
     assert known_error(drawn, x, mask).mean() < 1.5 * card["known pixels"][0]
-    plain = torch.zeros_like(condition["extra"])            # it does follow its channels
+    swapped = condition | {"extra": condition["extra"].flip(0)}         # it follows its channels
     other = sampling.sample_batches(
-        inpainter, sampling.SAMPLERS["dpmpp"], 10, condition | {"extra": plain}, scale=2.0, vae=vae
+        inpainter, sampling.SAMPLERS["dpmpp"], 10, swapped, scale=2.0, vae=vae
     )
-    assert known_error(other, x, mask).mean() > 3 * card["known pixels"][0]
+    assert known_error(other, x, mask).mean() > 1.5 * known_error(drawn, x, mask).mean()

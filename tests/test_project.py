@@ -105,7 +105,7 @@ def test_every_asset_has_a_licence_line_and_all_are_small():
         p for p in (ROOT / "course_lib/assets").rglob("*") if p.suffix in (".npz", ".safetensors")
     ]
     assert files and all(p.name in licences for p in files)
-    assert sum(p.stat().st_size for p in files) < 60e6
+    assert sum(p.stat().st_size for p in files) < 65e6
 
 
 def test_no_machine_or_registry_is_named():
@@ -125,8 +125,8 @@ def test_every_script_compiles_and_says_what_it_does():
     that shows how to run them.
     """
     for file in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tools").rglob("*.py")]:
-        if file.name == "setup_cell.py":
-            continue
+        if file.name == "setup_cell.py" or (file.parent / "__init__.py").exists():
+            continue                                        # no script, a part of one
         words = ast.get_docstring(ast.parse(file.read_text(), file.name))
         assert f"python {file.relative_to(ROOT).as_posix()}" in words, file.name
 

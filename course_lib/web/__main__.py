@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", default="nouns_latent", help="a checkpoint's name, or a folder")
+    parser.add_argument("--model", default="mini_sd", help="a checkpoint's name, or a folder")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container")
     parser.add_argument("--name", action="append", default=[],

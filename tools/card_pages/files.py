@@ -60,7 +60,7 @@ def look_up(table: dict, *paths: str) -> object:
 SETTINGS = {"data", "config", "command", "machine", "steps", "source", "licence", "metrics",
             "note", "batch", "batch_size", "rates", "levels", "schedule", "seed", "date", "base",
             "options"}
-NO_MEASURES = {"judged_by", "machine", "n", "training"}
+NO_MEASURES = {"judged_by", "machine", "timed_on", "n", "training"}
 
 
 def measures_of(about: dict) -> dict:

@@ -64,9 +64,9 @@ TUNED_ON = {"known": "frog", "withheld": "snowman"}
 WAYS = ("own name", "untrained word", "inversion", "inversion, 4 vectors", "DreamBooth",
         "DreamBooth, prior")
 OF_ALL = ("own name", "DreamBooth", "DreamBooth, prior")     # measured on all prompts
-RATES = {"inversion": 2e-2, "inversion, 4 vectors": 2e-2, "DreamBooth": 2e-4,
+RATES = {"inversion": 5e-2, "inversion, 4 vectors": 5e-2, "DreamBooth": 2e-4,
          "DreamBooth, prior": 2e-4}
-TRIED = {"inversion": (5e-3, 2e-2, 5e-2), "DreamBooth": (1e-4, 2e-4, 5e-4)}
+TRIED = {"inversion": (2e-2, 5e-2, 1e-1), "DreamBooth": (1e-4, 2e-4, 5e-4)}
 BATCH, PRIOR_WEIGHT = 8, 1.0
 SHOWN = 6                                                   # pictures of each kind in the .npz
 KEYS = ("kind", "subject", "seed", "way", "rate", "steps")
@@ -82,8 +82,8 @@ class Numbers(NamedTuple):
     """
     inversion: int = 200
     dreambooth: int = 150
-    prompts: int = 200
-    others: int = 100
+    prompts: int = 100
+    others: int = 50
     prior: int = 200
 
 

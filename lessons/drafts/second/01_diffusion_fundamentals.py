@@ -174,7 +174,7 @@ print(f"variance of the pixels: data {digits[:500].var():.2f}; after 1000 steps 
 #
 # ## 1.4 Jumping straight to step t
 #
-# To train, we need $x_t$ at random $t$. Going there one step at a time would cost $t$ draws of noise per image. **Can one draw replace them all?** Run the process on 10,000 copies of one number, and look.
+# To train, we need $x_t$ at random $t$. **Can one draw of noise replace $t$ of them?** Run the process on 10,000 copies of one number, and look.
 
 # %%
 stepped = torch.full((10_000,), 2.0)                        # ten thousand copies of x0 = 2
@@ -217,7 +217,7 @@ plots.histogram([stepped, jumped], labels=["300 steps", "one jump"],
                 xlabel="x_300, started from x_0 = 2")
 
 # %% [markdown]
-# **What the figure shows.** The two histograms coincide, except for random differences, and their mean and width are those of the formula.
+# **What the figure shows.** The two histograms coincide up to chance, with the formula's mean and width.
 #
 # The library writes the same thing as a function of time in [0, 1], $x_t = \alpha(t)\,x_0 + \sigma(t)\,\epsilon$ with $\alpha(t) = \sqrt{\bar\alpha}$ and $\sigma(t) = \sqrt{1-\bar\alpha}$. Step index $i$ sits at $t = (i+1)/T$, so $t = 0$ is exactly the data. The next cell asserts that it agrees.
 
@@ -241,7 +241,7 @@ print("course_lib.Schedule agrees")
 #
 # $$\beta' = 1 - \frac{\bar\alpha_t}{\bar\alpha_s} \tag{1.37}$$
 #
-# Any subsequence of the levels is a diffusion process of its own, with the same $q(x_t\mid x_0)$ at the levels it keeps. This is how 100 or 4 steps will be taken below with a network that was trained on 1000.
+# Any subsequence of the levels is a diffusion process of its own, with the same $q(x_t\mid x_0)$ at the levels it keeps. So a network that was trained on 1000 steps takes 100 or 4 below.
 #
 # **What does noise do to a whole distribution?** It blurs it. For the spiral we can say exactly how. Its distribution, $q(x_0)$, is a mixture of Gaussians with weights $w_k$, means $m_k$ and variance $s^2$; by (1.1) each of them stays a Gaussian:
 #
@@ -265,7 +265,7 @@ one_noise = torch.randn(1, 1, 28, 28)
 widgets.noise_explorer(digits[5:6], one_noise, schedule)
 
 # %% [markdown]
-# **What the figure shows.** At t = 0.5 the digit is multiplied by 0.28 and hardly readable any more; the other half of the steps work on images that look like snow.
+# **What the figure shows.** At t = 0.5 the digit is multiplied by 0.28 and hardly readable; the other half of the steps work on what looks like snow.
 #
 # ## 1.5 Noise schedules
 #
@@ -608,7 +608,7 @@ print("Tweedie's formula and the mixture's exact denoiser agree")
 # %% [markdown]
 # ## 1.10 A DDPM, written out
 #
-# Now we have everything: a loss, (1.26), and a reverse step, (1.17) and (1.18) with the network's prediction of $x_0$. All $T$ reverse steps, one after the other, are **ancestral sampling**. Three functions, and `q_sample` from above, are a complete DDPM:
+# We have a loss, (1.26), and a reverse step, (1.17) and (1.18) with the network's prediction of $x_0$. All $T$ reverse steps, one after the other, are **ancestral sampling**. Three functions, and `q_sample` from above, are a complete DDPM:
 
 # %%
 def p_losses(net, x0, i, eps, alpha_bar):
@@ -807,7 +807,7 @@ with train.autocast():
 plots.animate(frames, columns=10, alt="Twenty digits appear from noise in a thousand steps")
 
 # %% [markdown]
-# **What the film shows.** For about half of the time nothing seems to happen. But by the table most of the deciding falls between $t = 0.63$ and 0.3, where the eye still sees mostly snow. Then strokes appear and settle, and the last steps remove the remaining grain.
+# **What the film shows.** By the table most of the deciding falls between $t = 0.63$ and 0.3, where the eye still sees mostly snow. Then strokes appear and settle, and the last steps remove the grain.
 #
 # ### One prediction, or the reverse process? · deeper
 #
@@ -883,7 +883,7 @@ plots.show({f"{name}  {distances[name]:.1f}": x[:14] for name, x in results.item
            title="The same network, five ways to sample, and their Fréchet distances")
 
 # %% [markdown]
-# **What the figure shows.** *No noise*, or nearly none: for a small variance, the variance is much smaller than its root. Then $x_t$ holds less noise than belongs to the time that the network is given, and it probably removes too much: plain shapes are left, and the table's last columns say how far variety is gone. *Too much noise*: grain and torn strokes remain. *Four steps* are no bug, only too few: each exact reverse step is far from Gaussian, as in 1.6. Where looks deceive, as in exercise 1.3, there is the number. Even the right way is far above the baseline: a small network learned for two minutes.
+# **What the figure shows.** *No noise*, or nearly none: for a small variance, the variance is much smaller than its root. Then $x_t$ holds less noise than its time says, and the network probably removes too much: plain shapes are left; the table's last columns say how far variety is gone. *Too much noise*: grain and torn strokes remain. *Four steps* are no bug, only too few: each exact reverse step is far from Gaussian, as in 1.6. Even the right way is far above the baseline: a small network learned for two minutes.
 #
 # ## 1.13 A perfect denoiser that is useless · deeper
 #

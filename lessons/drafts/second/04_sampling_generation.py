@@ -962,7 +962,7 @@ tables.table(rows, {"seconds": ".2f", "ms for each evaluation": ".0f", "agreemen
              "100 digits in each row")
 
 # %% [markdown]
-# **What the table shows.** Among these samplers an evaluation costs about the same: the network is nearly everything. So evaluations are the axis. Heun takes an odd number of them; the tables below name the number asked for, and Heun takes one fewer. Of quality, a hundred digits say little. So we read two tables that benchmarks have filled, with 4,000 samples an entry, predictions clipped. `python benchmarks/samplers.py` gives every sampler at every cost, one seed each. `python benchmarks/lesson4_spread.py` gives five of them with three seeds, and the floors with twelve draws.
+# **What the table shows.** Among these samplers an evaluation costs about the same, so evaluations are the axis. (Heun takes one fewer than it is asked for.) Of quality, a hundred digits say little. So we read two tables that benchmarks have filled, with 4,000 samples an entry, predictions clipped. `python benchmarks/samplers.py` gives every sampler at every cost, one seed each. `python benchmarks/lesson4_spread.py` gives five of them with three seeds, and the floors with twelve draws.
 
 # %%
 import pandas
@@ -1013,11 +1013,11 @@ for column, name in (("distance", "Fréchet distance"), ("recall", "recall")):
                  f"{mean_and_std(real_row(4000), column)})", index="evaluations")
 
 # %% [markdown]
-# **What the figure and the tables show.** The baseline first. Our samples have equally many of each label; the test digits do not. So the real digits that give the baseline have equally many, too. Six draws gave 0.105 +- 0.009; the table has twelve «...». Two entries that differ by no more than that are about equal.
+# **What the figure and the tables show.** The baseline first. Like our samples, its real digits have equally many of each label. Six draws gave 0.105 +- 0.009; the table has twelve «...». Two entries that differ by no more than that are about equal.
 #
-# - *Few evaluations.* With 4 evaluations UniPC scores 0.19, DDIM 0.40. With 8 the ODE samplers even in $t$ lie between 0.175 and 0.200 «... 3 seeds». UniPC at 6 scores lower than at 50, 0.16 against 0.20: a part of its error happens to score well. Do not read this as accuracy.
-# - *Many.* `dpmpp` and `unipc` end at 0.20; `ddim` goes from 0.171 at 15 to 0.183 at 50. What is left there is the network's own error, and more steps do not help. Samplers with noise score lower: $\eta = 0.5$ from 10 evaluations on, `ancestral` from 15; with 30 and 50 `ancestral` is within the baseline's spread. (4.16) would lead us to expect that of noise; measured is only the score. Sigma-hat comes later; why, we have not tested.
-# - *The timesteps.* Even in log-SNR is bad with 4 steps; from 8 on it is about equal to even in $t$ for `dpmpp` and `unipc`. Quadratic steps, tried with DDIM only, score worse. Heun on Karras' grid starts at the level 80; with 5 evaluations or fewer it fails, and asked for 8 half of its digits carry their label (agreement 0.51). Even in $t$, begun at $t = 0.95$, it reaches 0.34 with 7 and 0.44 with 49, probably because noise of the level $\sigma(0.95)$ is not quite what digits look like there.
+# - *Few evaluations.* With 4 evaluations UniPC scores 0.19, DDIM 0.40. With 8 the ODE samplers even in $t$ lie between 0.175 and 0.200 «... 3 seeds». UniPC at 6 scores lower than at 50, 0.16 against 0.20: a part of its error happens to score well.
+# - *Many.* `dpmpp` and `unipc` end at 0.20; `ddim` goes from 0.171 at 15 to 0.183 at 50. What is left there is the network's own error, and more steps do not help. Samplers with noise score lower: $\eta = 0.5$ from 10 evaluations on, `ancestral` from 15; with 30 and 50 `ancestral` is within the baseline's spread. (4.16) would lead us to expect that of noise; measured is only the score.
+# - *The timesteps.* Even in log-SNR is bad with 4 steps; from 8 on it is about equal to even in $t$ for `dpmpp` and `unipc`. Quadratic steps, tried with DDIM only, score worse. Heun on Karras' grid starts at the level 80; with 5 evaluations or fewer it fails, and asked for 8 half of its digits carry their label (agreement 0.51). Even in $t$, begun at $t = 0.95$, it reaches 0.34 with 7 and 0.44 with 49.
 #
 # On this model, with these features: eight evaluations of an ODE sampler score what this ODE scores when it is solved; with noise, thirty reach the score of real digits.
 #
@@ -1034,8 +1034,8 @@ tables.table(by_evaluations(some, "frechet_distance"), ".3f",
 # %%
 many = [r for r in measured if r["scale"] == 1 and r["asked"] > 50]
 tables.table(by_evaluations(many, "frechet_distance"), ".3f",
-             "Fréchet distance of 1,000 samples, one seed, by evaluations (real digits, 12 "
-             f"draws: {mean_and_std(real_row(1000), 'distance')})", "evaluations")
+             "Fréchet distance of 1,000 samples, one seed, by evaluations (real digits, "
+             f"12 draws: {mean_and_std(real_row(1000), 'distance')})", "evaluations")
 rows = [{"evaluations": r["asked"], "sampler": r["sampler"], "1000 KID": 1000 * r["kid"],
          "+-": 1000 * r["kid_error"], "agreement": r["agreement"]}
         for r in sorted(many, key=lambda r: (r["asked"], r["sampler"]))]
