@@ -236,6 +236,19 @@ def as_tensor(got: object) -> object:
         return got
 
 
+def as_drawn(got: object) -> object:
+    """Arrays of numpy and lists of numbers as a tensor, whole numbers as whole numbers.
+
+    Anything else as it came, a tuple too.
+    """
+    if not isinstance(got, (np.ndarray, np.generic, list)):
+        return got
+    try:
+        return torch.as_tensor(np.asarray(got))
+    except (TypeError, ValueError, RuntimeError):
+        return got
+
+
 def as_scalar(got: object) -> Tensor:
     """What should be one number, as a float64 tensor of shape (). Raises Wrong if it is not one."""
     reject_none(got)

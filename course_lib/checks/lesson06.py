@@ -23,6 +23,7 @@ from .common import (
     Case,
     Question,
     Wrong,
+    as_drawn,
     as_function,
     between,
     bumps,
@@ -400,6 +401,7 @@ def call_divergence(f: Callable, c: Case, x: Tensor, seed: int) -> None:
                    f"Take x.detach().requires_grad_() before f ({error})"))
         raise
     reject_none(got)
+    got = as_drawn(got)
     c.x = x
     c.changed = given.requires_grad or not torch.equal(given, x)
     c.came = type(got).__name__
@@ -1081,7 +1083,7 @@ COUPLING_SUSPECTS = {
     "that is the cost; eps is wanted, in another order":
         lambda c: torch.is_tensor(c.got) and c.got.numel() == 1 or isinstance(c.got, float),
     "x0 and eps come back; return eps alone, in the order of x0":
-        lambda c: isinstance(c.got, (tuple, list)),
+        lambda c: c.pair,
     "those are the indices: return eps[indices]":
         lambda c: torch.is_tensor(c.got) and not c.got.is_floating_point(),
 }
@@ -1093,8 +1095,8 @@ def judge_coupling(f: Callable) -> None:
         c = draw_distinct(partial(draw_batch, *shape), right_coupling, COUPLING_MISTAKES)
         c.got = call_coupling(f, c)
         reject_none(c.got)
-        if isinstance(c.got, np.ndarray):
-            c.got = torch.as_tensor(c.got)
+        c.pair = isinstance(c.got, (tuple, list)) and len(c.got) == 2
+        c.got = as_drawn(c.got)
         reject_first(COUPLING_SUSPECTS, c)
         not_finite(c.got, "some of the values are nan or inf")
         compare_case(c.got, c, right_coupling, COUPLING_MISTAKES, rtol=1e-6, atol=1e-7,
@@ -1112,7 +1114,7 @@ def call_coupling(f: Callable, c: Case) -> object:
 
 def describe_coupling(c: Case) -> str:
     """What is wrong with rows that are no known mistake."""
-    if c.got.shape != c.eps.shape:
+    if getattr(c.got, "shape", None) != c.eps.shape:
         return ""
     mine, theirs = c.got.double().flatten(1), c.eps.flatten(1)
     among = (mine[:, None] == theirs[None]).all(2)                              # (B, B)

@@ -24,6 +24,7 @@ from .common import (
     Case,
     Question,
     Wrong,
+    as_drawn,
     as_function,
     as_scalar,
     between,
@@ -100,6 +101,7 @@ def call_random(f: Callable, seed: int, *inputs: object) -> Case:
         c.got = as_function(f)(*given, torch.Generator().manual_seed(seed))
         c.global_draws = not torch.equal(before, torch.random.get_rng_state())
     reject_none(c.got)
+    c.got = as_drawn(c.got)
     c.changed = any(torch.is_tensor(x) and not torch.equal(x, y) for x, y in zip(inputs, given))
     c.dtypes = spy.dtypes
     return c
