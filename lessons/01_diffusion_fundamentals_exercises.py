@@ -88,7 +88,7 @@ def tutorial_q_sample(x0, i, eps, alpha_bar):
     return a.sqrt() * x0 + (1 - a) * eps
 
 # %% [markdown]
-# The pictures look plausible. Find out *by experiment* how they differ from the real process: run it one step at a time, as in section 1.3, and compare. At which step is the difference between the two standard deviations of the noise largest? (The check tells you when yours is right.) Then write the right one. It must work for images (B, C, H, W) and for points (B, 2); the tutorial's does something strange with points.
+# The pictures look plausible. Find out *by experiment* how they differ from the real process: run it one step at a time, as in section 1.3, and compare. At which step is the difference between the two standard deviations of the noise largest? (The check tells you, once your function is right; compare.) Then write the right one. It must work for images (B, C, H, W) and for points (B, 2); the tutorial's does something strange with points.
 
 # %% tags=["answer:1.3"]
 def my_q_sample(x0, i, eps, alpha_bar):
@@ -131,7 +131,7 @@ print(f"largest difference at i = {worst}: {wrong:.2f} in place of {right:.2f}")
 # %% [markdown]
 # ## 1.4 A schedule from its curve (3 points, 15 minutes)
 #
-# Write the betas of the sigmoid schedule (1.12), computed from its curve and capped as in (1.11). They must be in float64 or accurate to three digits. (You may use `torch.sigmoid`, and compare with `Schedule.sigmoid`, but not call it in your answer.)
+# Write the betas of the sigmoid schedule (1.12), computed from its curve and capped as in (1.11). They must be in float64 or accurate to three digits. (You may use `torch.sigmoid`, and compare with `Schedule.sigmoid`; the check refuses an answer that calls it.)
 
 # %% tags=["answer:1.4"]
 def sigmoid_betas(T):
@@ -154,7 +154,7 @@ assert check.passed("1.4")
 # %% [markdown]
 # ## 1.5 Experiment: how many steps does the process need? (2 points, 15 minutes)
 #
-# Somebody wants to save steps and keeps DDPM's betas, `torch.linspace(1e-4, 0.02, T)`, unchanged. With how many steps $T$, at least, is the mismatch (1.14) between the end of the forward process and the prior $\mathcal N(0, I)$ below **one bit**, on average over the first 1,000 test digits (`digits[:1000]`)? The answer is a whole number; make a plot before you search.
+# Somebody wants to save steps and keeps DDPM's betas, `torch.linspace(1e-4, 0.02, T)`, unchanged. What is the smallest number of steps $T$ with which the mismatch (1.14) between the end of the forward process and the prior $\mathcal N(0, I)$ is below **one bit**, on average over the first 1,000 test digits (`digits[:1000]`)? The check wants exactly this whole number; make a plot before you search.
 
 # %% tags=["solution"]
 images = digits[:1000].double().flatten(1)                  # (1000, 784)
@@ -215,7 +215,7 @@ assert check.passed("1.6")
 # %% [markdown]
 # ## 1.7 The training loss, from blank (3 points, 15 minutes)
 #
-# Write (1.26): draw a step and noise for every example, make $x_t$, evaluate the network, compare. Return one number that can be differentiated. The network takes `net(x, t)` with $t = (i+1)/T$, one for each example. It must work for any shape (B, ...) and any length of `alpha_bar`. (Careful: where does an off-by-one hide?)
+# Write (1.26): draw a step and noise for every example, make $x_t$, evaluate the network, compare. Return one number that can be differentiated. The network takes `net(x, t)` with $t = (i+1)/T$, one for each example. It must work for any shape (B, ...), points (B, 2) and images (B, C, H, W), and any length of `alpha_bar`, and draw anew in each call. (Careful: where does an off-by-one hide?)
 
 # %% tags=["answer:1.7"]
 def training_loss(net, x0, alpha_bar):
@@ -316,7 +316,7 @@ plots.scatter({"data": moons.sample(1000), "my sampler": drawn},
 # %% [markdown]
 # ## 1.10 Stretch: the best variance (3 points, 30 minutes)
 #
-# Ho et al. tried two variances for the reverse step, $\beta_t$ and $\tilde\beta_t$, and found that both work. Section 1.8 showed that neither is best. Take one pixel whose data is Gaussian with mean 0 and variance $v$. Then $x_{t-1}$ and $x_t$ are Gaussian together, and the true reverse step $q(x_{t-1}\mid x_t)$ is exactly Gaussian. What is its variance? Check your formula with $v = 0$ and $v = 1$ before you run the check, and write a sentence below on what these two cases mean.
+# Ho et al. tried two variances for the reverse step, $\beta_t$ and $\tilde\beta_t$, and found that both work. Section 1.8 showed that neither is best. Take one pixel whose data is Gaussian with mean 0 and variance $v$. Then $x_{t-1}$ and $x_t$ are Gaussian together, and the true reverse step $q(x_{t-1}\mid x_t)$ is exactly Gaussian. What is its variance? Check your formula with $v = 0$ and $v = 1$ before you run the check. What do these two cases mean? Below the check is a cell for your sentence; nobody marks it.
 
 # %% tags=["answer:1.10"]
 def best_variance(beta, before, v):
@@ -335,6 +335,9 @@ check("1.10", best_variance)
 ### BEGIN HIDDEN TESTS
 assert check.passed("1.10")
 ### END HIDDEN TESTS
+
+# %% [markdown]
+# **Your sentence** on $v = 0$ and $v = 1$:
 
 # %% [markdown] tags=["solution"]
 # **Solution.** As a function of $x_{t-1}$, $q(x_t\mid x_{t-1})$ is a Gaussian of variance $\beta/\alpha$, and $x_{t-1}$ has the variance $V = 1 + (v-1)\bar\alpha_{t-1}$. By (1.2) inverse variances add: $\big(\tfrac{\alpha}{\beta} + \tfrac1V\big)^{-1} = \frac{\beta V}{\alpha V + \beta}$. For $v = 0$ the data is a single point, $x_0$ is known, and the answer is $\tilde\beta_t$; for $v = 1$ the data is itself $\mathcal N(0, 1)$ and the answer is $\beta_t$. Real data lies between, and the two choices are a lower and an upper bound. (Lesson 3 lets the network learn where between.)

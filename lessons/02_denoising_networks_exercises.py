@@ -11,7 +11,7 @@
 #
 # {{badge}}
 #
-# Nine questions, 26 points, about three hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("2.1")` gives a hint, and a stronger one each time you call it. Nothing is lost by trying.
+# Nine questions, 25 points, about three hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("2.1")` gives a hint, and a stronger one each time you call it. Nothing is lost by trying.
 #
 # Names in `code` are those of the library: `ResnetBlock`, `TimeEmbedding`, `AttentionBlock` and `CrossAttentionBlock` from `course_lib.networks.layers`, `UNet` from `course_lib.networks.unet`, `DiTBlock` and `sincos_position_embedding_2d` from `course_lib.networks.dit`. You may look into it at any time, and compare with it; your answer should be your own.
 
@@ -48,7 +48,7 @@ def randomise(net):
 # %% [markdown]
 # ## 2.1 Warm-up: count the weights (2 points, 10 minutes)
 #
-# How many trainable numbers does `ResnetBlock(in_channels, out_channels, emb_dim)` have? Go through its `__init__` (in `course_lib/networks/layers.py`, or `MyResnetBlock` in section 2.3) and add them up, layer by layer, biases included. Compare with `profiling.count_parameters(ResnetBlock(32, 48, 20))`, but do not build a block in your answer: the point is to see where the numbers sit.
+# How many trainable numbers does `ResnetBlock(in_channels, out_channels, emb_dim)` have? Go through its `__init__` (in `course_lib/networks/layers.py`, or `MyResnetBlock` in section 2.3) and add them up, layer by layer, biases included. Compare with `profiling.count_parameters(ResnetBlock(32, 48, 20))`, but do not build a block or a layer in your answer (the check notices): the point is to see where the numbers sit.
 
 # %% tags=["answer:2.1"]
 def resnet_parameters(in_channels, out_channels, emb_dim):
@@ -79,7 +79,7 @@ for shape in ((32, 48, 20), (24, 24, 10)):
 # %% [markdown]
 # ## 2.2 Derivation: the receptive field (3 points, 15 minutes)
 #
-# The *receptive field* of a stack of convolutions is the width, in input pixels, of the window that one output pixel depends on. A stack is a list of pairs (kernel, stride), first layer first; no kernel is smaller than its stride. Derive on paper what one more layer adds. (Section 2.1 has the result; here you write down why.) Then check yourself by measuring: `seen` builds the stack in one dimension, takes one output pixel, and counts the input pixels that have a gradient.
+# The *receptive field* of a stack of convolutions is the width, in input pixels, of the window that one output pixel depends on. A stack is a list of pairs (kernel, stride), first layer first; no kernel is smaller than its stride. Derive on paper what one more layer adds. (Section 2.1 has the result; here you find out why.) Write it as a formula: an answer that runs convolutions is refused. Then check yourself by measuring: `seen` builds the stack in one dimension, takes one output pixel, and counts the input pixels that have a gradient.
 
 # %%
 def seen(layers):
@@ -325,7 +325,7 @@ def tutorial_attention(q, k, v, num_heads):
     return out.reshape(B, N, C)
 
 # %% [markdown]
-# To attention the words are a set: if keys and values are permuted *together*, nothing else may change. Test that. Then write the right version. Head $h$ takes the $d = C / \text{num\_heads}$ neighbouring channels from $h\,d$ to $h\,d + d - 1$, and its scores are divided by $\sqrt d$. (`course_lib.networks.layers.attention` is good for comparing; write the softmax yourself.)
+# To attention the words are a set: if keys and values are permuted *together*, nothing else may change. Test that. Then write the right version. Head $h$ takes the $d = C / \text{num\_heads}$ neighbouring channels from $h\,d$ to $h\,d + d - 1$, and its scores are divided by $\sqrt d$. (`course_lib.networks.layers.attention` is good for comparing; write the softmax yourself: it and torch's fused function are refused.)
 
 # %% tags=["answer:2.6"]
 def cross_attention(q, k, v, num_heads):
@@ -365,7 +365,7 @@ tables.table(rows, ".2g", index="attention",
 #
 # A block is *permutation-equivariant* if it makes no difference whether the tokens are shuffled before it or after it. Write a function that measures how far a block is from that: the largest absolute difference, over all numbers, between the block's output for shuffled tokens and its shuffled output.
 #
-# Then use it on the `DiTBlock` below, three times: as it is, `(plain, tokens)`; with `positions` added inside the block, `(lambda x: plain(x + positions), tokens)`, so that a place keeps its positional encoding whatever token comes to stand there; and with positions added to the tokens beforehand, `(plain, tokens + positions)`, so that they are shuffled along. Write a sentence on what the three numbers mean. (Why is `randomise` needed?)
+# Then use it on the `DiTBlock` below, three times: as it is, `(plain, tokens)`; with `positions` added inside the block, `(lambda x: plain(x + positions), tokens)`, so that a place keeps its positional encoding whatever token comes to stand there; and with positions added to the tokens beforehand, `(plain, tokens + positions)`, so that they are shuffled along. What do the three numbers mean? (Why is `randomise` needed?)
 
 # %%
 dit = randomise(DiTBlock(64, num_heads=4))
@@ -396,7 +396,7 @@ assert check.passed("2.7")
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# Add a cell here for your three measurements, and one for your sentence.
+# Add a cell here for your three measurements. **Your sentence** on what they mean (nobody marks it):
 
 # %% tags=["solution"]
 with_positions = lambda x: plain(x + positions)
@@ -437,7 +437,8 @@ plots.show(digits[ranked[torch.linspace(0, len(digits) - 1, 10).long()]],
 # Write a module that adds it to the embedding. `thickness_input(emb_dim)` returns an `nn.Module` that is called as `module(emb, thickness)`, with `emb` (B, emb_dim) and `thickness` (B,), and returns an embedding like `emb`. It must
 #
 # - return `emb` unchanged at the start, so that a network that was trained without it goes on as before;
-# - be able to learn: also a curve, not only a straight line. (The check trains it for 300 small steps. What happens if *every* layer starts at zero?)
+# - let gradients through, to its own layers and to `emb`;
+# - be able to learn, over all thicknesses from 1 to 5: also a curve, not only a straight line. (The check trains it for 300 small steps. What happens if *every* layer starts at zero?)
 
 # %% tags=["answer:2.8"]
 def thickness_input(emb_dim):
@@ -509,11 +510,11 @@ plots.show({"the network": mean_x0_hat, "mean digits": real},
            "as in real digits")
 
 # %% [markdown]
-# ## 2.9 Stretch: the best network for the money (4 points, 40 minutes)
+# ## 2.9 Stretch: the best network for the money (3 points, 40 minutes)
 #
 # You have 25 million multiply-adds for one image of 28 x 28, in a forward pass as `profiling.multiply_adds` counts them. Choose a `UNet`: more width, more depth, more attention, or finer patches? Return its keyword arguments, without `channels`. The check wants at least two levels, at least one block per level, and between 85 and 100 % of the budget.
 #
-# Which choice is *good* only a measurement can say. `measured_loss` trains a candidate for 30 small steps and returns its loss on digits that it was not trained on, with the same noise for all. Measure at least three candidates that use the budget, and return the best of them together with all your measurements.
+# Which choice is *good* only a measurement can say. `measured_loss` trains a candidate for 30 small steps and returns its loss on digits that it was not trained on, with the same noise for all. Measure at least three candidates that use the budget, and return the best of these together with all your measurements. (Candidates outside the budget may be among them; they do not count. The check trains your choice once more, for about five seconds.)
 
 # %%
 def price(**settings):

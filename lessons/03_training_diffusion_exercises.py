@@ -11,7 +11,7 @@
 #
 # {{badge}}
 #
-# Nine questions, 26 points, about three and a half hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("3.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
+# Nine questions, 25 points, about three and a half hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("3.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
 #
 # As in the lesson, $t = 0$ is data and $t = 1$ is noise, $\alpha$ and $\sigma$ are standard deviations, and $\mathrm{SNR} = \alpha^2/\sigma^2$; `log_snr` is its natural logarithm.
 
@@ -189,7 +189,7 @@ torch.testing.assert_close(by_hand.item(), metrics.frechet_distance(a, b))
 # %% [markdown]
 # ## 3.4 What would the distance be with infinitely many samples? (3 points, 20 minutes)
 #
-# The Fréchet distance from $n$ samples is, on average, about $a/n + b$. You have measured it at several $n$. Estimate $b$ by a straight line, fitted to *all* values by (unweighted) least squares.
+# The Fréchet distance from $n$ samples is, on average, about $a/n + b$. You have measured it at several $n$. Estimate $b$ by a straight line in $1/n$, fitted to *all* values by unweighted least squares: no value is left out, and none counts more than another.
 
 # %% tags=["answer:3.4"]
 def extrapolate(ns, values):
@@ -267,7 +267,7 @@ plots.curves(1 / ns, means, xlim=(0, 0.0052), ylabel="Fréchet distance",
 #
 # - every parameter becomes $d\cdot\text{average} + (1-d)\cdot\text{parameter}$ with the warm-up $d = \min\big(\text{decay},\ \frac{1+n}{10+n}\big)$, where $n = 0, 1, 2, \dots$ counts the updates before this one;
 # - every buffer (such as the running statistics of a batch norm) becomes a copy of the network's;
-# - the average never requires gradients, and the network that is being trained is left as it is.
+# - the average never requires gradients, and the network that is being trained is left as it is: its weights, its buffers, its gradients, its mode (training or evaluation). No tensor belongs to both.
 
 # %% tags=["answer:3.5"]
 class EMA:
@@ -323,7 +323,7 @@ plots.curves(torch.arange(400),
 # **What the figure shows.** With the warm-up the average follows at first, and grows calmer the longer the run lasts. With a constant 0.999 two thirds of it are still the start after 400 steps, since $0.999^{400} = 0.67$.
 
 # %% [markdown]
-# ## 3.6 Bug hunt: seven patients (3 points, 25 minutes)
+# ## 3.6 Bug hunt: seven patients (2 points, 25 minutes)
 #
 # Seven trainings, A to G, on two moons like those of the lesson's clinic, but upright and thicker, with a smaller network and fewer steps. One is healthy; each of the others has one defect of this list, no two the same. (So four names belong to nobody.)
 
@@ -491,7 +491,9 @@ assert check.passed("3.8")
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# Now defend your choice by a measurement. Enlarge digits fourfold (`F.interpolate(x, scale_factor=4.0)`), add noise by the base schedule and by yours, average 4 x 4 pixels (`F.avg_pool2d`), and measure the log SNR: fit `x_t = slope * x0 + rest` to the pixels, and compare the slope's square with the variance of the rest. Add a cell for it, and one for your sentence.
+# Now defend your choice by a measurement. Enlarge digits fourfold (`F.interpolate(x, scale_factor=4.0)`), add noise by the base schedule and by yours, average 4 x 4 pixels (`F.avg_pool2d`), and measure the log SNR: fit `x_t = slope * x0 + rest` to the pixels, and compare the slope's square with the variance of the rest. Add a cell for it.
+#
+# **Your sentence** on what it shows (nobody marks it):
 
 # %% tags=["solution"]
 def measured_log_snr(x_t, x0):

@@ -142,7 +142,7 @@ plots.curves(etas, stds, title="A step from t = 0.6 to 0.45", xlabel="eta",
 # **What the figure shows.** Old noise is exchanged for new noise, and the standard deviation of the sum stays at $\sigma_s$ (up to chance). At $\eta = 1$, where the step draws from the posterior, a width of 0.41 is still old and 0.51 is new: $0.41^2 + 0.51^2 = 0.66^2$.
 
 # %% [markdown]
-# ## 4.3 Bug hunt: a copied sampler (3 points, 25 minutes)
+# ## 4.3 Bug hunt: a copied sampler (4 points, 25 minutes)
 #
 # This DDIM has been copied from tutorial to tutorial. It uses the table $\bar\alpha = \alpha^2$ of a schedule with $T$ steps, where index $i$ is the level after $i + 1$ steps of noise, and a network `eps_net(x, i)` that predicts the noise.
 
@@ -208,7 +208,7 @@ tables.table(rows)
 # %% [markdown]
 # (Do not expect the width of the data from a correct sampler either. With so few steps on this schedule the bumps come out too thin, 0.01 to 0.02, as section 4.2 explains. Width alone is no proof.)
 #
-# There are *four* defects. One is loud, one shows to those who count, and two are quiet, since the first drowns them: compare the code with (4.8), and ask what $\bar\alpha$ of the data is. Find them, and write the sampler as it should be. It evaluates the network exactly `steps` times ($1\le$ `steps` $\le T$), at the indices $\lfloor kT/\text{steps}\rfloor - 1$ for $k = \text{steps}, \dots, 1$, and then goes to the data. Draw noise, if any, as above, once in each step.
+# There are *four* defects. One is loud, one shows to those who count, and two are quiet, since the first drowns them: compare the code with (4.8), and ask what $\bar\alpha$ of the data is. Find them, and write the sampler as it should be. It evaluates the network exactly `steps` times ($1\le$ `steps` $\le T$), at the indices $\lfloor kT/\text{steps}\rfloor - 1$ for $k = \text{steps}, \dots, 1$, and then goes to the data. Draw noise, if any, as above, once in each step. Nothing else changes: what `eps_net` says is taken as it is (no clamping).
 
 # %% tags=["answer:4.3"]
 def ddim_repaired(eps_net, alpha_bar, x, steps, eta=0.0, generator=None):
@@ -410,7 +410,7 @@ print("flow schedule, from t = 1 to 0 in 30 steps: "
 # %% [markdown]
 # ## 4.6 Measure an order (3 points, 20 minutes)
 #
-# Somebody gives you the errors of a sampler after $n$ steps, at several $n$. By (4.18) they fall like $n^{-p}$, but only between two limits: with few steps the law does not hold yet, and with many the error comes near the `floor`, which is what rounding alone would give. What is within a factor of ten of the floor says little. Return the order $p$. The numbers of steps grow, but need not double. (Tolerance: 0.15.)
+# Somebody gives you the errors of a sampler after $n$ steps, at several $n$. By (4.18) they fall like $n^{-p}$, but only between two limits: with few steps the law does not hold yet, and with many the error comes near the `floor`, which is what rounding alone would give. What is within a factor of ten of the floor says little: leave it out. Of the errors that are left the last follow the law best; take the slope of the last two, or a line through the later half. Return the order $p$. The numbers of steps grow, but need not double. (Tolerance: 0.15.)
 
 # %% tags=["answer:4.6"]
 def order(ns, errors, floor):
@@ -458,7 +458,7 @@ plots.curves(counts, lines, xscale="log", yscale="log", title="One sampler, thre
 # **What the figure shows.** With few steps the three agree. Kept in 8 bits the error is the floor from about 30 steps on, and a better solver could not show itself. In 16 bits the last usable pair is at 40 and 60 steps, too early for the law: 2.78. Only the unrounded ends show order 3. Judge solvers on floating-point numbers, before an image is written.
 
 # %% [markdown]
-# ## 4.7 The best eight evaluations (3 points, 25 minutes)
+# ## 4.7 The best eight evaluations (2 points, 25 minutes)
 #
 # An experiment. `dpmpp` shall draw the three bumps with 8 evaluations. You choose the nine timesteps: falling, the last one 0. They need not start at $t = 1$ (the first $x$ is then noise of width $\sigma$ at your first time, and the error that this makes counts). This is the mean distance to the exact end of the ODE, for 1,000 starts:
 

@@ -199,7 +199,7 @@ for _ in range(20):
 print("labels given in 20 training steps of 8:", net.given)
 
 # %% [markdown]
-# Find what is wrong (there are five things), and write the class as it should be. It takes `(net, w, p, null)`, and calls the network as our denoisers are called, `net(x, t, y=labels)`. In training mode: one evaluation, each label dropped with probability `p` by a coin of its own (torch's own generator will do), dropped labels become the number `null`. After `.eval()`: (5.9), with at most two evaluations for each example, the null label for $D_\varnothing$, and no coins. Without `y`: the null label for everyone, one evaluation, no guidance. A sampler calls it as `guided(x, t, y=y)`, and an optimizer must find the weights.
+# Find what is wrong (there are five things), and write the class as it should be. It takes `(net, w, p, null)`, and calls the network as our denoisers are called, `net(x, t, y=labels)`. In training mode: one evaluation, each label dropped with probability `p` by a coin of its own (torch's own generator will do), dropped labels become the number `null`. After `.eval()`: (5.9), with at most two evaluations for each example, the null label for $D_\varnothing$, and no coins. Without `y`: the null label for everyone, one evaluation, no guidance. Nothing may cut the gradients of a training. A sampler calls it as `guided(x, t, y=y)`, and an optimizer must find the weights.
 
 # %% tags=["answer:5.3"]
 class Guided(nn.Module):
@@ -245,7 +245,7 @@ print(f"asked for 0 to 9: {metrics.class_agreement(rows['w = 3'], y):.0%} agree;
 # **Solution.** (1) The class is no `nn.Module`: it cannot be called, has no `training`, and no optimizer finds its network's weights. (2) The coin is thrown once for the whole batch. (3) "None" is the absence of a label, not a label: no vector is learnt for it, and nothing can be mixed within a batch. (4) So $D_\varnothing$ in evaluation is a network with one input missing. With an embedding that *adds* to the time's vector this runs without a word, and gives a prediction that was trained only by accident. (5) There is no error when `y` is not passed: the samplers it was written for call `model(x, t)`, and all that guidance is for stays unused. Ours must be given `y=y`, and `guidance.cfg` of the library raises an error when it is not.
 
 # %% [markdown]
-# ## 5.4 Derivation: guidance is not tempering (3 points, 35 minutes)
+# ## 5.4 Derivation: guidance is not tempering (4 points, 35 minutes)
 #
 # Section 5.4 took $\mathcal N(0, 1)$ for all data. Let it be $\mathcal N(0, S^2)$ now, with the class $\mathcal N(m, s^2)$, $s < S$, in one dimension. Derive again: the mean and the standard deviation of the tempered density (5.12), and of what guidance samples, by an equation like (5.14) with $S$ in it. Return the four numbers, for any $w \ge 1$. The integral may stay an integral that you compute numerically; or you may let guidance run, since in this case a start $z$ ends on a straight line in $z$ (tolerance: 2 %).
 
@@ -370,9 +370,9 @@ tables.table(rows, {"known part off": ".3f", "jump": ".2f"},
 # **What the figure shows.** The copied version changes what was known. With one repeat the known half is exact, but the new half hardly depends on it. Four repeats join them, for four times the evaluations.
 
 # %% [markdown]
-# ## 5.6 An edit that keeps what it can (3 points, 25 minutes)
+# ## 5.6 An edit that keeps what it can (2 points, 25 minutes)
 #
-# Lesson 4's exercise 4.8 edited between two arcs. Now for real models: conditions are dictionaries (such as `{"y": labels}`), both ways go between $t = 0$ and $t = 1$ on `timesteps(schedule, n)`, and the way down is guided with $w$ away from `null`, while the way up is not (section 5.19 says why). Return the edited data. `samplers.ddim_invert`, `samplers.ddim` and `guidance.cfg` may be called.
+# Lesson 4's exercise 4.8 edited between two arcs. Now for real models: conditions are dictionaries (such as `{"y": labels}`, but there may be more in them), both ways go between $t = 0$ and $t = 1$ on `timesteps(schedule, n)`, and the way down is guided with $w$ away from `null`, while the way up is not (section 5.19 says why). Return the edited data. `samplers.ddim_invert`, `samplers.ddim` and `guidance.cfg` may be called.
 
 # %% tags=["answer:5.6"]
 def edit(D, schedule, x0, before, after, n, w, null):
@@ -502,7 +502,7 @@ plots.show({name: x[:10] for name, x in pictures.items()}, title="Asked for: 0 t
 # * `"too long"`: the caption has more words than the network takes, though it names nothing but the five parts;
 # * `"known words"`: every word is in the vocabulary, the part is asked for once and by its name, and yet it is not drawn. (This one is hard. It is worth no more points, but more honour.)
 #
-# The check looks whether the reason fits the caption, and draws eight pictures. The part has failed if it is right in at most four of them. Parts that the caption does not mention may be anything. Try first, with pictures:
+# The check looks whether the reason fits the caption, and draws eight pictures (but of a caption that is too long). The part has failed if it is right in at most four of them. Parts that the caption does not mention may be anything. Try first, with pictures:
 
 # %%
 T = train.load("nouns", device="cpu")
@@ -546,7 +546,7 @@ attempt("a shark-headed noun with a pizza head", "a panda head, no glasses", n=4
 # %% [markdown]
 # ## 5.9 Stretch: parts, or pairs? (3 points, 25 minutes)
 #
-# Write the measurement behind section 5.11 as a function that evaluates *any* painter: `draw` takes a list of captions and returns pictures (N, 3, 32, 32). For each of the splits `"test"` and `"pairs"` take `n` nouns, ask for them in the plain wording, and return the fraction of pictures in which each of the five parts is right (the **attribute accuracy**). The check's painters are not networks: they draw exactly what is asked, but for some parts that they get wrong on purpose.
+# Write the measurement behind section 5.11 as a function that evaluates *any* painter: `draw` takes a list of captions and returns pictures (N, 3, 32, 32). For each of the splits `"test"` and `"pairs"` take `n` different nouns, ask for them in the plain wording, and return the fraction of pictures in which each of the five parts is right (the **attribute accuracy**). The check's painters are not networks: they draw exactly what is asked, but for some parts that they get wrong on purpose.
 
 # %% tags=["answer:5.9"]
 def generalisation(draw, n):

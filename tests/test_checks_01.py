@@ -287,7 +287,7 @@ def right_sample(net, x, zs, betas):
     ddpm = DDPM(net, betas)
     for i in reversed(range(len(betas))):
         mean, variance, _ = ddpm.p_mean_variance(x, torch.full((len(x),), i))
-        x = mean + root(variance)[:, None] * zs[i]
+        x = mean + shaped(root(variance), x) * zs[i]
     return x
 
 

@@ -3,10 +3,18 @@
 F1 and so on are the numbers of a review of the checks: kinds of answers that were once judged
 wrongly.
 """
+import math
+
+import numpy as np
 import pytest
 import torch
 from catalogues import assert_accepted, assert_refused, listed
-from test_checks_01 import root, trainer
+from test_checks_01 import RIGHT as RIGHT_ANSWERS
+from test_checks_01 import best, root, shaped, trainer
+
+from course_lib import Schedule
+
+STEP_BACK_RIGHT = RIGHT_ANSWERS["1.6"]
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +73,31 @@ def by_mse_loss(net, x0, alpha_bar):
     return torch.nn.functional.mse_loss(net(x, (i + 1) / T), eps)
 
 
+# ---- 1.6 and 1.8
+
+def step_back_in_place(x0, x, a_t, a_s):
+    mean, variance = STEP_BACK_RIGHT(x0, x, a_t, a_s)
+    return x.copy_(mean), variance
+
+
+def score_in_place(x0, x, a):
+    x0 *= root(a)
+    return (x0 - x) / (1 - a)
+
+
 # ---- 1.9
+
+def for_points_only(net, x, zs, betas):
+    """The variance as a column, which fits points alone."""
+    a = torch.cumprod(1 - betas, 0)
+    for i in reversed(range(len(betas))):
+        column = torch.full((len(x), 1), float(betas[i]), dtype=x.dtype)
+        before = a[i - 1] if i else torch.ones(()).double()
+        eps_hat = net(x, torch.full((len(x),), (i + 1) / len(betas)))
+        mean = (x - column / root(1 - a[i]) * eps_hat) / root(1 - betas[i])
+        x = mean + root(column * (1 - before) / (1 - a[i])) * zs[i]
+    return x
+
 
 def step_back(x0, x, a_t, a_s):
     raise NotImplementedError
@@ -80,8 +112,116 @@ def calls_step_back(net, x, zs, betas):                                         
     return x
 
 
+# ---- 1.1
+
+def walks(step):
+    """variance_after by a loop of steps v -> step(v, beta)."""
+    def variance_after(v, betas):
+        for beta in betas:
+            v = step(v, beta)
+        return v
+    return variance_after
+
+
+def left(change=lambda betas: torch.prod(1 - betas)):
+    return lambda v, betas: 1 + (v - 1) * change(betas)
+
+
+# ---- 1.3
+
+def of_the_notebook(x0, i, eps, alpha_bar):                                     # F20
+    table = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000).double(), 0)
+    return q_sample()(x0, i.clamp(max=999), eps, table)
+
+
+def q_sample(signal=root, noise=lambda a: root(1 - a)):
+    def answer(x0, i, eps, alpha_bar):
+        a = shaped(alpha_bar[i], x0)
+        return signal(a) * x0 + noise(a) * eps
+    return answer
+
+
+def one_by_one(x0, i, eps, alpha_bar):
+    """Right, example by example."""
+    return torch.stack([
+        alpha_bar[k] ** 0.5 * x + (1 - alpha_bar[k]) ** 0.5 * e for k, x, e in zip(i, x0, eps)
+    ])
+
+
+def in_place(x0, i, eps, alpha_bar):
+    a = shaped(alpha_bar[i], x0)
+    eps *= root(1 - a)
+    return root(a) * x0 + eps
+
+
+# ---- 1.4
+
+def betas_by_numpy(T):
+    """Right, as an array."""
+    u = np.arange(T + 1) / T
+    g = 1 / (1 + np.exp(6 * u - 3)) - 1 / (1 + np.exp(3))
+    return np.minimum(1 - g[1:] / g[:-1], 0.999)
+
+
+def betas_one_by_one(T):
+    """Right, as a list of numbers."""
+    g = [1 / (1 + math.exp(6 * k / T - 3)) - 1 / (1 + math.exp(3)) for k in range(T + 1)]
+    return [min(1 - later / before, 0.999) for before, later in zip(g, g[1:])]
+
+
+# ---- 1.9
+
+def eps_form(
+    factor=lambda beta, a: beta / root(1 - a),
+    over=root,
+    before=lambda a, i: a[i - 1] if i else torch.ones(()).double(),
+):
+    """sample with the mean in terms of eps_hat."""
+    def sample(net, x, zs, betas):
+        a = torch.cumprod(1 - betas, 0)
+        for i in reversed(range(len(betas))):
+            eps_hat = net(x, torch.full((len(x),), (i + 1) / len(betas)))
+            mean = (x - factor(betas[i], a[i]) * eps_hat) / over(1 - betas[i])
+            variance = betas[i] * (1 - before(a, i)) / (1 - a[i])
+            x = mean + root(variance) * zs[i]
+        return x
+    return sample
+
+
+# ---- 1.10
+
+def by_precision(beta, before, v):
+    """Right, by numpy."""
+    return np.float64(1) / ((1 - beta) / beta + 1 / (1 + (v - 1) * before)).numpy()
+
+
 WRONG = [
-    ("1.9", "your answer calls step_back, which is not written yet", calls_step_back),
+    ("1.1", "you multiply the betas", left(lambda betas: torch.prod(betas))),   # F22
+    ("1.1", "you multiply the betas", lambda v, betas: v * betas.prod()),
+    ("1.1", "that is a standard deviation", lambda v, betas: root(left()(v, betas))),     # F23
+    ("1.1", "stays above 1", left(lambda betas: -torch.prod(1 - betas))),
+    ("1.1", "the last beta is left out", left(lambda betas: torch.prod(1 - betas[:-1]))),
+    ("1.1", "the first beta is left out", left(lambda betas: torch.prod(1 - betas[1:]))),
+    ("1.1", "not the last one's", left(lambda betas: (1 - betas[-1]) ** len(betas))),
+    ("1.1", "not their mean", left(lambda betas: (1 - betas.mean()) ** len(betas))),
+    ("1.1", "right for tiny ones only", left(lambda betas: 1 - betas.sum())),
+    ("1.1", "is the limit of tiny steps", left(lambda betas: torch.exp(-betas.sum()))),
+    ("1.1", "no root here", lambda v, betas: (
+        v * root(torch.prod(1 - betas)) + 1 - torch.prod(1 - betas))),
+    ("1.3", "not for another one", of_the_notebook),
+    ("1.3", "x0 is not scaled at all", q_sample(signal=torch.ones_like)),
+    ("1.3", "1 - sqrt(alpha_bar) is no standard deviation", q_sample(noise=lambda a: 1 - root(a))),
+    ("1.3", "the root is taken before", q_sample(noise=lambda a: root(1 - root(a)))),
+    ("1.3", "one and the same coefficient", q_sample(noise=root)),
+    ("1.3", "not yet: x0 of shape (6, 3, 4, 4) comes back as (6, 6, 3, 4, 4)",
+     lambda x0, i, eps, alpha_bar: torch.stack([q_sample()(x0, i, eps, alpha_bar)] * 6)),
+    ("1.3", "your function changes eps itself", in_place),
+    ("1.4", "do not call it in your answer", lambda T: Schedule.sigmoid(T).betas),        # F16
+    ("1.5", "still above 1: more steps", 618),
+    ("1.5", "below 1: fewer steps would do", 620),
+    ("1.5", "got inf", math.inf),
+    ("1.5", "got [619]", [619]),
+    ("1.6", "changes the tensors it was given", step_back_in_place),
     ("1.7", "x0 of shape (400, 1, 4, 4) fails", for_points),
     ("1.7", "x0 has the shape (400, 6), and the network was given (400, 1, 400, 6)", for_images),
     ("1.7", "every call draws the same random numbers", seeded),
@@ -91,10 +231,52 @@ WRONG = [
     ("1.7", "you take the mean first and square it", trainer(reduce=lambda e: e.mean() ** 2)),
     ("1.7", "in which both signs cancel", trainer(reduce=lambda e: e.mean())),
     ("1.7", "that is half of it", trainer(reduce=lambda e: e.square().mean() / 2)),
+    ("1.8", "is a variance already", lambda x0, x, a: (root(a) * x0 - x) / (1 - a) ** 2),
+    ("1.8", "1 - sqrt(alpha_bar) is not the variance",
+     lambda x0, x, a: (root(a) * x0 - x) / (1 - root(a))),
+    ("1.8", "you multiply by the variance", lambda x0, x, a: (root(a) * x0 - x) * (1 - a)),
+    ("1.8", "the sign is wrong, and x lies around", lambda x0, x, a: (x - x0) / (1 - a)),
+    ("1.8", "and the variance of the noise is missing", lambda x0, x, a: x0 - x),
+    ("1.8", "without a root", lambda x0, x, a: (x0 - x) / root(1 - a)),
+    ("1.8", "where is the prediction", lambda x0, x, a: -x),
+    ("1.8", "changes the tensors it was given", score_in_place),
+    ("1.9", "right for points (6, 2), but x of shape (6, 1, 2, 2) fails", for_points_only),
+    ("1.9", "your answer calls step_back, which is not written yet", calls_step_back),
+    ("1.9", "your variance has alpha_bar[i - 1]", eps_form(before=lambda a, i: a[i - 1])),  # F21
+    ("1.9", "the mean lacks its division by sqrt(alpha_t)", eps_form(over=lambda alpha: 1.0)),
+    ("1.9", "a root is missing below the line", eps_form(lambda beta, a: beta / (1 - a))),
+    ("1.9", "eps_hat is multiplied by sqrt(beta)", eps_form(lambda beta, a: root(beta))),
+    ("1.9", "as if one step removed all noise", eps_form(lambda beta, a: root(1 - a))),
+    ("1.10", "is the noise missing in the variances",                           # F22
+     lambda beta, before, v: beta * (before * v) / (before * (1 - beta) * v)),
+    ("1.10", "that is the variance of x_t", lambda beta, before, v: (
+        1 + (v - 1) * before * (1 - beta))),
+    ("1.10", "invert it", lambda beta, before, v: 1 / best(beta, before, v)),
+    ("1.10", "their inverses do", lambda beta, before, v: (
+        beta / (1 - beta) + 1 + (v - 1) * before)),
+    ("1.10", "has the variance beta / alpha, not beta", lambda beta, before, v: (
+        1 / (1 / beta + 1 / (1 + (v - 1) * before)))),
 ]
 RIGHT = [
+    ("1.1", walks(lambda v, beta: 1 + (1 - beta) * (v - 1))),
+    ("1.1", lambda v, betas: np.float32(left()(v, betas))),                     # F12
+    ("1.1", lambda v, betas: left()(v, betas).numpy()),
+    ("1.2", lambda s, t: [root(t / s), 1 - t / s]),
+    ("1.2", lambda s, t: (math.sqrt(t / s), (1 - t / s).item())),
+    ("1.3", one_by_one),
+    ("1.4", betas_by_numpy),
+    ("1.4", betas_one_by_one),
+    ("1.5", lambda: np.int64(619)),
+    ("1.5", np.array(619.0)),
+    ("1.5", torch.tensor([619])),
+    ("1.6", lambda *inputs: list(STEP_BACK_RIGHT(*inputs))),
+    ("1.6", lambda *inputs: [q.numpy() for q in STEP_BACK_RIGHT(*inputs)]),
     ("1.7", by_mse_loss),
     ("1.7", trainer(reduce=lambda e: e.square().flatten(1).mean(1).mean())),
+    ("1.8", lambda x0, x, a: ((root(a) * x0 - x) / (1 - a)).numpy()),
+    ("1.9", eps_form()),
+    ("1.9", lambda *inputs: eps_form()(*inputs).tolist()),
+    ("1.10", by_precision),
 ]
 
 

@@ -3,12 +3,30 @@
 F1 and so on are the numbers of a review of the checks: kinds of answers that were once judged
 wrongly.
 """
+import numpy as np
 import pytest
-from catalogues import assert_accepted, assert_refused, listed
-from test_checks_02 import hidden
+import torch
+import torch.nn.functional as F
+from catalogues import assert_accepted, assert_refused, judged, listed
+from test_checks_02 import (
+    DEEP,
+    FINE,
+    TRIED,
+    WIDE,
+    Adds,
+    by_heads,
+    counted,
+    embedding,
+    hidden,
+    planned,
+    right_through,
+)
 from torch import nn
 
 from course_lib.checks.common import one_thread
+from course_lib.checks.lesson02 import equivariance_case
+from course_lib.networks import layers
+from course_lib.networks.layers import ResnetBlock
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +34,162 @@ def lenient(monkeypatch):
     monkeypatch.delenv("COURSE_STRICT", raising=False)
     with one_thread():
         yield
+
+
+# ---- 2.1
+
+def without(a, b, e, less):
+    return counted(a, b, e) - less
+
+
+def by_building(a, b, e):                                                       # F16
+    return sum(p.numel() for p in ResnetBlock(a, b, e).parameters())
+
+
+def by_layers(a, b, e):
+    layers = [nn.GroupNorm(1, a), nn.Conv2d(a, b, 3), nn.Linear(e, 2 * b), nn.GroupNorm(1, b),
+              nn.Conv2d(b, b, 3)] + [nn.Conv2d(a, b, 1)] * (a != b)
+    return sum(p.numel() for layer in layers for p in layer.parameters())
+
+
+def two_examples(a, b, e):
+    return {(32, 48, 20): counted(32, 48, 20), (24, 24, 10): counted(24, 24, 10)}.get((a, b, e), 0)
+
+
+# ---- 2.2
+
+def seen(layers):
+    """The sheet's measurement."""
+    x = torch.zeros(1, 1, 600, requires_grad=True)
+    h = x
+    for kernel, stride in layers:
+        h = F.conv1d(h, torch.ones(1, 1, kernel), stride=stride)
+    h[0, 0, 0].backward()
+    return (x.grad != 0).sum().item()
+
+
+def three_examples(layers):
+    return {5: 31, 3: 15, 2: 4}[len(layers)]
+
+
+def by_numpy(layers):
+    jumps = np.cumprod([1] + [s for _, s in layers])[:-1]
+    return 1 + (np.array([k - 1 for k, _ in layers]) * jumps).sum()
+
+
+# ---- 2.3
+
+def refuses_four(t, dim):                                                       # F19
+    if dim <= 4 or dim % 2:
+        raise ValueError("dim")
+    return embedding()(t, dim)
+
+
+def by_linspace(t, dim):
+    """Right, with the powers of ten of torch.logspace."""
+    if dim % 2 or dim < 4:
+        raise ValueError(f"dim = {dim}")
+    angles = torch.outer(1000 * t, torch.logspace(0, -4, dim // 2))
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+
+def times_in_place(t, dim):
+    t *= 1000
+    return embedding(angle=lambda t, f: t * f)(t, dim)
+
+
+# ---- 2.4
+
+def shrinks_first(x, emb, down, middle, up):
+    h, skips = x, []
+    for block, shrink in down:
+        h = block(shrink(h), emb)
+        skips.append(h)
+    for block in middle:
+        h = block(h, emb)
+    for grow, block in up:
+        h = block(torch.cat([grow(h), skips.pop()], 1), emb)
+    return h
+
+
+def grows_last(x, emb, down, middle, up):
+    h, skips = x, []
+    for block, shrink in down:
+        h = block(h, emb)
+        skips.append(h)
+        h = shrink(h)
+    for block in middle:
+        h = block(h, emb)
+    for grow, block in up:
+        h = grow(block(torch.cat([h, skips.pop()], 1), emb))
+    return h
+
+
+def from_minus_zero(x, emb, down, middle, up):
+    h, skips = x, []
+    for block, shrink in down:
+        h = block(h, emb)
+        skips.append(h)
+        h = shrink(h)
+    for block in middle:
+        h = block(h, emb)
+    for k, (grow, block) in enumerate(up):
+        h = block(torch.cat([grow(h), skips[-k]], 1), emb)
+    return h
+
+
+# ---- 2.6
+
+def fused(q, k, v, heads):                                                      # F16
+    split = lambda x: x.unflatten(2, (heads, -1)).transpose(1, 2)
+    h = F.scaled_dot_product_attention(*(split(x) for x in (q, k, v)))
+    return h.transpose(1, 2).flatten(2)
+
+
+def of_the_library(q, k, v, heads):
+    split = lambda x: x.unflatten(2, (heads, -1)).transpose(1, 2)
+    return layers.attention(*(split(x) for x in (q, k, v))).transpose(1, 2).flatten(2)
+
+
+def scales_in_place(q, k, v, heads):
+    q /= (q.shape[2] // heads) ** 0.5
+    split = lambda x: x.unflatten(2, (heads, -1)).transpose(1, 2)
+    q, k, v = (split(x) for x in (q, k, v))
+    return ((q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def by_einsum(q, k, v, heads):
+    """Right, with exp and a sum in place of softmax."""
+    q, k, v = (x.view(*x.shape[:2], heads, -1) for x in (q, k, v))
+    scores = torch.einsum("bnhd,blhd->bhnl", q, k) / q.shape[-1] ** 0.5
+    weights = (scores - scores.amax(-1, keepdim=True)).exp()
+    weights = weights / weights.sum(-1, keepdim=True)
+    return torch.einsum("bhnl,blhd->bnhd", weights, v).flatten(2)
+
+
+# ---- 2.7
+
+def in_one_batch(block, x, order):
+    """Right: both in one evaluation of a doubled batch."""
+    moved, still = block(torch.cat([x[:, order], x])).chunk(2)
+    return (moved - still[:, order]).abs().max().item()
+
+
+def image_by_image(block, x, order):
+    """Right, with one image at a time."""
+    return max((block(one[:, order]) - block(one)[:, order]).abs().max() for one in x.split(1))
+
+
+def own_order(block, x, order):                                                 # F20
+    order = torch.randperm(x.shape[1])
+    return (block(x[:, order]) - block(x)[:, order]).abs().max()
+
+
+def knows_the_number(block, x, order):
+    """What the block gives, without the shuffled tokens (the number is the check's)."""
+    block(x)
+    c = equivariance_case()
+    return (c.moved - c.still[:, c.order]).abs().max()
 
 
 # ---- 2.8
@@ -29,18 +203,100 @@ class Misspelt(nn.Module):                                                      
         return emb + self.net(thickness[:, None])
 
 
+class InPlace(nn.Module):                                                       # F24
+    def __init__(self, dim):
+        super().__init__()
+        self.net = hidden(dim)
+
+    def forward(self, emb, thickness):
+        emb += self.net(thickness[:, None])
+        return emb
+
+
+def starts_small(layer):
+    nn.init.normal_(layer.weight, std=1e-4)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+clamped = lambda low, high: lambda dim: (
+    Adds(hidden(dim), show=lambda s: s.clamp(low, high)[:, None])
+)
+
+
 WRONG = [
+    ("2.1", "count without building a block", by_building),
+    ("2.1", "count without building a block or a layer", by_layers),
+    ("2.1", "you count another number", two_examples),
+    ("2.1", "so it has out_channels channels",                                  # F23
+     lambda a, b, e: without(a, b, e, 2 * b - 2 * a)),
+    ("2.1", "the bias of `shortcut` is missing", lambda a, b, e: without(a, b, e, b * (a != b))),
+    ("2.1", "2 * out_channels are missing", lambda a, b, e: without(a, b, e, 2 * b)),
+    ("2.1", "the biases of the convolutions, of `shortcut`, too",
+     lambda a, b, e: without(a, b, e, 2 * b + b * (a != b))),
+    ("2.1", "conv2 is missing", lambda a, b, e: without(a, b, e, (9 * b + 1) * b)),
+    ("2.1", "conv1 is missing", lambda a, b, e: without(a, b, e, (9 * a + 1) * b)),
+    ("2.1", "not 2 * in_channels", lambda a, b, e: without(a, b, e, 2 * (e + 1) * (b - a))),
+    ("2.2", "that measures", seen),                                             # F16
+    ("2.2", "find the first layer that is wrong", three_examples),
+    ("2.3", "dim = 4 must work, too", refuses_four),
+    ("2.3", "changes the tensors it was given", times_in_place),
+    ("2.4", "a gradient does not reach x and emb", torch.no_grad()(right_through)),
+    ("2.4", "a gradient does not reach x and emb",
+     lambda x, emb, *parts: right_through(x, emb.detach(), *parts)),
+    ("2.4", "you shrink before the block", shrinks_first),                      # F22
+    ("2.4", "you grow after the block", grows_last),
+    ("2.4", "skips[-k] begins at skips[0]", from_minus_zero),
+    ("2.6", "write the softmax yourself", fused),
+    ("2.6", "write the softmax yourself", of_the_library),
+    ("2.6", "changes the tensors it was given", scales_in_place),
+    ("2.6", "a gradient does not reach q, k and v", torch.no_grad()(by_heads)),
+    ("2.6", "a gradient does not reach q, k and v",
+     lambda q, k, v, heads: by_heads(q, k.detach(), v, heads)),
+    ("2.7", "the block was never given x[:, order]", knows_the_number),
     ("2.8", "your module has no forward(self, emb, thickness)", Misspelt),
+    ("2.8", "no gradient reaches emb",                                          # F14
+     lambda dim: Adds(hidden(dim), lambda emb, p: emb.detach() + p)),
+    ("2.8", "is the thickness cut off or squashed first?", clamped(2, 4)),
+    ("2.8", "is the thickness cut off or squashed first?", clamped(1.5, 5)),
+    ("2.8", "your module changes emb itself", InPlace),
+    ("2.8", "the embedding already moves by up to 0.00",                        # F22
+     lambda dim: Adds(hidden(dim, last=starts_small))),
+    ("2.9", "trained again for 30 steps, your choice has a loss of",            # F11
+     (FINE, [(WIDE, 0.02), (DEEP, 0.03), (FINE, 0.01)])),
+    ("2.9", "three different candidates within the budget",
+     (FINE, TRIED[1:] + [(dict(widths=(16, 32)), 0.9)])),
 ]
 RIGHT = [
+    ("2.1", lambda *sizes: np.int64(counted(*sizes))),                          # F12
+    ("2.1", lambda *sizes: torch.tensor(counted(*sizes))),
+    ("2.2", by_numpy),
+    ("2.2", lambda layers: np.array([float(by_numpy(layers))])),
+    ("2.3", by_linspace),
+    ("2.3", lambda t, dim: embedding()(t, dim).numpy()),
+    ("2.5", lambda widths, depth: np.array(planned(widths, depth))),
+    ("2.6", by_einsum),
+    ("2.7", in_one_batch),
+    ("2.7", image_by_image),
+    ("2.7", lambda *inputs: np.float32(in_one_batch(*inputs))),
+    ("2.9", (FINE, TRIED + [(dict(widths=(16, 32)), 0.3), (dict(widths=(40,)), 0.2)])),   # F11
+    ("2.9", (dict(widths=[16, 24], patch_size=1), [(s, np.float32(loss)) for s, loss in TRIED])),
 ]
+
+
+def test_2_7_is_refused_whatever_is_drawn():
+    """An order of one's own may give the right number by chance (7 of 60), which must not do."""
+    for seed in range(40):
+        torch.manual_seed(seed)
+        passed, said = judged("2.7", own_order)
+        assert not passed, said
 
 
 @pytest.mark.parametrize("name, diagnosis, answer", listed(WRONG))
 def test_wrong(name, diagnosis, answer):
-    assert_refused(name, diagnosis, answer)
+    assert_refused(name, diagnosis, answer, 1 if name in ("2.8", "2.9") else 3)
 
 
 @pytest.mark.parametrize("name, answer", listed(RIGHT))
 def test_right(name, answer):
-    assert_accepted(name, answer)
+    assert_accepted(name, answer, 1 if name == "2.9" else 3)

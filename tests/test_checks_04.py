@@ -25,7 +25,9 @@ from course_lib.checks.lesson04 import (
     BUMPS,
     COSINE,
     GOOD_ENOUGH,
+    MEASURED,
     QUESTIONS,
+    UNIT,
     measured,
     timesteps_error,
 )
@@ -1012,8 +1014,22 @@ def test_the_references_are_the_librarys():
             if eta:
                 z = torch.randn(x.shape, generator=g.manual_seed(0), dtype=x.dtype)
             torch.testing.assert_close(ddim_step(schedule, x, x0_hat, s + 0.3, s, eta, z), theirs)
-    for c in measured():
+    for name in MEASURED:
+        c = measured(name)
         assert abs(order(c.n, c.errors, c.floor) - c.p) < 0.1
+
+
+def test_the_errors_of_4_6_were_measured():
+    """Three samplers on the lesson's mixture, from the same noise."""
+    D = BUMPS.denoiser(COSINE)
+    x = torch.randn(30, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    even = lambda n: COSINE.t_from_log_snr(torch.linspace(-7, 5, n + 1, dtype=torch.float64))
+    truth = last(samplers.unipc(D, COSINE, x, even(450)))
+    for name, (_, counts, errors, _floor) in MEASURED.items():
+        for n, error in list(zip(counts, errors))[::3]:
+            end = last(getattr(samplers, name)(D, COSINE, x, even(n)))
+            end = (end / UNIT).round() * UNIT if name == "unipc" else end
+            assert (end - truth).square().sum(1).mean().sqrt() == pytest.approx(error, rel=0.02)
 
 
 def test_the_goal_of_the_timesteps_can_be_reached_and_is_no_gift():

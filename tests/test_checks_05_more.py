@@ -3,14 +3,33 @@
 F1 and so on are the numbers of a review of the checks: kinds of answers that were once judged
 wrongly.
 """
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from catalogues import assert_accepted, assert_refused, listed
-from test_checks_05 import Guided, dropped, edit, edits, made
+from scipy.integrate import quad
+from test_checks_05 import EXPECTED as PARTS
+from test_checks_05 import (
+    Guided,
+    at_s,
+    dropped,
+    edit,
+    edits,
+    generalisation,
+    made,
+    repaints,
+    rise,
+    steers,
+    tells,
+)
+from torch import nn
 
 from course_lib import samplers
 from course_lib.checks.common import one_thread
+from course_lib.lab import attributes, noun_parts
 from course_lib.samplers import last, timesteps
+from course_lib.schedules import append_dims
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +39,33 @@ def lenient(monkeypatch):
         yield
 
 
+# ---- 5.1
+
+def by_arithmetic(y, null, p, generator):
+    """Right, with numbers in place of torch.where."""
+    lost = (torch.rand(len(y), generator=generator, dtype=torch.float64) < p).long()
+    lost = lost.reshape(-1, *[1] * (y.ndim - 1))
+    return lost * null + (1 - lost) * y
+
+
 # ---- 5.2
+
+class AsObject:
+    """Right: an object that can be called."""
+
+    def __init__(self, D, w, null):
+        self.D = D
+        self.w = w
+        self.null = null
+
+    def __call__(self, x, t, **condition):
+        w = float(self.w(t)) if callable(self.w) else self.w
+        if w == 1:
+            return self.D(x, t, **condition)
+        u = self.D(x, t, **dict(condition, **self.null))
+        return (1 - w) * u + w * self.D(x, t, **condition)
+
+
 
 def doubled(D, w, null):                                                        # F6
     """Right: both predictions from one evaluation of a doubled batch."""
@@ -57,6 +102,16 @@ def doubled_without_size(D, w, null):
     return guided
 
 
+def guides_in_place(D, w, null):
+    def guided(x, t, **condition):
+        u = D(x, t, **condition | null)
+        x += 0.1
+        c = D(x - 0.1, t, **condition)
+        weight = w(t) if callable(w) else w
+        return u + weight * (c - u)
+    return guided
+
+
 # ---- 5.3
 
 def training(self, x, t, y):
@@ -82,6 +137,57 @@ def seeded(self, x, t, y):
     return training(self, x, t, y)
 
 
+def ignores_its_null(self, x, t, y):                                            # F24
+    return self.net(x, t, y=torch.where(dropped(self, y), 10, y))
+
+
+def twice_without_labels(self, x, t, y):                                        # F17
+    u, c = (self.net(x, t, y=torch.full((len(x),), self.null)) for _ in range(2))
+    return u + self.w * (c - u)
+
+
+class ByBernoulli(Guided):
+    """Right: dropped by bernoulli and masked_fill."""
+
+    def forward(self, x, t, y=None):
+        if self.training and y is not None:
+            lost = torch.bernoulli(torch.full((len(x),), self.p)).bool()
+            return self.net(x, t, y=y.masked_fill(lost, self.null))
+        return super().forward(x, t, y)
+
+
+# ---- 5.4
+
+def by_quad(w, m, s, S):
+    """Right, with an integral of scipy and numbers of numpy."""
+    h = lambda r: (s**2 + r**2) ** (w / 2) * (S**2 + r**2) ** ((1 - w) / 2)
+    integral = quad(lambda r: w * r / ((s**2 + r**2) * h(r)), 0, np.inf)[0]
+    v = 1 / (w / s**2 + (1 - w) / S**2)
+    return np.array([v * w * m / s**2, np.sqrt(v), m * h(0) * integral, h(0)])
+
+
+# ---- 5.5
+
+def begins_again(D, schedule, x, known, mask, t, s, repeats, noise):            # F23
+    start = x
+    for k in range(repeats if s > 0 else 1):
+        x = samplers.step(schedule, start, D(start, t), t, s)
+        x = mask * x + (1 - mask) * at_s(schedule, known, t, s, noise())
+        if k < repeats - 1:
+            noise()
+    return x if s > 0 else torch.where(mask.bool(), x, known)
+
+
+def reuses_noise(D, schedule, x, known, mask, t, s, repeats, noise):
+    for k in range(repeats if s > 0 else 1):
+        z = noise()
+        x = samplers.step(schedule, x, D(x, t), t, s)
+        x = mask * x + (1 - mask) * at_s(schedule, known, t, s, z)
+        if k < repeats - 1:
+            x = rise(schedule, x, known, mask, t, s, z)
+    return x
+
+
 # ---- 5.6
 
 def only_y(D, schedule, x0, before, after, n, w, null):                         # F5
@@ -98,22 +204,111 @@ def null_alone(D, schedule, x0, before, after, n, w, null):
     return last(samplers.ddim(guided, schedule, z, ts, **after))
 
 
+def by_func(D, schedule, classify, y, w):
+    """Right, with torch.func."""
+    def guided(x, t):
+        log_p = lambda z: -F.cross_entropy(classify(z, t), y, reduction="sum")
+        a, b = (append_dims(c, x) for c in (schedule.alpha(t), schedule.sigma(t)))
+        return D(x, t) + w * b**2 / a * torch.func.grad(log_p)(x).detach()
+    return guided
+
+
+# ---- 5.8
+
+# of two heads the model draws the first
+DRAWN = ("a shark-headed noun with a pizza head", "head", "two at once", PARTS)
+NOT_DRAWN = ("a shark-headed noun with a pizza head", "head", "two at once",
+             PARTS | {"head": "pizza"})
+
+
+# ---- 5.9
+
+def the_same_noun(split):                                                       # F18
+    def answer(draw, n):
+        accuracy = {}
+        for name in ("test", "pairs"):
+            parts = noun_parts.draw_parts(n, split=name)
+            parts = parts[:1].expand(n, -1) if name == split else parts
+            x = draw(noun_parts.plain_captions(parts))
+            accuracy[name] = attributes.attributes_correct(x, parts).float().mean(0)
+        return accuracy
+    return answer
+
+
+def by_numpy(draw, n):
+    return {name: value.numpy() for name, value in generalisation(draw, n).items()}
+
+
+# ---- 5.7
+
+def steers_points(D, schedule, classify, y, w):
+    """Right for points (B, 2) only, with t of shape (B,)."""
+    def guided(x, t):
+        with torch.enable_grad():
+            z = x.detach().requires_grad_()
+            log_p = classify(z, t).log_softmax(1).gather(1, y[:, None]).sum()
+            grad, = torch.autograd.grad(log_p, z)
+        factor = schedule.sigma(t) ** 2 / schedule.alpha(t)
+        return D(x, t) + w * (factor[:, None] if factor.ndim else factor) * grad
+    return guided
+
+
 CUT = "in training no gradient reaches the network"
 WRONG = [
     ("5.2", "both evaluations lose the other conditions", doubled_without_size),
     ("5.2", "evaluate once there", doubled_always),
+    ("5.2", "guided changes x or a condition", guides_in_place),
     ("5.3", CUT, UnderNoGrad),                                                  # F1
     ("5.3", CUT, made(train=lambda self, x, t, y: training(self, x, t, y).detach())),
     ("5.3", CUT, made(train=torch.inference_mode()(training))),
     ("5.3", "set no seed inside", made(train=seeded)),                          # F3
+    ("5.3", "call the network as denoisers are called",                         # F17
+     made(train=lambda self, x, t, y: self.net(x, t, torch.where(dropped(self, y), self.null, y)))),
+    ("5.3", "right, but without y the network is evaluated 2 times",
+     made(nothing=twice_without_labels)),
+    ("5.3", "was given the label 10; here null = 4", made(train=ignores_its_null)),
+    ("5.3", "pass the class itself, its name without brackets", Guided(nn.Identity())),
     ("5.6", "both ways have the condition y alone", only_y),
     ("5.6", "inversion has the condition y alone",
      edits(up=lambda D, before, after, null, guide: (D, {"y": before["y"]}))),
     ("5.6", "sampling has the condition y alone",
      edits(down=lambda D, before, after, null, guide: (guide, {"y": after["y"]}))),
     ("5.6", "the null evaluation loses the other", null_alone),
+    ("5.7", "sigma^2 is multiplied by alpha", steers(factor=lambda a, b: b**2 * a)),      # F23
+    ("5.7", "1 / alpha alone is there", steers(factor=lambda a, b: 1 / a)),
+    ("5.7", "1 / sigma stands where", steers(factor=lambda a, b: 1 / b)),
+    ("5.7", "of the first one", steers(shape=lambda c, x: c.flatten()[0])),
+    ("5.7", "w is squared", steers(weight=lambda w: w**2)),
+    ("5.7", "you divide by w", steers(weight=lambda w: 1 / w)),
+    ("5.7", "append_dims(..., x)", steers_points),
+    ("5.5", "go on from where the last one ended", begins_again),
+    ("5.5", "the noise that was pasted", reuses_noise),
+    ("5.5", "the denoiser is evaluated at s",
+     repaints(step=lambda D, schedule, x, known, mask, t, s: (
+         samplers.step(schedule, x, D(x, s), t, s)))),
+    ("5.5", "x is still there, too",
+     repaints(lambda schedule, x, known, mask, t, s, z: (
+         x + (1 - mask) * at_s(schedule, known, t, s, z)))),
+    ("5.5", "lacks the (alpha_t / alpha_s)^2",
+     repaints(up=lambda schedule, x, known, mask, t, s, z: (
+         schedule.alpha(t) / schedule.alpha(s) * x
+         + (schedule.sigma(t) ** 2 - schedule.sigma(s) ** 2).sqrt() * z))),
+    ("5.8", "nothing in your caption speaks of the head", tells("please draw a figure")),   # F9
+    ("5.8", "nothing in your caption speaks of the head", tells("please draw a nice head")),
+    ("5.8", "nothing in your caption speaks of the glasses",
+     tells("please draw a picture", part="glasses")),
+    ("5.8", "of the two, another one fails", tells(*DRAWN)),
+    ("5.9", "your 6 nouns of the split test are one and the same", the_same_noun("test")),  # F18
+    ("5.9", "your 6 nouns of the split pairs are one and the same", the_same_noun("pairs")),
 ]
 RIGHT = [
+    ("5.1", by_arithmetic),
+    ("5.2", AsObject),
+    ("5.3", ByBernoulli),
+    ("5.4", by_quad),
+    ("5.7", by_func),
+    ("5.8", tells(*NOT_DRAWN)),
+    ("5.9", by_numpy),                                                          # F12
     ("5.2", doubled),
     ("5.3", EvaluatesUnderNoGrad),
 ]

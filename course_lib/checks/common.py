@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import CodeType, MappingProxyType, SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import torch
@@ -212,6 +213,14 @@ def as_function(answer: object) -> Callable:
     return answer
 
 
+def as_class(answer: object) -> Callable:
+    """The reader's class, or a function that makes an object. Raises Wrong for anything else."""
+    if isinstance(answer, torch.nn.Module) or not callable(answer):
+        raise Wrong("pass the class itself, its name without brackets; "
+                    f"got an object, a {type(answer).__name__}")
+    return answer
+
+
 def as_tensor(got: object) -> object:
     """Arrays and numbers of numpy, and lists of numbers or of tensors of one shape, as a tensor.
 
@@ -223,6 +232,19 @@ def as_tensor(got: object) -> object:
         if np.iscomplexobj(got):
             return torch.as_tensor(np.asarray(got))
         return validate.tensor(got, dtype=F64)
+    except (TypeError, ValueError, RuntimeError):
+        return got
+
+
+def as_drawn(got: object) -> object:
+    """Arrays of numpy and lists of numbers as a tensor, whole numbers as whole numbers.
+
+    Anything else as it came, a tuple too.
+    """
+    if not isinstance(got, (np.ndarray, np.generic, list)):
+        return got
+    try:
+        return torch.as_tensor(np.asarray(got))
     except (TypeError, ValueError, RuntimeError):
         return got
 
@@ -295,7 +317,8 @@ def reject_cut(got: Tensor, inputs: list[Tensor], words: str) -> None:
     """Raise Wrong with these words unless a gradient flows from got to each of the inputs."""
     grads = [None]
     if got.requires_grad:
-        grads = torch.autograd.grad(got.sum(), inputs, allow_unused=True)
+        weights = torch.linspace(1, 2, got.numel(), dtype=got.dtype).view_as(got)
+        grads = torch.autograd.grad((weights * got).sum(), inputs, allow_unused=True)
     reject_if((any(grad is None or not grad.any() for grad in grads), words))
 
 
@@ -325,18 +348,23 @@ SIZES = ("coefficients of shape (B,) meet x of another shape ({error}): reshape 
 
 
 def call_pure(f: Callable, *inputs: object) -> Tensor:
+    """call_twice, with a diagnosis where coefficients of shape (B,) are used as they are."""
+    try:
+        return call_twice(f, *inputs)
+    except RuntimeError as error:
+        reject_if(("ambiguous" in str(error), AMBIGUOUS),
+                  ("must match the size" in str(error), SIZES.format(error=error)))
+        raise
+
+
+def call_twice(f: Callable, *inputs: object) -> Tensor:
     """The reader's answer to copies of the inputs.
 
     Raises Wrong if f changes its inputs or gives two answers to the same ones.
     """
     given = [x.clone() if torch.is_tensor(x) else x for x in inputs]
-    try:
-        with torch.random.fork_rng(devices=[]):
-            got, again = as_function(f)(*given), f(*given)
-    except RuntimeError as error:
-        reject_if(("ambiguous" in str(error), AMBIGUOUS),
-                  ("must match the size" in str(error), SIZES.format(error=error)))
-        raise
+    with torch.random.fork_rng(devices=[]):
+        got, again = as_function(f)(*given), f(*given)
     changed = any(torch.is_tensor(x) and not torch.equal(x, y) for x, y in zip(inputs, given))
     reject_if((changed, "your function changes the tensors it was given: compute new ones"),
               (_differ(got, again),
@@ -448,6 +476,16 @@ def between(low: float, high: float, *shape: int) -> Tensor:
 def bumps(d: int = 2, k: int = 3) -> GaussianMixture:
     """A mixture of k Gaussians in d dimensions with random means, widths and weights."""
     return GaussianMixture(between(-1.5, 1.5, k, d), between(0.1, 0.4, k), between(0.5, 1.5, k))
+
+
+@contextlib.contextmanager
+def forbidden(owner: object, name: str, words: str) -> Iterator[None]:
+    """An answer that uses owner.name in this context is wrong, with these words."""
+    def refuse(*inputs: object, **options: object) -> None:
+        raise Wrong(words)
+
+    with mock.patch.object(owner, name, refuse):
+        yield
 
 
 @contextlib.contextmanager

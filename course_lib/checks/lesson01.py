@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..lab.data import mnist
+from ..schedules import Schedule
 from .common import (
     F64,
     SEEDED,
@@ -18,10 +19,14 @@ from .common import (
     Wrong,
     as_function,
     as_scalar,
+    as_tensor,
+    between,
+    call_twice,
     compare,
     compare_case,
     draws,
     fill,
+    forbidden,
     reject_cut,
     reject_first,
     reject_if,
@@ -43,8 +48,9 @@ def compare_pairs(got: object, c: Case, right: Callable, mistakes: dict[str, Cal
     A mistake is a pair, too; its sentence is raised when either half of it is what came.
     advice: what to add where one of the two is None, nan or inf.
     """
-    if not isinstance(got, tuple) or len(got) != 2:
-        came = f"a tuple of {len(got)}" if isinstance(got, tuple) else type(got).__name__
+    if not isinstance(got, (tuple, list)) or len(got) != 2:
+        kind = type(got).__name__
+        came = f"a {kind} of {len(got)}" if isinstance(got, (tuple, list)) else kind
         raise Wrong(f"return two things, {names[0]} and {names[1]}; got {came}")
     wrong = {fill(words, c): mistake(c) for words, mistake in mistakes.items()}
     for half, wanted, name, k in zip(got, right(c), names, (0, 1)):
@@ -66,8 +72,8 @@ def reject_missing(half: object, name: str, advice: str) -> None:
 # ---- 1.1: the variance after a forward process
 
 def variance_cases() -> Iterator[Case]:
-    for v, betas in ((4.0, torch.linspace(0.01, 0.2, 12, dtype=F64)),
-                     (0.25, torch.full((5,), 0.1, dtype=F64))):
+    for v, betas in ((4.0, torch.tensor([0.1, 0.35, 0.2], dtype=F64)),
+                     (0.25, torch.linspace(0.01, 0.2, 12, dtype=F64))):
         yield Case(v=v, betas=betas, left=torch.prod(1 - betas))
 
 
@@ -86,6 +92,10 @@ VARIANCE_MISTAKES = {
         lambda c: c.v * c.left.sqrt() + 1 - c.left,
     "that is a single step, with the last beta; the process has as many steps as betas":
         lambda c: (1 - c.betas[-1]) * c.v + c.betas[-1],
+    "you multiply the betas; multiply the 1 - beta":
+        lambda c: 1 + (c.v - 1) * c.betas.prod(),
+    "you multiply the betas; what is left of v is the product of the 1 - beta":
+        lambda c: c.v * c.betas.prod(),
     "1 is where an endless process ends; after these few steps the start still shows":
         lambda c: 1.0,
     "that is how far the variance is from 1; add the 1 back":
@@ -94,13 +104,32 @@ VARIANCE_MISTAKES = {
         lambda c: 1 + (c.v - 1) * c.left.sqrt(),
     "the starting variance enters as it is, not squared: v is a variance already":
         lambda c: 1 + (c.v**2 - 1) * c.left,
+    "that is a standard deviation; the variance is wanted":
+        lambda c: right_variance(c).sqrt(),
+    "the sign: a variance above 1 stays above 1, one below stays below":
+        lambda c: 1 - (c.v - 1) * c.left,
+    "the last beta is left out":
+        lambda c: 1 + (c.v - 1) * torch.prod(1 - c.betas[:-1]),
+    "the first beta is left out":
+        lambda c: 1 + (c.v - 1) * torch.prod(1 - c.betas[1:]),
+    "the betas differ: every step has its own, not the last one's":
+        lambda c: 1 + (c.v - 1) * (1 - c.betas[-1]) ** len(c.betas),
+    "the betas differ: every step has its own, not their mean":
+        lambda c: 1 + (c.v - 1) * (1 - c.betas.mean()) ** len(c.betas),
+    "the distance to 1 is multiplied by 1 - beta in every step; 1 minus the sum of the betas is "
+    "right for tiny ones only":
+        lambda c: 1 + (c.v - 1) * (1 - c.betas.sum()),
+    "exp(-sum of the betas) is the limit of tiny steps; here multiply the 1 - beta":
+        lambda c: 1 + (c.v - 1) * (-c.betas.sum()).exp(),
 }
 
 
 def judge_variance(f: Callable) -> None:
     """1.1: variance_after(v, betas), the variance of x_T where x_0 has variance v."""
     for c in variance_cases():
-        got = as_scalar(as_function(f)(c.v, c.betas))
+        given = c.betas.clone()
+        got = as_scalar(as_function(f)(c.v, given))
+        reject_if((not torch.equal(given, c.betas), "your function changes the betas it was given"))
         compare_case(got, c, right_variance, VARIANCE_MISTAKES)
 
 
@@ -190,23 +219,38 @@ Q_SAMPLE_MISTAKES = {
         lambda c: noised(c, c.a.sqrt(), -(1 - c.a).sqrt()),
     "the noise is not scaled at all: its standard deviation is sqrt(1 - alpha_bar)":
         lambda c: noised(c, c.a.sqrt(), torch.ones_like(c.a)),
+    "x0 is not scaled at all: the mean shrinks by sqrt(alpha_bar)":
+        lambda c: noised(c, torch.ones_like(c.a), (1 - c.a).sqrt()),
+    "1 - sqrt(alpha_bar) is no standard deviation: it is sqrt(1 - alpha_bar)":
+        lambda c: noised(c, c.a.sqrt(), 1 - c.a.sqrt()),
+    "the root is taken before the difference: sqrt(1 - alpha_bar), not sqrt(1 - sqrt(alpha_bar))":
+        lambda c: noised(c, c.a.sqrt(), (1 - c.a.sqrt()).sqrt()),
+    "signal and noise have one and the same coefficient":
+        lambda c: noised(c, c.a.sqrt(), c.a.sqrt()),
+    "the signal has alpha_t of one step; it needs alpha_bar":
+        lambda c: noised(c, (1 - c.beta).sqrt(), (1 - c.a).sqrt()),
+    "the noise has beta_t of one step; it needs 1 - alpha_bar":
+        lambda c: noised(c, c.a.sqrt(), c.beta.sqrt()),
 }
 BROADCAST = ("{c.only}x0 of shape {c.shape} fails: alpha_bar[i] has shape ({c.B},); give it as "
              "many dimensions as x0 has")
 CHANGES_X0 = ("your function changes x0 itself (an operation such as `x0 *= ...`): compute a new "
               "tensor")
+CHANGES_EPS = "your function changes eps itself (such as `eps *= ...`): compute a new tensor"
 
 
 def ask_q_sample(f: Callable, c: Case) -> object:
-    """The reader's x_t. Raises Wrong if x0 was changed or alpha_bar does not broadcast."""
+    """The reader's x_t. Raises Wrong if x0 or eps was changed or alpha_bar does not broadcast."""
     given = c.x0.clone()
+    noise = c.eps.clone()
     try:
-        got = as_function(f)(given, c.t, c.eps, ALPHA_BAR)
+        got = as_function(f)(given, c.t, noise, ALPHA_BAR)
     except RuntimeError as error:
         if "size" in str(error) or "shape" in str(error):
             raise Wrong(fill(BROADCAST, c)) from None
         raise
-    reject_if((not torch.equal(given, c.x0), CHANGES_X0))
+    reject_if((not torch.equal(given, c.x0), CHANGES_X0),
+              (not torch.equal(noise, c.eps), CHANGES_EPS))
     return got
 
 
@@ -228,9 +272,22 @@ def judge_q_sample(f: Callable) -> None:
                  "the same eps twice gave two answers: use the eps you are given, draw none of "
                  "your own"),
                 (got.ndim > len(shape),
-                 f"right for images, but x0 of shape {shape} comes back as {tuple(got.shape)}: "
+                 f"{c.only}x0 of shape {shape} comes back as {tuple(got.shape)}: "
                  "give alpha_bar as many dimensions as x0 has"))
         compare_case(got, c, right_q_sample, Q_SAMPLE_MISTAKES)
+    judge_another_table(f)
+
+
+def judge_another_table(f: Callable) -> None:
+    """1.3 with a table of 20 steps, which no notebook has."""
+    x0 = draws(3, 2)
+    eps = draws(3, 2, seed=12)
+    i = torch.tensor([0, 7, 19])
+    alpha_bar = torch.linspace(0.98, 0.05, 20, dtype=F64)
+    a = alpha_bar[i][:, None]
+    compare(f(x0, i, eps, alpha_bar), a.sqrt() * x0 + (1 - a).sqrt() * eps,
+            otherwise="right for the table of the notebook, but not for another one: take the "
+            "alpha_bar that your function is given")
 
 
 # ---- 1.4: the sigmoid schedule
@@ -290,10 +347,12 @@ def reject_length_or_cap(got: Tensor, c: Case) -> None:
 
 def judge_sigmoid(f: Callable) -> None:
     """1.4: sigmoid_betas(T), eq. (1.12) with the betas and the cap of (1.11)."""
-    for T in (10, 1000):
+    for T in (10, 1000, int(between(20, 90))):
         u = torch.linspace(0, 1, T + 1, dtype=F64)
         c = Case(T=T, u=u, g=sigmoid_curve(u))
-        got = as_function(f)(T)
+        with forbidden(Schedule, "sigmoid", "compare with Schedule.sigmoid, but do not call it in "
+                       "your answer: write (1.12)"):
+            got = as_tensor(as_function(f)(T))
         if torch.is_tensor(got):
             reject_length_or_cap(got, c)
         compare_case(got, c, right_sigmoid, SIGMOID_MISTAKES, rtol=5e-4, atol=1e-6,
@@ -330,9 +389,13 @@ def steps_needed(factor: float = 1.0) -> int:
 
 
 def is_number_of_steps(answer: object) -> bool:
-    if isinstance(answer, bool) or not isinstance(answer, (int, float, Tensor)):
+    if answer is None or isinstance(answer, bool):
         return False
-    return float(answer) == int(answer) and int(answer) >= 2
+    try:
+        number = as_scalar(answer)
+    except Wrong:
+        return False
+    return bool(number.isfinite() and number == number.round() and number >= 2)
 
 
 def judge_steps(answer: object) -> None:
@@ -341,14 +404,14 @@ def judge_steps(answer: object) -> None:
     if not is_number_of_steps(answer):
         raise Wrong(f"the answer is a whole number of steps, such as 100; got {answer!r}")
     answer = int(answer)
-    if abs(answer - steps_needed()) <= 1:
+    if answer == steps_needed():
         return
     for diagnosis, factor in STEPS_MISTAKES.items():
         if abs(answer - steps_needed(factor)) <= 1:
             raise Wrong(diagnosis)
     bits = mismatch(answer, power_of_digits())
-    advice = "still above 1: more steps" if bits >= 1 else "well below 1: fewer steps would do"
-    raise Wrong(f"with T = {answer} steps the mismatch is {bits:.3g} bits, {advice}")
+    advice = "still above 1: more steps" if bits >= 1 else "below 1: fewer steps would do"
+    raise Wrong(f"with T = {answer} steps the mismatch is {bits:.4g} bits, {advice}")
 
 
 # ---- 1.6: the posterior q(x_s | x_t, x_0)
@@ -420,7 +483,7 @@ def judge_step_back(f: Callable) -> None:
     """1.6: step_back(x0, x, a_t, a_s) -> mean and variance of q(x_s | x_t, x_0)."""
     for a_t, a_s in ((0.3, 0.7), (0.05, 0.06), (0.4, 1.0)):
         c = step_back_case(a_t, a_s)
-        got = as_function(f)(c.x0, c.x, c.t, c.s)
+        got = call_twice(f, c.x0, c.x, c.t, c.s)
         compare_pairs(got, c, right_step_back, STEP_BACK_MISTAKES, ("the mean", "the variance"),
                       AT_THE_DATA)
 
@@ -604,6 +667,20 @@ SCORE_MISTAKES = {
         lambda c: c.signal - c.x,
     "you divide by alpha_bar; the variance of the noise is 1 - alpha_bar":
         lambda c: (c.signal - c.x) / c.a,
+    "you divide by the square of the variance: 1 - alpha_bar is a variance already":
+        lambda c: (c.signal - c.x) / (1 - c.a) ** 2,
+    "1 - sqrt(alpha_bar) is not the variance of the noise: that is 1 - alpha_bar":
+        lambda c: (c.signal - c.x) / (1 - c.a.sqrt()),
+    "you multiply by the variance of the noise; divide":
+        lambda c: (c.signal - c.x) * (1 - c.a),
+    "the sign is wrong, and x lies around sqrt(alpha_bar) x_0, not around x_0":
+        lambda c: (c.x - c.x0_hat) / (1 - c.a),
+    "x lies around sqrt(alpha_bar) x_0, not around x_0, and the variance of the noise is missing":
+        lambda c: c.x0_hat - c.x,
+    "x lies around sqrt(alpha_bar) x_0, not around x_0; and divide by the variance, without a root":
+        lambda c: (c.x0_hat - c.x) / (1 - c.a).sqrt(),
+    "that is the score of x_0's own density, N(0, I): where is the prediction?":
+        lambda c: -c.x,
 }
 
 
@@ -613,18 +690,18 @@ def judge_score(f: Callable) -> None:
     x = draws(5, 3, seed=12)
     for a in (scalar(0.9), scalar(0.2)):
         c = Case(x0_hat=x0_hat, x=x, a=a, signal=a.sqrt() * x0_hat)
-        compare_case(as_function(f)(x0_hat, x, a), c, right_score, SCORE_MISTAKES)
+        compare_case(call_twice(f, x0_hat, x, a), c, right_score, SCORE_MISTAKES)
 
 
 # ---- 1.9: ancestral sampling
 
 def toy_network(x: Tensor, t: Tensor) -> Tensor:
-    """x: (6, 2), t: (6,) -> (6, 2). Raises Wrong if t is not one time per example."""
+    """x: (6, ...), t: (6,) -> like x. Raises Wrong if t is not one time per example."""
     if not torch.is_tensor(t) or t.shape != (6,):
         came = tuple(t.shape) if torch.is_tensor(t) else repr(t)
         raise Wrong(f"the network needs one time per example, shape (6,); it was given {came}: "
                     "torch.full((len(x),), ...)")
-    t = t.to(x.dtype)[:, None]
+    t = t.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
     return x * torch.tanh(2 * t) + 0.3 * t
 
 
@@ -637,7 +714,7 @@ def ancestral(c: Case, *, steps: range = range(4, -1, -1), width: Callable = tor
               z: Callable = lambda zs, i: zs[i], time: Callable = lambda i, T: (i + 1) / T,
               last_noise: bool = False, forward_variance: bool = False,
               mean_before: Callable = lambda before, a: before, to_x0: Callable = predict_x0,
-              wrap: bool = False) -> Tensor:
+              wrap: bool = False, wrap_variance: bool = False) -> Tensor:
     """Algorithm 2 of Ho et al. 2020, with switches for its well-known wrong versions."""
     x, a, betas = c.x, c.a, c.betas
     before = torch.cat([a[-1:] if wrap else torch.ones(1, dtype=F64), a[:-1]])
@@ -647,11 +724,24 @@ def ancestral(c: Case, *, steps: range = range(4, -1, -1), width: Callable = tor
         previous = mean_before(before[i], a[i])
         on_x = (1 - betas[i]).sqrt() * (1 - previous)
         mean = (on_x * x + previous.sqrt() * betas[i] * x0_hat) / (1 - a[i])
-        tilde = betas[i] * (1 - before[i]) / (1 - a[i])
+        tilde = betas[i] * (1 - (a[i - 1] if wrap_variance else before[i])) / (1 - a[i])
         variance = betas[i] if forward_variance else tilde
-        if i == 0 and not wrap:
+        if i == 0 and not (wrap or wrap_variance):
             variance = betas[0] if last_noise else 0 * variance
         x = mean + width(variance) * z(c.zs, i)
+    return x
+
+
+def by_eps(c: Case, factor: Callable = lambda beta, a: beta / (1 - a).sqrt(),
+           over: Callable = torch.sqrt) -> Tensor:
+    """Ancestral sampling with the mean as (x - factor eps_hat) / over(alpha)."""
+    x = c.x
+    for i in range(4, -1, -1):
+        beta, a = c.betas[i], c.a[i]
+        eps_hat = toy_network(x, torch.full((len(x),), (i + 1) / 5, dtype=F64))
+        before = c.a[i - 1] if i else torch.ones((), dtype=F64)
+        tilde = beta * (1 - before) / (1 - a)
+        x = (x - factor(beta, a) * eps_hat) / over(1 - beta) + tilde.sqrt() * c.zs[i]
     return x
 
 
@@ -691,6 +781,18 @@ SAMPLE_MISTAKES = {
     "at i = 0 your alpha_bar[i - 1] is alpha_bar[-1], the *last* entry; before the first step "
     "alpha_bar is 1":
         lambda c: ancestral(c, wrap=True),
+    "at i = 0 your variance has alpha_bar[i - 1], which is alpha_bar[-1], the *last* entry; before "
+    "the first step alpha_bar is 1, and the variance 0":
+        lambda c: ancestral(c, wrap_variance=True),
+    "the mean lacks its division by sqrt(alpha_t): (x - beta / sqrt(1 - alpha_bar) eps_hat) / "
+    "sqrt(alpha_t)":
+        lambda c: by_eps(c, over=lambda alpha: 1.0),
+    "in the mean eps_hat is multiplied by beta / (1 - alpha_bar); a root is missing below the line":
+        lambda c: by_eps(c, factor=lambda beta, a: beta / (1 - a)),
+    "in the mean eps_hat is multiplied by sqrt(beta); it is beta / sqrt(1 - alpha_bar)":
+        lambda c: by_eps(c, factor=lambda beta, a: beta.sqrt()),
+    "in the mean eps_hat is multiplied by sqrt(1 - alpha_bar), as if one step removed all noise":
+        lambda c: by_eps(c, factor=lambda beta, a: (1 - a).sqrt()),
     "the network is given (i + 1) / 1000; divide by T = len(betas)":
         lambda c: ancestral(c, time=lambda i, T: (i + 1) / 1000),
     "that is one prediction of x_0 from the starting noise: go step by step":
@@ -704,13 +806,20 @@ SAMPLE_OTHERWISE = (
 def judge_sample(f: Callable) -> None:
     """1.9: sample(net, x, zs, betas), the whole reverse process."""
     betas = torch.tensor([0.05, 0.1, 0.2, 0.3, 0.5], dtype=F64)
-    c = Case(x=draws(6, 2), zs=draws(5, 6, 2, seed=12), betas=betas, a=torch.cumprod(1 - betas, 0))
-    given = c.x.clone()
-    got = as_function(f)(toy_network, given, c.zs.clone(), betas.clone())
-    reject_if((not torch.equal(given, c.x),
-               "your function changes the x it was given (an operation such as `x += ...`): "
-               "compute a new tensor"))
-    compare_case(got, c, ancestral, SAMPLE_MISTAKES, otherwise=SAMPLE_OTHERWISE)
+    for shape in ((6, 2), (6, 1, 2, 2)):
+        c = Case(x=draws(*shape), zs=draws(5, *shape, seed=12), betas=betas,
+                 a=torch.cumprod(1 - betas, 0))
+        given = c.x.clone()
+        try:
+            got = as_function(f)(toy_network, given, c.zs.clone(), betas.clone())
+        except RuntimeError as error:
+            reject_if((len(shape) > 2 and "size" in str(error),
+                       f"right for points (6, 2), but x of shape {shape} fails: {error}"))
+            raise
+        reject_if((not torch.equal(given, c.x),
+                   "your function changes the x it was given (an operation such as `x += ...`): "
+                   "compute a new tensor"))
+        compare_case(got, c, ancestral, SAMPLE_MISTAKES, otherwise=SAMPLE_OTHERWISE)
 
 
 # ---- 1.10: the best variance
@@ -738,7 +847,8 @@ BEST_VARIANCE_MISTAKES = {
         lambda c: c.tilde,
     "that is beta, right only for v = 1":
         lambda c: c.beta,
-    "that is beta / alpha, the limit of (1.16) for a very wide density":
+    "that is beta / alpha, (1.16)'s limit for a very wide density. Or is the noise missing in the "
+    "variances of x_{t-1} and x_t? Each is alpha_bar v + 1 - alpha_bar":
         lambda c: c.beta / (1 - c.beta),
     "the ratio is upside down: for v = 0 it must give beta tilde, which is below beta":
         lambda c: c.beta * c.v_after / c.v_before,
@@ -748,8 +858,14 @@ BEST_VARIANCE_MISTAKES = {
         lambda c: (1 - c.v) * c.tilde + c.v * c.beta,
     "v is the variance of x_0; what enters is the variance of x_{t-1}, by (1.7)":
         lambda c: c.v * c.beta / ((1 - c.beta) * c.v + c.beta),
-    "the noise is missing in the variances of x_{t-1} and x_t: each is alpha_bar v + 1 - alpha_bar":
-        lambda c: c.beta / (1 - c.beta),
+    "that is the variance of x_t, by (1.7)":
+        lambda c: c.v_after,
+    "that is the sum of the two inverse variances; invert it":
+        lambda c: 1 / right_best_variance(c),
+    "variances do not add here, their inverses do":
+        lambda c: c.beta / (1 - c.beta) + c.v_before,
+    "as a function of x_{t-1} the step forward has the variance beta / alpha, not beta, (1.2)":
+        lambda c: 1 / (1 / c.beta + 1 / c.v_before),
     "that is the variance of x_{t-1} before x_t is known":
         lambda c: c.v_before,
 }
@@ -800,7 +916,7 @@ QUESTIONS = [
          "(1 - g(u[1:]) / g(u[:-1])).clamp(max=0.999)")),
     Question(
         "1.5", 2, judge_steps,
-        "T = 619 (one more or less is rounding): DDPM's betas need most of their thousand steps",
+        "T = 619: DDPM's betas need most of their thousand steps",
         ("alpha_bar_T is the product of T factors 1 - beta.",
          "Compute (1.14) for the digits in bits, for T = 100, 200, ...; then look closer.",
          "A loop over T: a = torch.prod(1 - torch.linspace(1e-4, 0.02, T)), then (1.14) as in the "

@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,12 +21,17 @@ from .common import (
     Case,
     Question,
     Wrong,
+    as_class,
     as_function,
     as_scalar,
+    as_tensor,
     between,
+    call_twice,
+    compare,
     compare_case,
     draw_case,
     fresh_generator,
+    noise,
     one_thread,
     reject_first,
     reject_if,
@@ -128,7 +134,7 @@ def judge_error(f: Callable) -> None:
     for target in WEIGHTS:
         mistakes = ERROR_MISTAKES[target] | ERROR_MISTAKES_OF_ANY_TARGET
         c = draw_case(lambda: draw_loss(target), right_error, mistakes)
-        got = as_function(f)(c.loss.clone(), target, c.log_snr.clone())
+        got = call_twice(f, c.loss, target, c.log_snr)
         compare_case(got, c, right_error, mistakes, rtol=1e-3, atol=1e-6, otherwise=ERROR_HELP)
 
 
@@ -231,7 +237,7 @@ def judge_min_snr(f: Callable) -> None:
     for target in MIN_SNR_MISTAKES:
         mistakes = MIN_SNR_MISTAKES[target] | MIN_SNR_MISTAKES_OF_ANY_TARGET
         c = draw_case(lambda: draw_min_snr(target), right_min_snr, mistakes)
-        got = as_function(f)(target, c.log_snr.clone(), c.gamma)
+        got = call_twice(f, target, c.log_snr, c.gamma)
         compare_case(got, c, right_min_snr, mistakes, rtol=1e-3, atol=1e-6, otherwise=MIN_SNR_HELP)
     for target, ends in MIN_SNR_ENDS.items():
         judge_ends(f, target, ends)
@@ -258,24 +264,36 @@ def matrix_sqrt(C: Tensor) -> Tensor:
     return (V * eigenvalues.clamp(min=0).sqrt()) @ V.T
 
 
-def random_covariance(d: int, constant: int = 0) -> Tensor:
-    """A covariance (d, d) with oblique principal axes; the first `constant` features never vary."""
-    varying = d - constant
-    V, _ = torch.linalg.qr(torch.randn(varying, varying, generator=fresh_generator(), dtype=F64))
-    small = varying // 2
-    variances = torch.cat([between(0.05, 0.5, small), between(1, 4, varying - small)])
-    return F.pad((V * variances) @ V.T, (constant, 0, constant, 0))
+def random_covariance(d: int, rank: int) -> Tensor:
+    """A covariance (d, d) of this rank, with oblique principal axes.
+
+    A singular one has an eigenvalue that rounding makes negative.
+    """
+    V, _ = torch.linalg.qr(noise(d, d))
+    small = rank // 2
+    variances = torch.cat([between(0.05, 0.5, small), between(1, 4, rank - small)])
+    C = (V[:, :rank] * variances) @ V[:, :rank].T
+    rounded = rank == d or torch.linalg.eigvalsh(C).min() < 0
+    return C if rounded else random_covariance(d, rank)
 
 
-def draw_gaussians(d: int, constant: int) -> Case:
-    """The means a, b and covariances A, B of two Gaussians; B has `constant` constant features."""
+def product_eigenvalues(A: Tensor, B: Tensor) -> Tensor:
+    """The eigenvalues of A^(1/2) B A^(1/2), as they are computed."""
+    R = matrix_sqrt(A)
+    return torch.linalg.eigvalsh(R @ B @ R)
+
+
+def draw_gaussians(d: int, rank_a: int, rank_b: int) -> Case:
+    """The means a, b and covariances A, B of two Gaussians in d dimensions."""
     a = between(-2, 2, d)
     b = between(-2, 2, d)
-    A = random_covariance(d)
-    B = random_covariance(d, constant)
-    # so that even the elementwise square root of A B has a trace
-    while ((A @ B).diagonal()[constant:] <= 0.01).any():
-        A = random_covariance(d)
+    A = random_covariance(d, rank_a)
+    B = random_covariance(d, rank_b)
+    singular = min(rank_a, rank_b) < d
+    # so that even the elementwise square root of A B has a trace, and every root needs its clamp
+    while ((A @ B).diagonal() <= 0.01).any() or singular and product_eigenvalues(A, B).min() >= 0:
+        A = random_covariance(d, rank_a)
+        B = random_covariance(d, rank_b)
     means = (a - b).square().sum()
     traces = A.trace() + B.trace()
     cross = matrix_sqrt(matrix_sqrt(A) @ B @ matrix_sqrt(A))        # (d, d)
@@ -284,7 +302,7 @@ def draw_gaussians(d: int, constant: int) -> Case:
         A=A,
         b=b,
         B=B,
-        constant=constant,
+        singular=singular,
         means=means,
         traces=traces,
         total=means + traces,
@@ -343,28 +361,40 @@ FRECHET_HELP = (
 )
 
 
+FRECHET_SINGULAR_HELP = (
+    "right so far, but not where a covariance is singular: it has no inverse and no Cholesky "
+    "factor, and rounding makes an eigenvalue of 0 slightly negative"
+)
+# dimensions, and the ranks of A and B
+RANKS = ((3, 3, 3), (5, 5, 5), *4 * ((4, 4, 3), (4, 3, 4), (4, 3, 3)))
+
+
 def judge_frechet(f: Callable) -> None:
     """3.3: frechet(mu_a, A, mu_b, B), the squared Fréchet distance of two Gaussians."""
-    for d, constant in ((3, 0), (5, 0), (4, 1)):
+    for d, rank_a, rank_b in RANKS:
         # in float32 an eigenvalue of 0 is computed as 1e-6, and its square root as 1e-3
-        atol = 4e-3 if constant else 5e-4
-        c = draw_case(lambda: draw_gaussians(d, constant), right_frechet, FRECHET_MISTAKES,
+        atol = 1e-2 if min(rank_a, rank_b) < d else 5e-4
+        c = draw_case(lambda: draw_gaussians(d, rank_a, rank_b), right_frechet, FRECHET_MISTAKES,
                       atol=max(atol, 1e-3))
-        compare_case(frechet_answer(f, c), c, right_frechet, FRECHET_MISTAKES,
-                     rtol=3e-4, atol=atol, otherwise=FRECHET_HELP)
+        got = frechet_answer(f, c)
+        if c.singular:
+            compare(got, right_frechet(c), rtol=3e-4, atol=atol, otherwise=FRECHET_SINGULAR_HELP)
+        else:
+            compare_case(got, c, right_frechet, FRECHET_MISTAKES, rtol=3e-4, atol=atol,
+                         otherwise=FRECHET_HELP)
 
 
 def frechet_answer(f: Callable, c: Case) -> Tensor:
     """The reader's distance, one number. Raises Wrong if it is complex, nan or not computed."""
     try:
-        got = as_function(f)(c.a.clone(), c.A.clone(), c.b.clone(), c.B.clone())
-    except torch.linalg.LinAlgError as error:
+        got = as_tensor(call_twice(f, c.a, c.A, c.b, c.B))
+    except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
         raise Wrong(decomposition_failed(error, c)) from None
     reject_if((torch.is_tensor(got) and got.is_complex(),
                "your answer is complex: eigenvalues of a product that is not symmetric come as "
                "complex numbers; take .real, or the symmetric product"))
     got = as_scalar(got)
-    reject_if((got.isnan() and not c.constant,
+    reject_if((got.isnan() and not c.singular,
                "your answer is nan: is the square root taken entry by entry, where some entries "
                "are negative?"),
               (got.isnan(),
@@ -375,18 +405,20 @@ def frechet_answer(f: Callable, c: Case) -> Tensor:
 
 def decomposition_failed(error: Exception, c: Case) -> str:
     """The diagnosis of an answer that raises LinAlgError."""
-    where = "a matrix decomposition failed"
-    if c.constant:
-        where = "right so far, but here a covariance is singular, since one feature never varies"
-    return f"{where} ({str(error).split('.')[0]}): eigh decomposes any symmetric matrix"
+    reason = str(error).split(". ")[0]
+    if c.singular:
+        return (f"right so far, but here a covariance is singular ({reason}): eigh decomposes any "
+                "symmetric matrix, and an eigenvalue of 0 needs clamp(min=0) before the root")
+    return f"a matrix decomposition failed ({reason}): eigh decomposes any symmetric matrix"
 
 
 # ---- 3.4: extrapolation to infinitely many samples
 
-def intercept(u: Tensor, values: Tensor, degree: int = 1) -> Tensor:
+def intercept(u: Tensor, values: Tensor, degree: int = 1, weights: Tensor | None = None) -> Tensor:
     """Least squares: the value at u = 0 of a line (or parabola) through values (K,) over u (K,)."""
-    powers = torch.stack([u**k for k in range(degree + 1)], dim=1)  # (K, degree + 1)
-    return torch.linalg.lstsq(powers, values[:, None]).solution[0, 0]
+    weights = torch.ones_like(u) if weights is None else weights
+    powers = torch.stack([weights * u**k for k in range(degree + 1)], dim=1)    # (K, degree + 1)
+    return torch.linalg.lstsq(powers, (weights * values)[:, None]).solution[0, 0]
 
 
 def draw_measurements() -> Case:
@@ -434,53 +466,78 @@ LIMIT_HELP = (
 )
 
 
-def is_fit(c: Case, chosen: slice | list[int], degree: int = 1) -> bool:
-    """Whether the answer is the intercept of a fit to some of the measurements only."""
-    return abs(c.got - intercept(1 / c.n[chosen], c.noisy[chosen], degree)) < 1e-4
+def draw_noisy() -> Case:
+    """Values with errors of 0.05, about as large as those of random draws; one is far off."""
+    c = draw_measurements()
+    errors = 0.05 * torch.tensor([-1, 1, 1, -1, 1, -1, 1, -1], dtype=F64)
+    c.outlier = int(between(1, 7))
+    errors[c.outlier] = between(0.3, 0.5) * errors[c.outlier].sign()
+    c.noisy = c.values + errors
+    c.limit_of_all = right_fit(c)
+    return c
 
 
-FIT_SUSPECTS = {
+def fit_to(chosen: slice | list[int]) -> Callable[[Case], Tensor]:
+    """The limit from a line through some of the measurements only."""
+    return lambda c: intercept(1 / c.n[chosen], c.noisy[chosen])
+
+
+def fit_weighing(power: float) -> Callable[[Case], Tensor]:
+    """The limit from a line whose errors are multiplied by a power of n."""
+    return lambda c: intercept(1 / c.n, c.noisy, weights=c.n**power)
+
+
+right_fit = fit_to(slice(None))
+WEIGHED = ("right without errors, but your fit weighs the values; all count alike here: "
+           "unweighted least squares of the values over 1/n")
+FIT_MISTAKES = {
     "right without errors, but you use the two largest n alone, and their errors are multiplied "
     "by more than ten: use all values":
-        lambda c: is_fit(c, slice(-2, None)),
+        fit_to(slice(-2, None)),
     "right without errors, but you use the last three values alone: use all":
-        lambda c: is_fit(c, slice(-3, None)),
+        fit_to(slice(-3, None)),
+    "right without errors, but you use the four largest n alone: use all values":
+        fit_to(slice(-4, None)),
+    "right without errors, but you use the first and the last value alone: use all":
+        fit_to([0, -1]),
+    "right without errors, but you leave out the value that is farthest from the line: use all":
+        lambda c: fit_to([k for k in range(8) if k != c.outlier])(c),
     "right without errors, but a parabola in 1/n follows the errors of the values; "
     "a straight line is what the derivation gives":
-        lambda c: is_fit(c, slice(None), degree=2),
-    "right without errors, but you use the first and the last value alone: use all":
-        lambda c: is_fit(c, [0, -1]),
-    "right without errors; but when the values are wrong by 0.05 each, your limit is wrong by "
-    "{c.error:.2f}: use all values, and fit no more than a line":
-        lambda c: c.error > 0.12,
+        lambda c: intercept(1 / c.n, c.noisy, degree=2),
+    WEIGHED:
+        fit_weighing(0.5),
+    WEIGHED + " (a fit of n * values over n weighs them by n)":
+        fit_weighing(1.0),
 }
+FIT_HELP = (
+    "right without errors; but with errors in the values the unweighted straight line through "
+    "all of them ends at {c.limit_of_all:.3f}, and yours is {c.got:.3f}"
+)
 
 
 def judge_extrapolate(f: Callable) -> None:
     """3.4: extrapolate(ns, values), the limit of a / n + b from measurements at several n."""
     c = draw_case(draw_measurements, right_limit, LIMIT_MISTAKES)
-    c.got = limit_answer(f, c)
+    c.got = limit_answer(f, c.n, c.values)
     compare_case(c.got, c, right_limit, LIMIT_MISTAKES, rtol=1e-3, atol=1e-3, otherwise=LIMIT_HELP)
-    # errors of about the size by which random draws differ
-    c.noisy = c.values + 0.05 * torch.tensor([-1, 1, 1, -1, 1, -1, 1, -1], dtype=F64)
-    c.got = as_scalar(f(c.n, c.noisy))
-    c.error = abs(c.got - c.limit)
-    if not is_fit(c, slice(None)):              # which another fit may meet by chance
-        reject_first(FIT_SUSPECTS, c)
+    c = draw_case(draw_noisy, right_fit, FIT_MISTAKES)
+    c.got = limit_answer(f, c.n, c.noisy)
+    compare_case(c.got, c, right_fit, FIT_MISTAKES, rtol=1e-3, atol=1e-3, otherwise=FIT_HELP)
 
 
-def limit_answer(f: Callable, c: Case) -> Tensor:
+def limit_answer(f: Callable, n: Tensor, values: Tensor) -> Tensor:
     """The reader's limit, one number. Raises Wrong if f changes its inputs or mixes dtypes."""
-    n = c.n.clone()
-    values = c.values.clone()
+    given = n.clone(), values.clone()
     try:
-        got = as_function(f)(n, values)
+        got = as_function(f)(*given)
     except RuntimeError as error:
         reject_if(("dtype" in str(error) or "Double" in str(error),
                    f"float32 and float64 are mixed ({error}): make everything .double()"))
         raise
-    pair = isinstance(got, (tuple, list)) or torch.is_tensor(got) and got.numel() == 2
-    reject_if((not (torch.equal(n, c.n) and torch.equal(values, c.values)),
+    as_one = as_tensor(got)
+    pair = isinstance(got, (tuple, list)) or torch.is_tensor(as_one) and as_one.numel() == 2
+    reject_if((not (torch.equal(given[0], n) and torch.equal(given[1], values)),
                "your function changes the tensors it was given: compute new ones"),
               (pair,
                "one number is wanted, the limit; you return slope and limit together"))
@@ -499,8 +556,13 @@ def share_memory(a: Iterable[Tensor], b: Iterable[Tensor]) -> bool:
 
 
 def differ(a: Iterable[Tensor], b: Iterable[Tensor]) -> bool:
-    """Whether a tensor of a and its counterpart in b have different values."""
-    return any(not torch.equal(x, y) for x, y in zip(a, b))
+    """Whether a tensor of a and its counterpart in b have different values, of whatever dtype."""
+    return any(not torch.equal(x.double(), y.double()) for x, y in zip(a, b))
+
+
+def is_evaluating(net: nn.Module) -> bool:
+    """Whether a part of the network was put into evaluation mode."""
+    return not all(module.training for module in net.modules())
 
 
 NEW_EMA_SUSPECTS = {
@@ -513,12 +575,21 @@ NEW_EMA_SUSPECTS = {
     "the network that is being trained no longer requires gradients: "
     "copy first, then requires_grad_(False) on the copy":
         lambda c: any(not p.requires_grad for p in c.net.parameters()),
+    "the network that is being trained is in evaluation mode now, and its BatchNorm stands still: "
+    "copy first, then .eval() on the copy":
+        lambda c: is_evaluating(c.net),
     "before the first update the EMA must equal the network it was given":
         lambda c: differ(c.ema.net.parameters(), c.net.parameters()),
 }
 UPDATE_SUSPECTS = {
     "update changes the network itself; only the EMA may move":
         lambda c: differ(c.net.state_dict().values(), c.before.values()),
+    "update puts the network that is being trained into evaluation mode; leave it as it is":
+        lambda c: is_evaluating(c.net),
+    "update changes the gradients of the network (p.grad); leave it as it is":
+        lambda c: any(p.grad is None or (p.grad != 1).any() for p in c.net.parameters()),
+    "after an update the EMA's buffers are the network's own tensors: copy their values, copy_":
+        lambda c: share_memory(c.ema.net.buffers(), c.net.buffers()),
     "after an update the EMA shares its memory with the network (such as a.data = p.data): "
     "the next step of the optimizer moves both":
         lambda c: share_memory(c.ema.net.parameters(), c.net.parameters()),
@@ -556,7 +627,7 @@ BUFFER_SUSPECTS = {
 
 
 def same_mean(c: Case) -> bool:
-    return torch.allclose(c.ema.net[1].running_mean, c.net[1].running_mean)
+    return torch.allclose(c.ema.net[1].running_mean.double(), c.net[1].running_mean.double())
 
 
 def warm_up(n: int) -> float:
@@ -652,7 +723,7 @@ def ema_of_training(EMA: Callable, net: nn.Module, decay: float) -> Case:
     """
     c = Case(net=net, decay=decay, history=[parameters_of(net)], got=[])
     try:
-        c.ema = as_function(EMA)(net, decay)
+        c.ema = as_class(EMA)(net, decay)
         reject_first(NEW_EMA_SUSPECTS, c)
         c.averaged_mean = c.ema.net[1].running_mean.clone().double()
         for n in range(8):
@@ -669,6 +740,7 @@ def update_once(c: Case, n: int) -> None:
     with torch.no_grad():
         for p in c.net.parameters():
             p.add_(torch.randn_like(p))
+            p.grad = torch.ones_like(p)
     # moves the buffers of the BatchNorm
     c.net(3 + torch.randn(20, 3))
     c.before = copy.deepcopy(c.net.state_dict())
@@ -835,8 +907,7 @@ def judge_resume(answer: object) -> None:
         run, twin, end = (SmallRun(seed) for _ in range(3))
         for each in (run, twin, end):
             advance(each, 12)
-        s = state(run)
-        reject_if((s is None, "state returned None: does it end with `return`?"))
+        s = ask_state(state, run)
         s_from_file = saved_and_loaded(s)
         losses = advance(end, 8)
         reject_if((advance(run, 8) != losses,
@@ -846,6 +917,19 @@ def judge_resume(answer: object) -> None:
         judge_resumed(restore, s_from_file, c)
         judge_resumed(restore, s, c, CHANGED_BY_ITS_RUN)
         judge_resumed(restore, s, c, CHANGED_BY_ANOTHER)
+
+
+def ask_state(state: Callable, run: SmallRun) -> object:
+    """The reader's state of a run. Raises Wrong if there is none."""
+    try:
+        s = state(run)
+    except TypeError as error:
+        reject_if(("missing 1 required positional argument" in str(error),
+                   "state takes the run alone: have the two functions changed places? "
+                   f"check(\"3.7\", (state, restore)) ({error})"))
+        raise
+    reject_if((s is None, "state returned None: does it end with `return`?"))
+    return s
 
 
 def is_pair_of_functions(answer: object) -> bool:
@@ -1051,9 +1135,10 @@ def cloud_case(x: Tensor, real: Tensor) -> Case:
         distance=frechet_distance(x, real),
         mean_error=(x.mean(0) - real.mean(0)).norm(),
     )
+    c.scale = got.trace() / C.trace()
     c.centred = c.mean_error < 6 * (C.trace() / n) ** 0.5
     # whether they have another shape than the real points, not only another size
-    c.other_shape = not is_covariance(c, C * got.trace() / C.trace(), 0.2)
+    c.other_shape = not is_covariance(c, c.scale * C, 0.2)
     return c
 
 
@@ -1065,6 +1150,14 @@ def is_covariance(c: Case, wanted: Tensor, tolerance: float = 1e-5) -> bool:
 def is_roughly(c: Case, wanted: Tensor) -> bool:
     """Whether the points' covariance is this one, exactly or by random draws."""
     return is_covariance(c, wanted) or is_covariance(c, wanted, 0.2) and c.other_shape
+
+
+def is_drawn(c: Case) -> bool:
+    """Whether mean and covariance are as in n draws from the right Gaussian."""
+    whitened = torch.linalg.solve_triangular(c.L, c.got - c.C, upper=False)
+    whitened = torch.linalg.solve_triangular(c.L, whitened.T, upper=False)
+    # of draws, the square of its norm is d (d + 1) / n on average
+    return bool(c.centred and whitened.norm() < 2.5 * (c.d * (c.d + 1) / c.n) ** 0.5)
 
 
 HONEST_SUSPECTS = {
@@ -1092,10 +1185,12 @@ DISTANCE_SUSPECTS = {
     "each coordinate has its own width, but they are not correlated: "
     "the whole covariance is wanted, not only its diagonal":
         lambda c: is_roughly(c, c.C.diagonal().diag()),
+    "the covariance is {c.scale:.3g} times that of the real points":
+        lambda c: is_covariance(c, c.scale * c.C),
     "nearly: these are draws from the right Gaussian, so their own mean and covariance are off by "
     "chance, and the distance is {c.distance:.2g}. Whiten the draws first, "
     "by *their* mean and covariance":
-        lambda c: is_covariance(c, c.C, 6 * (c.d / c.n) ** 0.5) and c.centred,
+        is_drawn,
     "your points' mean is off by {c.mean_error:.2f}: give them the mean of the real points":
         lambda c: not c.centred,
     "the Fréchet distance is {c.distance:.2g}; it is 0 when mean and covariance agree: "
@@ -1121,8 +1216,12 @@ def fool_answer(f: Callable, real: Tensor, n: int) -> Tensor:
     """The reader's points (n, d), in float64. Raises Wrong if they are no such tensor."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fresh_generator().initial_seed() % 2**31)
-        x = as_function(f)(real.clone(), n)
+        given = real.clone()
+        x = as_function(f)(given, n)
+    reject_if((not torch.equal(given, real),
+               "your function changes the real points: compute new tensors"))
     reject_none(x)
+    x = as_tensor(x)
     d = real.shape[1]
     if not torch.is_tensor(x) or x.shape != (n, d) or x.is_complex():
         got = f"{x.dtype} {tuple(x.shape)}" if torch.is_tensor(x) else type(x).__name__
@@ -1177,7 +1276,7 @@ QUESTIONS = [
          "for a, p in zip(self.net.parameters(), net.parameters()): a.lerp_(p, 1 - d); "
          "for a, b in zip(self.net.buffers(), net.buffers()): a.copy_(b); self.n += 1")),
     Question(
-        "3.6", 3, judge_diagnoses,
+        "3.6", 2, judge_diagnoses,
         "three of the seven have the very losses of a healthy training: "
         "only samples, and code that the training does not share, can find them",
         ("Sort by the losses first: which trainings have the same ones, step by step? "

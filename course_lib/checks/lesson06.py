@@ -1,9 +1,11 @@
 """The questions of lesson 6. Tables list the well-known mistakes: diagnosis -> what it computes."""
 import itertools
 import math
+import numbers
 from collections.abc import Callable
 from functools import lru_cache, partial
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -21,6 +23,7 @@ from .common import (
     Case,
     Question,
     Wrong,
+    as_drawn,
     as_function,
     between,
     bumps,
@@ -28,6 +31,7 @@ from .common import (
     compare,
     compare_case,
     draw_case,
+    forbidden,
     fresh_generator,
     is_stub,
     noise,
@@ -397,6 +401,7 @@ def call_divergence(f: Callable, c: Case, x: Tensor, seed: int) -> None:
                    f"Take x.detach().requires_grad_() before f ({error})"))
         raise
     reject_none(got)
+    got = as_drawn(got)
     c.x = x
     c.changed = given.requires_grad or not torch.equal(given, x)
     c.came = type(got).__name__
@@ -690,7 +695,10 @@ def judge_two_functions(answer: object) -> None:
 # ---- 6.4: a network of another schedule
 
 class VPDenoiser:
-    """The exact denoiser of two classes under a VP schedule: y = 0, 1, or 2 for both together."""
+    """The exact denoiser of two classes under a VP schedule: y = 0, 1, or 2 for both together.
+
+    A second condition, size (B,), makes its predictions larger.
+    """
 
     def __init__(self, schedule: Schedule, d: int):
         self.schedule = schedule
@@ -698,22 +706,26 @@ class VPDenoiser:
         means, stds, weights = zip(*((q.means, q.stds, q.weights) for q in self.kinds))
         self.kinds.append(GaussianMixture(torch.cat(means), torch.cat(stds), torch.cat(weights)))
 
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor | int = 2) -> Tensor:
-        return self.under(self.schedule, x, t, y)
+    def __call__(self, x: Tensor, t: Tensor, y: Tensor | int = 2,
+                 size: Tensor | float = 0.0) -> Tensor:
+        return self.under(self.schedule, x, t, y, size)
 
-    def under(self, schedule: Schedule, x: Tensor, t: Tensor, y: Tensor | int = 2) -> Tensor:
+    def under(self, schedule: Schedule, x: Tensor, t: Tensor, y: Tensor | int = 2,
+              size: Tensor | float = 0.0) -> Tensor:
         """The exact denoiser under another schedule, for x of any shape."""
         points = x.flatten(1)
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         each = torch.stack([q.posterior_mean(points, alpha, sigma) for q in self.kinds])
         index = torch.as_tensor(y).expand(len(x))
-        return each[index, torch.arange(len(x))].view(x.shape)
+        x0_hat = each[index, torch.arange(len(x))].view(x.shape)
+        return append_dims(1 + torch.as_tensor(size, dtype=F64), x) * x0_hat
 
 
 def draw_conversion(name: str, shape: tuple[int, ...], t_per_example: bool) -> Case:
     """Levels on either side of t = 1/2, where log SNR is 0."""
     c = Case(name=name, own=VP[name], D=VPDenoiser(VP[name], math.prod(shape[1:])),
-             x=0.8 * noise(*shape), y=torch.randint(0, 2, shape[:1], generator=fresh_generator()))
+             x=0.8 * noise(*shape), y=torch.randint(0, 2, shape[:1], generator=fresh_generator()),
+             size=between(-0.3, 0.3, shape[0]))
     low, high = between(0.2, 0.4, shape[0]), between(0.6, 0.8, shape[0])
     c.t = torch.where(torch.arange(shape[0]) % 2 == 0, low, high) if t_per_example else low[0]
     c.log_snr = FLOW.log_snr(c.t)
@@ -723,13 +735,13 @@ def draw_conversion(name: str, shape: tuple[int, ...], t_per_example: bool) -> C
 
 
 def right_flow(c: Case) -> Tensor:
-    return c.D.under(FLOW, c.x, c.t, c.y)
+    return c.D.under(FLOW, c.x, c.t, c.y, c.size)
 
 
 def ask(c: Case, scale: float | Tensor = 1.0, t: Tensor | None = None) -> Tensor:
     """D at (scale x, t)."""
     scale = torch.as_tensor(scale, dtype=F64)
-    return c.D(append_dims(scale, c.x) * c.x, c.t if t is None else t, c.y)
+    return c.D(append_dims(scale, c.x) * c.x, c.t if t is None else t, c.y, c.size)
 
 
 def at_log_snr(c: Case, log_snr: Tensor) -> Tensor:
@@ -782,6 +794,8 @@ CONVERSION_MISTAKES = {
         lambda c: (c.x - right_flow(c)) / append_dims(c.t, c.x),
     "{c.name}: the condition is not passed on: D(x, t, **condition)":
         lambda c: c.D.under(FLOW, c.x, c.t),
+    "{c.name}: the condition y alone is passed on; pass all of them (here size, too), **condition":
+        lambda c: c.D.under(FLOW, c.x, c.t, c.y),
     "{c.name}: x has not changed":
         lambda c: c.x,
 }
@@ -804,7 +818,8 @@ def judge_conversion(f: Callable) -> None:
 
 def converted(f: Callable, c: Case) -> Callable:
     """The reader's denoiser."""
-    view = as_function(f)(c.D)
+    with forbidden(sde, "change_schedule", "write it without sde.change_schedule"):
+        view = as_function(f)(c.D)
     kind = type(view).__name__
     came = "None: does it end with `return`?" if view is None else kind
     reject_if((not callable(view),
@@ -815,16 +830,17 @@ def converted(f: Callable, c: Case) -> Callable:
 def call_view(view: Callable, c: Case, x: Tensor, t: Tensor) -> object:
     """What the reader's denoiser returns, for the classes y."""
     def given(x: Tensor, t: Tensor) -> object:
-        return view(x, t, y=c.y)
+        return view(x, t, y=c.y, size=c.size)
 
-    return call_pure(given, x, t)
+    with forbidden(sde, "change_schedule", "write it without sde.change_schedule"):
+        return call_pure(given, x, t)
 
 
 def right_view(c: Case) -> Callable:
     """D under the flow schedule; where D's own schedule ends in a little signal, D's end."""
-    def view(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def view(x: Tensor, t: Tensor, y: Tensor, size: Tensor) -> Tensor:
         ratio = ((1 - t) ** 2 + t**2).rsqrt()
-        return c.D(append_dims(ratio, x) * x, c.own.t_from_log_snr(FLOW.log_snr(t)), y)
+        return c.D(append_dims(ratio, x) * x, c.own.t_from_log_snr(FLOW.log_snr(t)), y, size)
 
     return view
 
@@ -837,7 +853,7 @@ def judge_conversion_at_the_ends(view: Callable, c: Case) -> None:
         t = torch.tensor(t, dtype=F64)
         got = call_view(view, c, c.x, t)
         not_finite(got, f"right in between, but nan or inf at {words}")
-        compare(got, right_view(c)(c.x, t, c.y), rtol=5e-3, atol=5e-3,
+        compare(got, right_view(c)(c.x, t, c.y, c.size), rtol=5e-3, atol=5e-3,
                 otherwise=f"right in between, but not at {words}")
 
 
@@ -845,12 +861,13 @@ def judge_conversion_in_sampler(view: Callable, c: Case) -> None:
     """ddim under the flow schedule."""
     ts = timesteps(FLOW, 8)
     try:
-        got = last(samplers.ddim(view, FLOW, c.x, ts, y=c.y))
+        got = last(samplers.ddim(view, FLOW, c.x, ts, y=c.y, size=c.size))
     except ValueError as error:
         reject_if(("D has the schedule" in str(error), "your denoiser says that its schedule is "
                    f"D's; it is the flow's now ({error})"))
         raise
-    compare(got, last(samplers.ddim(right_view(c), FLOW, c.x, ts, y=c.y)), rtol=5e-3, atol=5e-3,
+    wanted = last(samplers.ddim(right_view(c), FLOW, c.x, ts, y=c.y, size=c.size))
+    compare(got, wanted, rtol=5e-3, atol=5e-3,
             otherwise="right by itself, but not inside ddim(view, Schedule.flow(), x, ts, y=y)")
 
 
@@ -1066,9 +1083,7 @@ COUPLING_SUSPECTS = {
     "that is the cost; eps is wanted, in another order":
         lambda c: torch.is_tensor(c.got) and c.got.numel() == 1 or isinstance(c.got, float),
     "x0 and eps come back; return eps alone, in the order of x0":
-        lambda c: isinstance(c.got, (tuple, list)),
-    "that is an array of numpy; torch.as_tensor makes it a tensor":
-        lambda c: type(c.got).__module__ == "numpy",
+        lambda c: c.pair,
     "those are the indices: return eps[indices]":
         lambda c: torch.is_tensor(c.got) and not c.got.is_floating_point(),
 }
@@ -1080,6 +1095,8 @@ def judge_coupling(f: Callable) -> None:
         c = draw_distinct(partial(draw_batch, *shape), right_coupling, COUPLING_MISTAKES)
         c.got = call_coupling(f, c)
         reject_none(c.got)
+        c.pair = isinstance(c.got, (tuple, list)) and len(c.got) == 2
+        c.got = as_drawn(c.got)
         reject_first(COUPLING_SUSPECTS, c)
         not_finite(c.got, "some of the values are nan or inf")
         compare_case(c.got, c, right_coupling, COUPLING_MISTAKES, rtol=1e-6, atol=1e-7,
@@ -1097,7 +1114,7 @@ def call_coupling(f: Callable, c: Case) -> object:
 
 def describe_coupling(c: Case) -> str:
     """What is wrong with rows that are no known mistake."""
-    if c.got.shape != c.eps.shape:
+    if getattr(c.got, "shape", None) != c.eps.shape:
         return ""
     mine, theirs = c.got.double().flatten(1), c.eps.flatten(1)
     among = (mine[:, None] == theirs[None]).all(2)                              # (B, B)
@@ -1214,11 +1231,11 @@ def judge_channels(answer: object) -> None:
 
 def as_channels(answer: object) -> list[int] | None:
     """The reader's channels; None for what is no list of whole numbers."""
-    values = answer.tolist() if torch.is_tensor(answer) else answer
+    values = answer.tolist() if isinstance(answer, (Tensor, np.ndarray)) else answer
     if not isinstance(values, (list, tuple, set, frozenset, range)):
         return None
-    whole = all(isinstance(k, int) and not isinstance(k, bool) for k in values)
-    return list(values) if whole else None
+    whole = all(isinstance(k, numbers.Integral) and not isinstance(k, bool) for k in values)
+    return [int(k) for k in values] if whole else None
 
 
 QUESTIONS = [

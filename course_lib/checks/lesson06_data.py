@@ -24,6 +24,7 @@ from .common import (
     Case,
     Question,
     Wrong,
+    as_drawn,
     as_function,
     as_scalar,
     between,
@@ -34,6 +35,7 @@ from .common import (
     noise,
     not_finite,
     one_thread,
+    reject_cut,
     reject_first,
     reject_if,
     reject_none,
@@ -99,6 +101,7 @@ def call_random(f: Callable, seed: int, *inputs: object) -> Case:
         c.got = as_function(f)(*given, torch.Generator().manual_seed(seed))
         c.global_draws = not torch.equal(before, torch.random.get_rng_state())
     reject_none(c.got)
+    c.got = as_drawn(c.got)
     c.changed = any(torch.is_tensor(x) and not torch.equal(x, y) for x, y in zip(inputs, given))
     c.dtypes = spy.dtypes
     return c
@@ -824,6 +827,9 @@ def judge_frames(f: Callable) -> None:
     compare_case(got, c, right_frames, FRAMES_MISTAKES, otherwise=(
         "frames: not what attend returns at each place: (B, F, C, H, W) -> (B, H, W, F, C) -> "
         "(B H W, F, C), and the same way back"))
+    x = c.x.clone().requires_grad_()
+    reject_cut(f(c.attend, x), [x], "frames: right, but no gradient gets through: no "
+               "torch.no_grad() and no .detach() in a layer")
 
 
 class ClipDenoiser:
@@ -988,6 +994,15 @@ def judge_set(answer: object) -> None:
         reject_if((c.blind, "equivariant, but blind: each point's output depends on that point "
                    "alone, as in a shared MLP. Pool over the points, dim=1, or attend to them"))
         judge_jumps(c)
+        judge_gradients(c)
+
+
+def judge_gradients(c: Case) -> None:
+    """A gradient reaches the points."""
+    with torch.enable_grad():
+        x = c.x.clone().requires_grad_()
+        reject_cut(c.net(x), [x], "equivariant, but no gradient gets through, so nothing can be "
+                   "trained: no torch.no_grad() and no .detach() in a network")
 
 
 def build(answer: object) -> Callable:
@@ -1181,9 +1196,12 @@ def describe_report(c: Case) -> None:
 
 
 def is_number(value: object) -> bool:
-    if torch.is_tensor(value):
-        return value.numel() == 1
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(value, bool):
+        return False
+    try:
+        return as_scalar(value).ndim == 0
+    except Wrong:
+        return False
 
 
 REPORT_SUSPECTS = {
