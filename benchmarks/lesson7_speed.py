@@ -213,7 +213,7 @@ ROWS = [
     Row("best, guided in the first step", steps=3, scale=FIRST, one_pass=True, null_kept=True,
         cached=(2, 2)),
     Row("best, not guided", steps=3, scale=1.0, cached=(2, 2)),
-    Row("best, guidance distilled", steps=3, scale=1.0, student="guided"),
+    Row("3 steps, guidance distilled", steps=3, scale=1.0, student="guided"),
     Row("5 steps, not guided", steps=5, scale=1.0),
     Row("5 steps, not guided, cached", steps=5, scale=1.0, cached=(2, 2)),
     Row("4 steps, not guided, cached", steps=4, scale=1.0, cached=(2, 2)),
