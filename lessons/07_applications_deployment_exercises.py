@@ -11,25 +11,44 @@
 #
 # {{badge}}
 #
-# Seven questions, 22 points, about three hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("7.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
+# Twelve questions, 38 points, about five and a half hours, and a project of your own at the end. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("7.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
 #
-# As in the lesson, $t = 0$ is data and $t = 1$ is noise, $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with standard deviations $\alpha$ and $\sigma$, and step $i = 0\dots T-1$ of a schedule of $T$ steps is the time $t = (i+1)/T$. Section numbers are the lesson's. All questions need its first part. 7.4 and 7.7 use mini-SD, and the others no trained model.
+# As in the lesson, $t = 0$ is data and $t = 1$ is noise, $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with standard deviations $\alpha$ and $\sigma$, and step $i = 0\dots T-1$ of a schedule of $T$ steps is the time $t = (i+1)/T$. Section numbers are the lesson's. Questions 7.1 to 7.7 need its first part, 7.8 to 7.12 its second. 7.4, 7.7 and 7.8 use mini-SD, 7.9 and 7.10 the small model of digits, and the others no trained model.
 
 # %% tags=["setup"]
 {{setup}}
 
 # %%
 import copy
+import math
 import re
+import tempfile
+import time
 import warnings
+from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
-from course_lib import Schedule
+from course_lib import Denoiser, Schedule, UNet, cfg, dpmpp, last, timesteps
 from course_lib.checks import check, hint
+from course_lib.checks import lesson07_release as release
+from course_lib.checks import lesson07_service as small_service
 from course_lib.checks.lesson07_board import FAULTS, planted
-from course_lib.lab import attributes, data, noun_parts, plots, sampling, tables, train
+from course_lib.guidance import guidance_interval
+from course_lib.lab import (
+    attributes,
+    data,
+    features,
+    metrics,
+    noun_parts,
+    plots,
+    sampling,
+    storage,
+    tables,
+    train,
+)
 from course_lib.lab.data.caption_grammar import draw_captions
 from course_lib.lab.evaluation import faults
 from course_lib.networks.stable_diffusion import layout, lora
@@ -41,6 +60,7 @@ from course_lib.networks.stable_diffusion.tokenizer import (
     split_words,
 )
 from course_lib.networks.stable_diffusion.unet import StableDiffusionUNet
+from course_lib.watermark import marked_noise
 
 # %%
 torch.manual_seed(0)
@@ -418,7 +438,10 @@ assert check.passed("7.4")
 
 # %% tags=["solution"]
 columns = ["long captions"] * 3 + ["a figure", "no caption"] + ["round trips"] * 2
-boards, rows = {name: row(faults.FAULTS[name]) for name in FAULTS}, {}
+known = {fault: shown[letter] for letter, (fault, _) in diagnosis().items()}
+boards = {name: known[name] if name in known else row(faults.FAULTS[name])
+          for name in FAULTS}
+rows = {}
 for name, board in boards.items():
     pairs = zip(board.flatten(1), right.flatten(1))
     found = [torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs]
@@ -591,26 +614,30 @@ tables.table(rows, ".2f", index="", caption="Gradients, lr = 0.1")
 x = randn(256, 6, seed=10)
 teacher = lambda x: torch.tanh(x @ randn(4, 6, seed=11).T) @ randn(3, 4, seed=12).T
 
-def trained(Z, W, bias=False, steps=1000, lr=0.1):
-    """How far s is from s_0 at the start, and the losses, relative to the wanted change."""
-    b = torch.zeros(3)
-    parameters = [p.clone().requires_grad_() for p in (Z, W, b)]
-    losses = []
+def trained(starts, biases, steps=1000, lr=0.1):
+    """How far s is from s_0 at the start, and the losses, relative to the wanted change.
+
+    starts: k pairs Z, W, trained beside each other; biases: (k,), 1 where Z has a bias
+    """
+    Z, W = (torch.stack(layers) for layers in zip(*starts))         # (k, 3, 4), (k, 4, 6)
+    parameters = [Z, W, torch.zeros(len(Z), 1, 3)]
+    wanted, losses = teacher(x), []
     for _ in range(steps + 1):
-        Z, W, b = parameters
-        change = torch.tanh(x @ W.T) @ Z.T + bias * b
-        losses.append((change - teacher(x)).square().mean())
+        Z, W, b = parameters = [p.detach().requires_grad_() for p in parameters]
+        change = torch.tanh(x @ W.mT) @ Z.mT + biases[:, None, None] * b    # (k, 256, 3)
+        losses.append((change - wanted).square().mean((1, 2)))              # (k,)
         if len(losses) == 1:
-            disturbed = change.detach().square().mean()
-        gradients = torch.autograd.grad(losses[-1], parameters)
-        parameters = [(p - lr * d).detach().requires_grad_()
-                      for p, d in zip(parameters, gradients)]
-    size = teacher(x).square().mean()
+            disturbed = change.detach().square().mean((1, 2))
+        gradients = torch.autograd.grad(losses[-1].sum(), parameters)
+        parameters = [p - lr * d for p, d in zip(parameters, gradients)]
+    size = wanted.square().mean()
     return {"off at the start": (disturbed / size).sqrt(),
             "loss after 10 steps": losses[10] / size, "after 1,000": losses[-1] / size}
 
-rows = {name: trained(*start) for name, start in kinds.items()}
-rows["both zero, Z with a bias"] = trained(*kinds["both zero"], bias=True)
+starts = kinds | {"both zero, Z with a bias": kinds["both zero"]}
+columns = trained(starts.values(), torch.tensor([0.0] * 4 + [1.0]))
+rows = {name: {head: column[k] for head, column in columns.items()}
+        for k, name in enumerate(starts)}
 tables.table(rows, ".3f", index="", caption="256 examples; a loss of 1 is that of s_0")
 
 # %% [markdown] tags=["solution"]
@@ -692,8 +719,10 @@ pupil = train.train(pupil, {"x0": vae.to_latents(taught),
                     device="cpu")
 
 def drawn(captions, dial):
-    lora.set_dial(pupil.net.unet, dial)
-    return sampling.text_to_image(pupil, captions, steps=6, vae=vae)
+    """At dial 0 the pupil is mini-SD itself."""
+    D = pupil if dial else mini
+    with parametrize.cached():                              # W + change, computed once
+        return sampling.text_to_image(D, captions, steps=6, vae=vae)
 
 def off(x, truth):
     """How far each picture is from the figure that its caption describes: (n,)"""
@@ -764,6 +793,401 @@ tables.table({name: dict(zip(noun_parts.PARTS, row)) for name, row in right.item
 
 # %% [markdown] tags=["solution"]
 # **What the tables show.** After 60 steps the pictures are 0.20 from the right figures, before it was 0.37, and a round trip of the right figure is 0.12 from it. So the head is learned, and the figure's lights are not yet sharp. It does not copy: no picture is nearer to the dozen than two of the dozen to each other, and the pictures are further from it (0.36) than new figures are (0.29). That row is needed, since all these figures have one head, and lie near each other for that reason. The adapter cost something: the other captions' pictures are further off by 0.084, 14 standard errors. The accuracy of the parts shows little of that: 4 of 50 bodies and 2 of 50 glasses. In the last row of the figure the colours look stronger than before.
+
+# %% [markdown]
+# ## 7.8 Half of the evaluations (3 points, 25 minutes)
+#
+# The second part of the lesson begins here. Mini-SD is drawn from by five steps with guidance $w=2$: ten evaluations of the U-Net for each picture. Draw with *five*, and lose at most two points of attribute accuracy. The check does not look at a clock. It counts evaluations where the U-Net's first layer is, row by row, so a batch of $2B$ counts twice for each picture, and so does a step whose deeper features are cached. Then it draws 32 captions, with the same noise by your function and by `draw_today`, and compares the parts that are right.
+
+# %%
+def draw_today(D, noise, tokens):
+    """noise (B, 8, 8, 8), tokens (B, 48) -> latents (B, 8, 8, 8), by ten evaluations"""
+    B = len(noise)
+    nothing = D.net.encode(D.net.null["tokens"], B)
+    text = D.net.encode(tokens, B)
+    ts = timesteps(D.schedule, 5)
+    return last(dpmpp(cfg(D, 2.0, nothing), D.schedule, noise, ts, **text))
+
+# %% tags=["answer:7.8"]
+def fast_draw(D, noise, tokens):
+    """noise (B, 8, 8, 8), tokens (B, 48) -> latents (B, 8, 8, 8), by five evaluations"""
+    ### BEGIN SOLUTION
+    B = len(noise)
+    nothing = D.net.encode(D.net.null["tokens"], B)
+    text = D.net.encode(tokens, B)
+    guided = cfg(D, guidance_interval(2.0, 0.9, 1.0), nothing)
+    return last(dpmpp(guided, D.schedule, noise, timesteps(D.schedule, 4), **text))
+    ### END SOLUTION
+
+# %% tags=["check:7.8"]
+check("7.8", fast_draw)
+### BEGIN HIDDEN TESTS
+assert check.passed("7.8")
+### END HIDDEN TESTS
+
+# %% [markdown] tags=["solution"]
+# **Solution, beside others.** Four steps, of which the first is guided: five evaluations. Others with at most five: no guidance and five steps; two guided steps. The check's captions and noises, 32 pictures of five parts, with the standard error over pictures of the paired difference.
+
+# %% tags=["solution"]
+def drawn_with(steps, scale):
+    def draw(D, noise, tokens):
+        nothing = D.net.encode(D.net.null["tokens"], len(noise))
+        text = D.net.encode(tokens, len(noise))
+        guided = D if scale == 1 else cfg(D, scale, nothing)
+        return last(dpmpp(guided, D.schedule, noise, timesteps(D.schedule, steps), **text))
+    return draw
+
+today, case, rows = release.right_parts().double(), release.latency_case(), {}
+for name, draw in {"4 steps, the first guided": fast_draw, "5 steps": drawn_with(5, 1),
+                   "2 guided steps": drawn_with(2, 2.0)}.items():
+    latents, evaluations = release.counted(draw, case, torch.arange(len(today)))
+    lost = 100 * (today - release.parts_of(case, latents).double())     # (32, 5)
+    rows[name] = {"evaluations": evaluations, "points lost": lost.mean(),
+                  "error": lost.mean(1).std() / len(lost)**0.5,
+                  "most by": noun_parts.PARTS[int(lost.mean(0).argmax())]}
+tables.table(rows, {"points lost": ".1f", "error": ".1f"}, index="",
+             caption=f"Ten evaluations: {today.mean():.1%} of the parts are right")
+
+# %% [markdown] tags=["solution"]
+# **What the table shows.** Five evaluations lose nothing that 32 captions can show, also without any guidance: both rows are within their standard error of zero. So the five evaluations that are saved were guidance, and these captions, which name all five parts, did not need it. Two guided steps cost less and lose 3.8 ± 1.4 points: so the steps that were left out there were needed. 32 pictures are few: two points are less than two standard errors. With 2,000 the error would be about $1.1\sqrt{32/2000} = 0.14$. What guidance changes beside the parts, such as variety, this test does not see.
+
+# %% [markdown]
+# ## 7.9 Break the watermark, mend it, forge it (4 points, 45 minutes)
+#
+# A service marks its digits by Gaussian Shading, with one mistake: all pictures have the same nonce, so the noises of all have the same signs. Below is what it does. `find` gives the p-value of each picture; a mark counts as found at $p\le10^{-6}$.
+
+# %%
+KEY, NONCE = 2024, 7
+invert, draw = release.invert_digits, release.draw_digits   # x -> noise; noise, y -> x
+find = lambda x: release.find_mark(x, KEY, NONCE)       # (n, 1, 28, 28) -> p-values (n,)
+y = torch.arange(24) % 10
+x = draw(marked_noise((24, 1, 28, 28), KEY, NONCE, generator=seeded(0)), y)
+clean = draw(randn(24, 1, 28, 28, seed=1), y)
+for name, pictures in (("marked", x), ("without a mark", clean)):
+    p = find(pictures)
+    print(f"{name}: {(p <= 1e-6).sum()} of 24 found, p from {p.min():.0e} to {p.max():.0e}")
+
+# %% [markdown]
+# Write four functions.
+#
+# * `p_value(agreeing, signs)`: the probability that at least so many of `signs` signs agree by chance, by hand, without `scipy`, also for the 3,072 signs of a colour picture.
+# * `attack(x)`: marked digits (24, 1, 28, 28) in [-1, 1] to pictures that show the same digits, in which the mark is found in at most a quarter. You have no key, and need none.
+# * `mended(x, find)`: a detector that a shift by one pixel does not fool. It asks `find` for nine shifts of `x`, by -1, 0 and 1 pixels along both axes, and returns *one* p-value for each picture, (n,), which is still right: a picture without a mark has a p-value of at most $u$ with probability at most $u$.
+# * `forge(x, y, invert, draw)`: from 24 marked pictures `x`, new pictures of the digits `y` (16,), in which the mark is found. `invert(x)` gives the noise of pictures, `draw(noise, y)` pictures of a noise. You do not have the key.
+
+# %% tags=["answer:7.9"]
+def p_value(agreeing, signs):
+    """P(Bin(signs, 1/2) >= agreeing), a float"""
+    ### BEGIN SOLUTION
+    ways = sum(math.comb(signs, k) for k in range(agreeing, signs + 1))
+    return ways / 2**signs                                  # whole numbers up to here
+    ### END SOLUTION
+
+def attack(x):
+    """(24, 1, 28, 28) -> the same digits, whose mark is not found"""
+    ### BEGIN SOLUTION
+    return x.roll(1, 3)
+    ### END SOLUTION
+
+def mended(x, find):
+    """x (n, 1, 28, 28); find: pictures -> p-values (n,). -> p-values (n,)"""
+    ### BEGIN SOLUTION
+    tries = [find(x.roll((dy, dx), (2, 3))) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    return (len(tries) * torch.stack(tries).amin(0)).clamp(max=1)
+    ### END SOLUTION
+
+def forge(x, y, invert, draw):
+    """x (24, 1, 28, 28) with the mark, y (16,) -> digits y with the mark (16, 1, 28, 28)"""
+    ### BEGIN SOLUTION
+    signs = torch.where(invert(x).sum(0) >= 0, 1.0, -1.0)   # (1, 28, 28)
+    return draw(torch.randn(len(y), 1, 28, 28).abs() * signs, y)
+    ### END SOLUTION
+
+# %% tags=["check:7.9"]
+check("7.9", (p_value, attack, mended, forge))
+### BEGIN HIDDEN TESTS
+assert check.passed("7.9")
+### END HIDDEN TESTS
+
+# %% [markdown] tags=["solution"]
+# **Solution, used.** The attack against both detectors; the forgery from 24 pictures and from one. Last, the forgery against a service without the mistake, which gives each picture a nonce of its own.
+
+# %% tags=["solution"]
+torch.manual_seed(0)
+wanted = torch.arange(16) * 3 % 10
+own = torch.arange(24)
+x_own = draw(marked_noise((24, 1, 28, 28), KEY, own, generator=seeded(0)), y)
+shown = {"marked": x, "shifted": attack(x), "without a mark": clean,
+         "forged from 24": forge(x, wanted, invert, draw),
+         "forged from 1": forge(x[:1], wanted, invert, draw),
+         "forged, own nonces": forge(x_own, wanted, invert, draw)}
+rows = {}
+for name, pictures in shown.items():
+    nonces = own[:16] if "own" in name else NONCE
+    p = release.find_mark(pictures, KEY, nonces)
+    rows[name] = {"n": len(p), "found": f"{(p <= 1e-6).double().mean():.0%}",
+                  "largest p": f"{p.max():.0e}", "mended, of 12": "", "largest": ""}
+    if "forged" not in name:
+        p = mended(pictures[:12], find)
+        rows[name] |= {"mended, of 12": int((p <= 1e-6).sum()), "largest": f"{p.max():.0e}"}
+tables.table(rows, index="pictures", caption="Found at 1e-6")
+plots.show({name: pictures[:10] for name, pictures in shown.items()}, columns=10)
+
+# %% [markdown] tags=["solution"]
+# **What table and figure show.** The mark is found in all pictures, until they move by one pixel: then in none, and nobody sees the difference. The mended detector finds it again. Its nine tries cost a factor of nine in each p-value. The forgery needs no key: all 16 forged digits carry the mark, and all ten in the figure are those that were asked for. From a single picture 9 of 16 were marked in our run, and several of them show another digit than was asked for: one picture tells the signs only where its strokes are, and its noise contains its digit. What mends the forgery is a nonce for each picture. Then the signs of 24 pictures have nothing in common, and none is found. Against a forger who takes one marked picture and its nonce, and draws a digit like it, that is no help: a mark says which noise a picture came from, and not who drew it.
+
+# %% [markdown]
+# ## 7.10 A bias, measured and mitigated (3 points, 25 minutes)
+#
+# Pictures were drawn for $K$ prompts, and each was judged: has it an attribute that no prompt names? `y` (N,) is the prompt of each picture, 0 to $K-1$, and `a` (N,) says yes or no. Write three functions.
+#
+# * `skew(y, a, K)` returns two tensors of length $1+K$: the share of yes among all pictures and then given each prompt, and the standard errors of these shares.
+# * `weights(y, a, K)` returns (N,): weights by which the pictures are shown, or trained on, so that yes and no are equally frequent *given each prompt*. They add up to 1, and each prompt keeps its share of the pictures. Where a prompt has pictures of one kind only, nothing can be balanced, and they have the weight $1/N$.
+# * `effective(w)`: how many equally weighted pictures the weights are worth, $(\sum_i w_i)^2/\sum_i w_i^2$, for any positive weights (Kish 1965).
+
+# %% tags=["answer:7.10"]
+def skew(y, a, K):
+    """y (N,) in 0 ... K - 1, a (N,) bool -> shares (1 + K,), standard errors (1 + K,)"""
+    ### BEGIN SOLUTION
+    groups = [a.double(), *(a[y == k].double() for k in range(K))]
+    share = torch.stack([group.mean() for group in groups])
+    n = torch.tensor([len(group) for group in groups])
+    return share, (share * (1 - share) / n).sqrt()
+    ### END SOLUTION
+
+def weights(y, a, K):
+    """-> (N,), sum 1: both kinds are equally frequent given each prompt"""
+    ### BEGIN SOLUTION
+    w = torch.full((len(y),), 1 / len(y), dtype=torch.float64)
+    for k in range(K):
+        kinds = [(y == k) & (a == kind) for kind in (False, True)]
+        if all(kind.any() for kind in kinds):
+            for kind in kinds:
+                w[kind] = (y == k).sum() / len(y) / 2 / kind.sum()
+    return w
+    ### END SOLUTION
+
+def effective(w):
+    """-> the number of equal weights that tell as much"""
+    ### BEGIN SOLUTION
+    return w.sum()**2 / w.square().sum()
+    ### END SOLUTION
+
+# %% tags=["check:7.10"]
+check("7.10", (skew, weights, effective))
+### BEGIN HIDDEN TESTS
+assert check.passed("7.10")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# Now measure one. The prompt is a digit, and the attribute is *heavy*: more ink than the median of MNIST's digits. Half of all training digits are heavy, but not half of the 1s. What do samples of the small model make of this skew, without guidance and with $w=3$? And what does the mitigation cost? (Your functions, and `sampling.sample_labels`.)
+
+# %% tags=["solution"]
+digits, labels = data.mnist("train")
+ink = lambda x: x.double().mean((1, 2, 3))
+limit = ink(digits[:10000]).median()
+D, y = train.load("mnist_small", "cpu"), torch.tensor([0, 1, 7]).repeat_interleave(60)
+sets = {"training": (labels[:10000], digits[:10000])}
+for scale in (1.0, 3.0):
+    drawn_digits, _, _ = sampling.sample_labels(D, sampling.SAMPLERS["dpmpp"], 8, y, scale)
+    sets[f"samples, w = {scale:g}"] = y, drawn_digits
+rows = {}
+for name, (of, pictures) in sets.items():
+    few = (of == 0) | (of == 1) | (of == 7)
+    prompt = torch.tensor([0, 1, 0, 0, 0, 0, 0, 2, 0, 0])[of[few]]
+    heavy = ink(pictures[few]) > limit
+    share, error = skew(prompt, heavy, 3)
+    w = weights(prompt, heavy, 3)
+    rows[name] = {head: f"{p:.0%} ± {e:.1%}" for head, p, e in
+                  zip(("the three", "0", "1", "7"), share, error)}
+    rows[name] |= {"n": len(w), "worth, balanced": f"{effective(w):.0f}"}
+tables.table(rows, index="heavy digits", caption="Share of heavy ones, standard error")
+
+# %% [markdown] tags=["solution"]
+# **What the table shows.** In the data 88 % of the 0s are heavy, 3 % of the 1s and 33 % of the 7s: the skew depends on the prompt. Samples without guidance have it too, within two standard errors. With $w=3$ it is another: no 1 is heavy, all 0s are, and of the 7s 73 % instead of 33 %. Probably guidance exaggerates what tells a digit from the others, and also its contrast, which is ink. An error of 0.0 % is no certainty: 60 pictures without an exception are compatible with 5 % exceptions. The mitigation costs pictures: at $w=1$ the 180 pictures are worth 28 after balancing, because one heavy 1 then counts as much as all light ones together. At $w=3$ they seem to be worth 165. That is not better, it is worse: 0s and 1s are of one kind each, and nothing could be balanced. Weights cannot replace what a model does not draw.
+
+# %% [markdown]
+# ## 7.11 What does the service leak? (3 points, 30 minutes)
+#
+# Here is the service in small: `ask(prompt, seed=None, scale=None)` returns an id, `look(id)` gives the seed and a "picture" (4, 4), `health()` says how it is, and `log` is a list of lines, which its owner reads. It raises `Refused` for a prompt of more than 60 letters, and for an unknown id. Seven things may be wrong with such a service. Through each of them something of one client reaches another, or the log:
+#
+# | leak | what is wrong |
+# | --- | --- |
+# | `"ids"` | the next id can be guessed from the last, and whoever has an id may look |
+# | `"cache"` | a client gets a picture that was drawn for another, for another seed |
+# | `"log"` | prompts stand in the log, drawn or refused |
+# | `"generator"` | the seed that one client gave decides which seed the next is given |
+# | `"errors"` | a refusal quotes another client's prompt or id |
+# | `"health"` | `health()` shows a prompt or an id |
+# | `"settings"` | a client who gives no scale gets one that depends on others' |
+
+# %%
+Refused = small_service.Refused
+make = small_service.leaky(READER)                          # each make() is a new service
+service = make()
+id = service.ask("a cat", seed=1)
+print(service.look(id)["seed"], service.health(), service.log)
+try:
+    service.look("no such id")
+except Refused as refusal:
+    print(refusal)
+
+# %% [markdown]
+# Three of the seven are in this one; which three depends on `READER`. Write a **probe**: a function that gets `make`, where each `make()` is a new service of one kind, and returns the names of the leaks it finds. Use only what a client or the owner of the log can do. The check tries your probe on services that leak in one way or in three, and on services that do not leak. To accuse one of these is as wrong as to miss a leak.
+
+# %% tags=["answer:7.11"]
+def probe(make):
+    """make: () -> a new service. -> the set of names of its leaks"""
+    ### BEGIN SOLUTION
+    SECRET, found = "xylophone", set()
+    letters = lambda id: re.sub(r"\d", "", id)
+    number = lambda id: int(re.sub(r"\D", "", id) or 0)
+
+    def refusal(ask, *arguments):
+        try:
+            ask(*arguments)
+        except Refused as words:
+            return str(words)
+
+    service = make()
+    ids = [service.ask(SECRET, seed=seed) for seed in (1, 2)]
+    first, second = (service.look(id)["picture"] for id in ids)
+    same_letters = letters(ids[0]) == letters(ids[1])
+    if same_letters and number(ids[1]) - number(ids[0]) == 1:
+        found.add("ids")
+    if torch.equal(first, second):
+        found.add("cache")
+    told = [refusal(service.look, "none"), refusal(service.ask, 20 * "wrong")]
+    for name, text in (("errors", told), ("health", service.health())):
+        if any(word in str(text) for word in (SECRET, *ids)):
+            found.add(name)
+    if any(SECRET in line or "wrong" in line for line in service.log):
+        found.add("log")
+
+    seeds = []
+    for service in (make(), make()):
+        service.ask("a", seed=5)
+        seeds.append(service.look(service.ask("b"))["seed"])
+    if seeds[0] == seeds[1]:
+        found.add("generator")
+
+    alone, after = make(), make()
+    after.ask("a", scale=7.0)
+    pictures = [s.look(s.ask(SECRET, seed=3))["picture"] for s in (alone, after)]
+    return found if torch.equal(*pictures) else found | {"settings"}
+    ### END SOLUTION
+
+# %% tags=["check:7.11"]
+check("7.11", probe)
+### BEGIN HIDDEN TESTS
+assert check.passed("7.11")
+### END HIDDEN TESTS
+
+# %%
+print(sorted(probe(make)))
+
+# %% [markdown] tags=["solution"]
+# **Solution.** Ada's service leaks by errors, health and ids; the other four tests find nothing. Each test is two clients and one difference. Three of them need a second, fresh service or a second request, since a leak is what *depends* on somebody else: without that control the seed that a client gave itself, or the picture of the same prompt and seed, would be called a leak. The clean services are as important as the faulty ones. A probe that says yes to everything finds all faults, too.
+
+# %% [markdown]
+# ## 7.12 Write the card of a checkpoint of yours (3 points, 20 minutes)
+#
+# `about` is what a header says: `data`, `command`, `steps`, `seconds`, and `metrics`, in which `n` and `judged_by` stand beside the measures. A measure is a number, or a list of a number and its standard error. `said` is what a person adds: section, in small letters, to text. Any of all this may be missing. Write `model_card`, which returns a text:
+#
+# - the nine sections of Mitchell et al. 2019, in this order, each a line `## Section`;
+# - *Model details* has `command`, `steps`, `seconds` and `judged_by`, *Training data* has `data`, *Quantitative analyses* a line for each measure, with its name, its value to at least three digits, its standard error if there is one, and `n = ...`;
+# - the other six have the text that was said;
+# - what is missing is called `not recorded`. No other number stands in the card.
+
+# %%
+SECTIONS = ("Model details", "Intended use", "Factors", "Metrics", "Evaluation data",
+            "Training data", "Quantitative analyses", "Ethical considerations",
+            "Caveats and recommendations")
+
+# %% tags=["answer:7.12"]
+def model_card(about, said):
+    """A header's `about` and what a person says -> the card, a text"""
+    ### BEGIN SOLUTION
+    def known(table, key):
+        return "not recorded" if table.get(key) is None else table[key]
+
+    def shown(value):
+        if isinstance(value, list):
+            return f"{value[0]:.4g} ± {value[1]:.3g}"
+        return f"{value:.4g}"
+
+    metrics = about.get("metrics", {})
+    details = [f"{key}: {known(about, key)}" for key in ("command", "steps", "seconds")]
+    text = {
+        "Model details": "\n".join([*details, f"judged_by: {known(metrics, 'judged_by')}"]),
+        "Training data": known(about, "data"),
+        "Quantitative analyses": "\n".join(
+            f"- {name}: {shown(value)}, n = {known(metrics, 'n')}"
+            for name, value in metrics.items() if name not in ("n", "judged_by"))}
+    pages = [f"## {section}\n{text.get(section) or known(said, section.lower())}\n"
+             for section in SECTIONS]
+    return "\n".join(pages)
+    ### END SOLUTION
+
+# %% tags=["check:7.12"]
+check("7.12", model_card)
+### BEGIN HIDDEN TESTS
+assert check.passed("7.12")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# Now for a checkpoint of yours: any run of yours in `runs/`, or a few steps on digits. `train.save` keeps what you say about it in the header. Write the six texts before you look at the samples once more. Which of them was hardest to fill honestly?
+
+# %% tags=["solution"]
+torch.manual_seed(0)
+D = Denoiser(UNet(1, widths=(16, 32), patch_size=2, num_classes=10), Schedule.cosine(), "v")
+start = time.perf_counter()
+D = train.train(D, data.mnist("train"), steps=40, batch_size=32, device="cpu")
+seconds = time.perf_counter() - start
+y = torch.arange(60) % 10
+x, _, _ = sampling.sample_labels(D, sampling.SAMPLERS["dpmpp"], 5, y, scale=2.0)
+agreement = metrics.class_agreement(x, y)
+error = (agreement * (1 - agreement) / len(y)) ** 0.5
+file = Path(tempfile.mkdtemp()) / "mine.safetensors"
+train.save(D, file, data="mnist", command="this cell", seconds=round(seconds),
+           metrics={"n": len(y), "class_agreement": [agreement, error],
+                    "judged_by": "this cell, by mnist_classifier"})
+
+# %% tags=["solution"]
+said = {
+    "intended use": "This exercise. Not for reading or forging handwriting.",
+    "factors": "The digit; the writer, whom the data do not name.",
+    "metrics": "The share of samples that the shipped classifier reads as asked for.",
+    "evaluation data": "No data: samples alone, as many of each digit.",
+    "caveats and recommendations": "Trained for 40 steps. The judge was trained on the "
+    "same digits. Agreement at this guidance scale says nothing of variety."}
+print(model_card(storage.load_header(file)["about"], said))
+
+# %% [markdown] tags=["solution"]
+# **What the card shows.** The steps are "not recorded", though the cell knew them: nobody passed them to `train.save`, and no file can tell afterwards. *Ethical considerations* is empty because nothing was said: the writers' consent is not known to us, and that would be the sentence to write. Agreement comes with an error and its n: 10 % ± 4 % of 60, and guessing has 10 %. So the card says in one line what this checkpoint is good for.
+
+# %% [markdown]
+# ## The capstone: a project of your own (no check, a rubric)
+#
+# Ten to twenty hours, alone or in pairs. Ask one question of a diffusion model that you trained, changed or sampled from yourself, and answer it with numbers that could have come out otherwise. Three that fit:
+#
+# * **Your own pictures.** Train on a few hundred pictures that you may use. Are the samples new, or copies? Compare with held-out pictures, as lesson 6 does.
+# * **Your own modality.** Take data for which the course has no model: weather, chess positions, melodies, sensor data. Find a measure with a floor from real data against real data.
+# * **Your own sampler.** Write a sampler or a wrapper of denoisers. Test it on an oracle, and measure it beside `dpmpp` at equal evaluations.
+#
+# [template.ipynb](../docs/capstone/template.ipynb) has the sections. [example.ipynb](../docs/capstone/example.ipynb) is a small worked one, a sampler in the angle between data and noise. It runs in a minute, so it is smaller than yours should be.
+#
+# | criterion | full | half | none |
+# | --- | --- | --- | --- |
+# | **Question** (3) | one question, and what the answer would change; the result that would refute it was written down before the run | a question, but any result would have fitted | a demonstration |
+# | **Oracle** (5) | each new piece is tested where the right answer is known, and a planted fault fails that test | tested, but no fault was planted | "the samples look right" |
+# | **Comparison** (5) | a baseline at equal cost, tuned as long as yours, from the same noises or with several seeds | a baseline at another cost, or untuned | none |
+# | **Spread** (4) | each number has its n and its error, and stands beside its floor | errors in some places | single numbers |
+# | **Data and rights** (3) | source, licence, consent, near copies measured; a card with the checkpoint | a source and a licence | not said |
+# | **Reproduction** (3) | one command and fixed seeds give the numbers again, on another machine in the stated time | runs, with other numbers | does not run |
+# | **Writing** (2) | no sentence says more than its cell shows; what failed is kept | one or two claims too many | conclusions without cells |
+#
+# 25 points. A negative answer that was measured well has all of them.
 
 # %%
 check.summary(7)
