@@ -926,10 +926,10 @@ for name, pictures in shown.items():
     nonces = own[:16] if "own" in name else NONCE
     p = release.find_mark(pictures, KEY, nonces)
     rows[name] = {"n": len(p), "found": f"{(p <= 1e-6).double().mean():.0%}",
-                  "largest p": f"{p.max():.0e}", "mended, of 12": "", "largest": ""}
+                  "largest p": f"{p.max():.0e}", "mended, of 6": "", "largest": ""}
     if "forged" not in name:
-        p = mended(pictures[:12], find)
-        rows[name] |= {"mended, of 12": int((p <= 1e-6).sum()), "largest": f"{p.max():.0e}"}
+        p = mended(pictures[:6], find)
+        rows[name] |= {"mended, of 6": int((p <= 1e-6).sum()), "largest": f"{p.max():.0e}"}
 tables.table(rows, index="pictures", caption="Found at 1e-6")
 plots.show({name: pictures[:10] for name, pictures in shown.items()}, columns=10)
 
@@ -1142,7 +1142,7 @@ assert check.passed("7.12")
 torch.manual_seed(0)
 D = Denoiser(UNet(1, widths=(16, 32), patch_size=2, num_classes=10), Schedule.cosine(), "v")
 start = time.perf_counter()
-D = train.train(D, data.mnist("train"), steps=40, batch_size=32, device="cpu")
+D = train.train(D, data.mnist("train"), steps=20, batch_size=32, device="cpu")
 seconds = time.perf_counter() - start
 y = torch.arange(60) % 10
 x, _, _ = sampling.sample_labels(D, sampling.SAMPLERS["dpmpp"], 5, y, scale=2.0)
@@ -1159,7 +1159,7 @@ said = {
     "factors": "The digit; the writer, whom the data do not name.",
     "metrics": "The share of samples that the shipped classifier reads as asked for.",
     "evaluation data": "No data: samples alone, as many of each digit.",
-    "caveats and recommendations": "Trained for 40 steps. The judge was trained on the "
+    "caveats and recommendations": "Trained for 20 steps. The judge was trained on the "
     "same digits. Agreement at this guidance scale says nothing of variety."}
 print(model_card(storage.load_header(file)["about"], said))
 
