@@ -580,7 +580,7 @@ tables.table(rows, {"ratio": ".2f"}, index="pictures of",
              caption="Distance to the nearest of the dozen, held-out figures = 1")
 
 # %% [markdown]
-# **What both tables show.** The head is right in all 200 pictures. The other parts are as they were. New pictures are a little further from the dozen than held-out figures are; the dozen's own captions give 0.39. But one head proves little. The recipe teaches five of the ten (the other five are left to you), and beside LoRA trains *all* weights of the U-Net (**full fine-tuning**) for about the same time (`python tools/recipes/mini_sd_lora.py`). The dials 0.5 and 1.5 were measured for two heads, the lower rate for one. *Other heads*: figures that the base could draw before.
+# **What both tables show.** The head is right in all 200 pictures. The other parts are as they were. New pictures are a little further from the dozen than held-out figures are; for the dozen's own captions the ratio is about a half or less. But one head proves little. The recipe teaches five of the ten (the other five are left to you), and beside LoRA trains *all* weights of the U-Net (**full fine-tuning**) for about the same time (`python tools/recipes/mini_sd_lora.py`). The dials 0.5 and 1.5 were measured for two heads, the lower rate for one. *Other heads*: figures that the base could draw before.
 
 # %%
 with open(storage.ASSETS / "mini_sd_lora.csv") as file:
@@ -1746,7 +1746,7 @@ def worst(row):
     part = min(noun_parts.PARTS, key=lambda part: float(row[f"{part}_diff"]))
     return f"{part} {float(row[f'{part}_diff']):+.1f} ± {float(row[f'{part}_se']):.1f}"
 
-as_number = lambda text: float(text) if text else None
+shown_as = lambda text, form: f"{float(text):{form}}" if text else ""
 default, naive = speed["lesson 5's default"], speed["naive reference"]
 times = lambda row, B: float(default[f"median_{B}"]) / float(row[f"median_{B}"])
 rows = {}
@@ -1755,14 +1755,14 @@ for name, row in speed.items():
         print(f"{name}: not measured. {row['note']}")
     elif row["median_1"]:
         rows[name] = {"evaluations": row["evaluations"],
-                      "touched": as_number(row["touched"]),
+                      "touched": shown_as(row["touched"], ".0%"),
                       "batch 1, ms": 1e3 * float(row["median_1"]),
                       "95 %": 1e3 * float(row["p95_1"]), "x": times(row, 1),
                       "batch 64, s": float(row["median_64"]), "x ": times(row, 64),
                       "n": row["n"], "worst part": worst(row),
-                      "distance": as_number(row["distance"])}
-form = {"touched": ".0%", "batch 1, ms": ".0f", "95 %": ".0f", "x": ".1f",
-        "batch 64, s": ".2f", "x ": ".1f", "distance": ".3f"}
+                      "distance": shown_as(row["distance"], ".3f")}
+form = {"batch 1, ms": ".0f", "95 %": ".0f", "x": ".1f",
+        "batch 64, s": ".2f", "x ": ".1f"}
 tables.table(rows, form, index="", caption=f"{naive['rounds_1']} rounds of batch 1, "
              f"{naive['rounds_64']} of batch 64; x: times faster than the default")
 
@@ -2160,14 +2160,13 @@ print(f"{tuple(W.shape)}: {W.numel() * 4:,} bytes, as int8 {q.numel() + 4 * s.nu
       f"{off.square().mean().sqrt() / W.std():.1%} of the weights' spread")
 names = ("lesson 5's default", "bf16", "int8 weights", "int8, dynamic", "ONNX Runtime",
          "torch.compile")
-rows = {name: {"touched": as_number(row["touched"]),
-               "U-Net, ms each, batch 1": as_number(row["unet_ms_1"]),
-               "batch 64": as_number(row["unet_ms_64"]), "MB": as_number(row["megabytes"]),
+rows = {name: {"touched": shown_as(row["touched"], ".0%"),
+               "U-Net, ms each, batch 1": shown_as(row["unet_ms_1"], ".2f"),
+               "batch 64": shown_as(row["unet_ms_64"], ".2f"),
+               "MB": shown_as(row["megabytes"], ".1f"),
                "worst part": worst(row), "note": row["note"]}
         for name, row in speed.items() if name in names}
-form = dict.fromkeys(["U-Net, ms each, batch 1", "batch 64"], ".2f")
-tables.table(rows, form | {"touched": ".0%", "MB": ".1f"}, index="",
-             caption="The same 20 evaluations, computed in other ways")
+tables.table(rows, index="", caption="The same 20 evaluations, computed in other ways")
 
 # %% [markdown]
 # **What the table shows.** Int8 touches the linear layers alone, 28 % of the multiply-adds: the others are convolutions. Weight-only saves a quarter of the memory and no time, since each product first makes floats of the weights. Dynamic int8 is slower at batch 1, probably because to find each layer's scale costs more than its product saves, and hardly faster at 64. torch.compile and ONNX Runtime fuse small operations, and save most where calls, and not products, are the time: at batch 1. On another machine the order may be another one.

@@ -196,7 +196,9 @@ def test_which_models_share_alike_reaches():
     reached = {Path(name).stem for name in course.files
                if course.share_alike(name) and not name.endswith(".csv")}
     digits = {f.stem for f in storage.CHECKPOINTS.glob("mnist*")}
-    assert reached == digits | {"moving_digits", "sculptures"}
+    pictures = {"super_resolution", "generations", "halves", "duplicates", "membership", "erasure"}
+    shown = {f"lesson7_{name}" for name in pictures}        # of digits, or their losses
+    assert reached == digits | shown | {"moving_digits", "sculptures"}
 
 
 def test_what_was_not_recorded(pages):
