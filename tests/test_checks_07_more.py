@@ -164,6 +164,11 @@ def of_p(f):
     return four(p_value=f)
 
 
+def without_middle(x):
+    """Six rows black."""
+    return torch.cat([x[:, :, :11], torch.full_like(x[:, :, 11:17], -1), x[:, :, 17:]], 2)
+
+
 WATERMARK = {
     "k belongs to it": of_p(lambda k, m: p_value(k + 1, m)),
     "the other tail": of_p(lambda k, m: 1 - p_value(k + 1, m)),
@@ -185,7 +190,7 @@ WATERMARK = {
     "attack is not written yet": four(attack=stub),
     "attack: the pictures have not changed": four(attack=lambda x: x),
     "attack: those are other pictures": four(attack=lambda x: x.flip(0)),
-    "are still read as the digit": four(attack=lambda x: x.roll((14, 2), (2, 3)).maximum(x)),
+    "are still read as the digit": four(attack=without_middle),
     "attack: the mark is found in": four(attack=lambda x: (x + 0.001).clamp(-1, 1)),
     "attack: pictures (24, 1, 28, 28) are wanted": four(attack=lambda x: x[:, 0]),
     "attack: nan or inf": four(attack=lambda x: x / 0),
