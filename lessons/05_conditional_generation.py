@@ -570,14 +570,19 @@ plots.curves(result["losses"][:, 0], {"loss": result["losses"][:, 1]},
              title="Three minutes of training", xlabel="step", ylabel="loss", yscale="log")
 
 # %% [markdown]
-# **How good is that?** Here the data pays. We measure **attribute accuracy**. Take one part, say the head. Draw every candidate, all 254 heads, with the *other* parts as asked, and see which of these pictures lies nearest to the model's. If it is the right one, the head counts as drawn. So each part of each picture is right or wrong, and real pictures are always right (where an accessory hides the whole body, no body is wrong). The baseline is **chance**: how often a candidate taken at random looks like the right one.
+# **How good is that?** Here the data pays. We measure **attribute accuracy**. Take one part, say the head. Draw every candidate, all 254 heads, with the *other* parts as asked, and see which of these pictures lies nearest to the model's. If it is the right one, the head counts as drawn. (The background is compared where no part of any figure stands: a wrong head would be taken for it.) So each part of each picture is right or wrong, and real pictures are always right (where an accessory hides the whole body, no body is wrong). The baseline is **chance**: how often a candidate taken at random looks like the right one.
 
 # %%
+covered = torch.cat([art.layers[part] for part in noun_parts.PARTS[1:]]).ne(0).any(0)
+
 def part_matches(picture, row, column):
     candidates = row.repeat(len(art.layers[noun_parts.PARTS[column]]), 1)     # (K, 5)
     candidates[:, column] = torch.arange(len(candidates))
     drawn = noun_parts.render(candidates)                     # (K, 3, 32, 32)
-    nearest = (drawn - picture).square().flatten(1).sum(1).argmin()
+    off = (drawn - picture).square().sum(1)                   # (K, 32, 32)
+    if noun_parts.PARTS[column] == "background":
+        off = off * ~covered                                  # where no other part can be
+    nearest = off.flatten(1).sum(1).argmin()
     return torch.equal(drawn[nearest], drawn[row[column]])
 
 def by_part(accuracy):
