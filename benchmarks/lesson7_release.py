@@ -9,7 +9,7 @@
 
 To course_lib/assets/lesson7_NAME.csv, and a few pictures or scores to lesson7_NAME.npz. All
 trainings are kept in runs/lesson7_release: a command that was stopped goes on where it was, and
-`membership` and `duplicates` use the models of `halves`. On one core of an idle machine: «...»
+`membership` and `duplicates` use the models of `halves`. On one core of an idle machine about 30
 minutes together. In every table n is a count of pictures and se a standard error over them; seeds
 are those of trainings.
 """

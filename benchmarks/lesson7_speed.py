@@ -6,13 +6,14 @@
     python benchmarks/lesson7_speed.py table               the CSV from what was measured so far
 
 To course_lib/assets/lesson7_speed.csv. What is measured is kept in runs/lesson7_speed, and the same
-command goes on from there. On one core of an idle machine: «...» minutes. int8 by torchao, ONNX
-Runtime and torch.compile are optional (`pip install torchao onnx onnxscript onnxruntime`, a C++
-compiler); where one is missing its row says so. Two rows need lesson7_speed_students.py first.
+command goes on from there. `judge` takes about 25 minutes of one idle core, `time` 15 of both. int8
+by torchao, ONNX Runtime and torch.compile are optional (`pip install torchao onnx onnxscript
+onnxruntime`, a C++ compiler); where one is missing its row says so. Two rows need
+lesson7_speed_students.py first.
 
 Every row draws the same captions (new combinations of known parts) from the same noises, from
 tokens to pictures. Each changes one thing of lesson 5's default, 10 steps of DPM-Solver++(2M) with
-w = 2 in two passes; only the naive reference and the last rows change more.
+w = 2 in two passes; only the naive reference, Heun (its grid, too) and the last rows change more.
 
     evaluations  of the U-Net, for each picture, guidance included; calls: of the module, a batch
     mmacs        million multiply-adds of a picture, text encoder and decoder included
@@ -48,6 +49,7 @@ from course_lib import Denoiser, cfg, ddim, dpmpp, heun, last, timesteps, unipc
 from course_lib.guidance import guidance_interval
 from course_lib.lab import attributes, noun_parts, profiling, storage, train
 from course_lib.lab.evaluation import inference
+from course_lib.networks import int8
 from course_lib.networks.stable_diffusion.caching import CachedUNet
 from course_lib.networks.vae import AutoencoderKL
 
@@ -205,7 +207,7 @@ ROWS = [
     Row("2 of 3 steps cached", one_pass=True, cached=(3, 2)),
     Row("bf16", execute=Autocast),
     Row("int8, dynamic", execute=int8_dynamic, linears_only=True),
-    Row("int8 weights", execute=inference.with_int8_linears, linears_only=True),
+    Row("int8 weights", execute=int8.with_int8_linears, linears_only=True),
     Row("ONNX Runtime", execute=OnnxUNet, same_as=DEFAULT),
     Row("torch.compile", execute=compiled, same_as=DEFAULT),
     Row("guidance distilled", scale=1.0, student="guided"),
@@ -489,7 +491,7 @@ def megabytes(row: Row) -> float | str:
         unet = student(row.student)
     elif row.execute is None or row.execute is Autocast:
         unet = models()[0].net.unet
-    elif row.execute is inference.with_int8_linears:
+    elif row.execute is int8.with_int8_linears:
         unet = row.execute(models()[0].net.unet)
     else:
         return ""

@@ -40,14 +40,14 @@ from course_lib import Denoiser, cfg, clip, ddim_invert, dpmpp, last, timesteps
 from course_lib.lab import data, noun_parts, sampling, storage, train
 from course_lib.networks.vae import AutoencoderKL
 from course_lib.watermark import detect, detection_threshold, marked_noise
+from course_lib.web.mark import MIN_ABS, RATIO
+from course_lib.web.mark import STEPS as INVERSION
 
 CSV = storage.ASSETS / "watermarks.csv"
 KEY, OTHER_KEY = 2024, 2025
-STEPS, INVERSION = 20, 8
-RATIO = 0.5                             # sigma / alpha at which inversion begins
+STEPS = 20
 KEPT = 0.5                              # least inverted noise whose sign a forger keeps
 FEWER = 5                               # n by this for figures with a caption
-MIN_ABS = 0.4                           # of counted places
 BATCH = 100
 COLUMNS = ["model", "row", "n", "detected_1e6", "detected_1e2", "level_1e2", "signs", "agreeing",
            "agreeing_std", "correlation", "variety"]

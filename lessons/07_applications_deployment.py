@@ -111,6 +111,7 @@ from course_lib.lab.evaluation.small_sets import nearest_ratio
 from course_lib.lab.training.parts import load_control, load_inpainting
 from course_lib.lab.training.published import load_published
 from course_lib.lab.training.published_files import fetch_published
+from course_lib.networks import int8
 from course_lib.networks.stable_diffusion import layout, lora, sd3
 from course_lib.networks.stable_diffusion.caching import CachedUNet
 from course_lib.networks.stable_diffusion.inpainting import extra_channels
@@ -1629,7 +1630,7 @@ tables.table({name: summary(found) for name, found in runs.items()},
                      "distance to the nearest of the 500, test digits 1")
 
 # %% [markdown]
-# **What the table shows.** No honest generator helps. From the 500 it changes nothing (-0.7 ± 1.3 points); its digits are as new as real ones, and the course's classifier reads a fifth of them as another digit than was asked for. With the unlabelled digits it is a third, and the classifier loses 3.3 points. Without any real digit it loses ten. Augmentation, which draws nothing, brings 5.3, about as much as 1,000 more labels (4.3), and with synthetic digits beside it less than alone. The one generator that helps is the leak: 1.7 points, though 60,000 labels are behind it. At this size a synthetic set repeats what a small model could learn from few labels, and its mistakes with it. Larger generators, trained elsewhere on other data, are another case; then their data are what helps, and have to be named.
+# **What the table shows.** No honest generator helps. From the 500 it changes nothing (-0.7 ± 1.3 points); its digits are as new as real ones, and the course's classifier reads a fifth of them as another digit than was asked for. With the unlabelled digits it is a third, and the classifier loses 3.3 points. Without any real digit it loses ten. Augmentation, which draws nothing, brings 5.3, about as much as 1,000 more labels (4.3), and with synthetic digits beside it less than alone. The one generator that helps is the leak: 1.7 points, though 60,000 labels are behind it. Larger generators, trained elsewhere on other data, are another case; then their data have to be named.
 #
 # ## 7.21 Generations on their own output
 #
@@ -1733,7 +1734,7 @@ for name, x in rows.items():
     print(f"{name}: pictures differ by {(x - plain).square().mean().sqrt():.1e}")
 
 # %% [markdown]
-# **The laboratory** (`python benchmarks/lesson7_speed.py`) draws the same captions from the same noises with every row, one change of lesson 5's default at a time. Latencies are taken in turns, so that all rows share whatever else the machine does. *Touched* is the share of the default's multiply-adds that a row leaves out or does in another way. *Worst part* is the part whose accuracy falls most against the default, in points, with the standard error of the paired difference. *Distance* is that to 60 steps from the same noise; where the ODE is another one, it would mean nothing.
+# **The laboratory** (`python benchmarks/lesson7_speed.py`) draws the same captions from the same noises with every row, one change of lesson 5's default at a time (Heun has its grid, too). Latencies are taken in turns, so that all rows share whatever else the machine does. *Touched* is the share of the default's multiply-adds that a row leaves out or does in another way. *Worst part* is the part whose accuracy falls most against the default, in points, with the standard error of the paired difference. *Distance* is that to 60 steps from the same noise; where the ODE is another one, it would mean nothing.
 
 # %%
 with open(storage.ASSETS / "lesson7_speed.csv") as file:
@@ -1767,9 +1768,9 @@ tables.table(rows, form, index="", caption=f"{naive['rounds_1']} rounds of batch
              f"{naive['rounds_64']} of batch 64; x: times faster than the default")
 
 # %% [markdown]
-# **What the table shows.** *Fewer evaluations* is nearly everything. Without guidance ten remain of twenty, in half the time, and no part loses more than 0.6 ± 0.3 points: these captions name every part, and mini-SD obeys them unguided. Few steps *with* guidance fail sooner: at three steps the body loses 7 points, and with guidance in the first step alone nothing. Heun's five steps are too long for it. *Cheaper evaluations* help a single picture, which does not fill the cores: one pass for both predictions makes it 1.3 times as fast, a cache at every second step as well 1.7 times, ONNX Runtime 2.0 times. For 64 at once they bring little, and one pass nothing. bf16 is *slower*, six times at batch 64: this processor computes it by conversion. A student of half the width, taught for eight minutes, is no student of anything: the head is right in 64 %.
+# **What the table shows.** *Fewer evaluations* is nearly everything. Without guidance ten remain of twenty, in half the time, and no part loses more than 0.6 ± 0.3 points: these captions name every part, and mini-SD obeys them unguided. Few steps *with* guidance fail sooner: at three steps the body loses 7 points, and with guidance in the first step alone nothing. Heun on its own grid fails at five steps; solver and grid were changed together, so the row does not say which of them fails. *Cheaper evaluations* help a single picture, which does not fill the cores: one pass for both predictions makes it 1.3 times as fast, a cache at every second step as well 1.7 times, ONNX Runtime 2.0 times. For 64 at once they bring little, and one pass nothing. bf16 is *slower*, six times at batch 64: this processor has no instructions for it. A student of half the width, taught for eight minutes, loses 88 points of its accessories: too small, or taught too briefly.
 #
-# **Together** they do not multiply. With three evaluations a picture, text, decoder and Python are most of the time, and a cache or ONNX Runtime have little left to touch: Amdahl's law. The tuned baseline, five unguided steps, is 3.9 times as fast as the default; the best row 6.3 times. Against the naive reference that everybody quotes, it looks like 28.
+# **Together.** The best row needs 3 evaluations in place of 20, which alone would make 6.7 times; it is 6.3 times as fast for one picture and 5.8 for 64. The U-Net is still about three quarters of the time (below). A cache has little to do in three steps. ONNX Runtime makes five unguided steps 1.6 times as fast for one picture, and the guided first step slower; why, these rows do not say. The tuned baseline, five unguided steps, is 3.9 times as fast as the default. Beside the naive reference, with which new methods like to be compared, the same row has "28 times".
 
 # %%
 for name, row in speed.items():
@@ -1777,8 +1778,10 @@ for name, row in speed.items():
         for B in (1, 64):
             times = [float(of[f"median_{B}"]) / float(row[f"median_{B}"])
                      for of in (naive, default)]
-            print(f"{name}, batch {B}: {times[0]:.0f} times faster than the naive "
-                  f"reference, {times[1]:.1f} times than lesson 5's default")
+            unet = float(row[f"unet_ms_{B}"]) * int(row["evaluations"]) * B / 1e3
+            print(f"{name}, batch {B}: {times[0]:.0f} times the naive reference, "
+                  f"{times[1]:.1f} times the default; U-Net "
+                  f"{unet / float(row[f'median_{B}']):.0%} of it")
 
 # %% [markdown]
 # ## 7.23 May it be released? Two halves
@@ -1823,7 +1826,7 @@ for n in (sizes[0], sizes[len(sizes) // 2], sizes[-1]):
 plots.show(shown, columns=8, title="The same eight noises")
 
 # %% [markdown]
-# **What table and figure show.** With 50 digits each the two models are strangers: their pairs correlate at 0.49, little more than pairs of one label (0.43), and 79 % of their samples are near-copies of their own half. A second training on the *same* 50 has 0.70: so not all of the difference is the data's. With 500 they are twins (0.88), and no sample is a near-copy. From there on more data change little (0.92 at 30,000). All were trained alike, 1,500 steps of 32; longer training would move the border.
+# **What table and figure show.** With 50 digits each the two models are strangers: their pairs correlate at 0.49, little more than pairs of one label (0.43), and 79 % of their samples are near-copies of their own half. A second training on the *same* 50 has 0.70: so not all of the difference is the data's. With 500 they are twins (0.88), and no sample is a near-copy. From there on more data change little (0.92 at 30,000). All were trained alike, 1,500 steps of 32; longer training may move the border.
 #
 # **One picture, many times.** Large data sets hold some pictures a thousand times, and these are what is found in samples of large models (Carlini et al. 2023). Here 15 pictures stand 10, 100 or 1,000 times among 5,000 others. A near-copy of such a picture is a sample nearer to it than every one of 10,000 held-out digits. The control is the model of the same 5,000 without them.
 
@@ -1867,9 +1870,9 @@ tables.table(table, index="arm, mitigation, guidance",
              caption=f"Two trainings a row, {rows_of('bias')[0]['n']} figures each")
 
 # %% [markdown]
-# **What the table shows.** Both directions are as (7.39) says. *Everywhere*: guidance changes nothing beyond the spread of the two trainings. *Given the prompt*: under the first five heads 92 and 89 % become 99 and 100 %. What the formula does not know is the network: without guidance, without a label even, it has 90 % where the data have 80. A fifth of its figures lie *between* the two colours and count for the nearer one: a small network blends, and the blend is nearer to the majority.
+# **What the table shows.** Both directions are as (7.39) says. *Everywhere*: guidance changes nothing beyond the spread of the two trainings. *Given the prompt*: under the first five heads 92 and 89 % become 99 and 100 %. What the formula does not know is the network: without guidance, without a label even, it has 90 % where the data have 80. A fifth of its figures lie *between* the two colours and count for the nearer one.
 #
-# **Two mitigations.** *Name it*: the service adds the attribute to the prompt, half of the time each. That costs nothing and mends only what somebody thought of. *Train on*, with balanced data, which somebody has to find. Naming gives half and half, exactly, and no blends. 100 steps on balanced figures (the training had 500) bring 47 to 77 %, with more blends than before: a skew is learned faster than it is unlearned.
+# **Two mitigations.** *Name it*: the service adds the attribute to the prompt, half of the time each. That costs nothing and mends only what somebody thought of. *Train on*, with balanced data, which somebody has to find. Naming gives half and half, exactly, and no blends. 100 steps on balanced figures (the training had 500) bring 47 to 77 %, with more blends in most rows.
 #
 # **And ours?** Mini-SD's figures were drawn with either background at even odds, for every head. Does it keep to that where a caption names none, also under strong guidance?
 
@@ -1946,9 +1949,9 @@ agreement = metrics.class_agreement(forged, others)
 print(f"read as the digit that the forger wanted: {agreement:.0%}")
 
 # %% [markdown]
-# **What is shown.** The mark is found in each of the 100 digits, with about 91 of 784 signs counted; without it, or with another key, in none. Noise of 0.1 hides it in most at $10^{-6}$. Only signs count where the inverted noise is at least 0.4, because plain places of a picture keep little of it. The *forged* digits are drawn by somebody who has the marked ones and the model, but no key. Inverted, their signs kept, and other digits drawn from them with $w = 2$: 74 of 100 are read as the digit that was wanted, and about half are "detected" at $10^{-6}$. Stronger guidance draws better digits and loses more of the mark. A mark says "from this noise", and not "this picture is ours".
+# **What is shown.** The mark is found in each of the 100 digits, with about 91 of 784 signs counted; without it, or with another key, in none. Noise of 0.1 hides it in most at $10^{-6}$. Only signs count where the inverted noise is at least 0.4, because plain places of a picture keep little of it. The *forged* digits are drawn by somebody who has the marked ones and the model, but no key. Inverted, their signs kept, and other digits drawn from them with $w = 2$: 74 of 100 are read as the digit that was wanted, and about half are "detected" at $10^{-6}$. A mark says "from this noise", and not "this picture is ours".
 #
-# With 1,000 pictures each, attacks, and the price in variety (`python benchmarks/watermarks.py mini_sd`, `mnist_small`, `cifar10`):
+# Attacks, and the price in variety, with the numbers of pictures in the first caption (forged figures, and figures with captions, a fifth of it) (`python benchmarks/watermarks.py mini_sd`, `mnist_small`, `cifar10`):
 
 # %%
 with open(storage.ASSETS / "watermarks.csv") as file:
@@ -1982,7 +1985,7 @@ tables.table({name: {model: float(table[model, name]["variety"])
 # %% [markdown]
 # **What the tables show.** Clean, both models' pictures are found, in 99 and 97 %, and after weak noise. After JPEG 90 digits are found (99 %), figures of 32 x 32 colour pixels in 62 %. Cropping and resizing moves every pixel and defeats the detector, nearly; so does regeneration, which noises the picture and denoises it again. Photographs hold the mark best: only cropping hides it, in half of them, and a forger keeps it in all. Where there is no mark, the rate at $10^{-2}$ is as (7.41) says.
 #
-# The third table has the surprise: **a mark needs room**. The more parts a caption names, and the stronger the guidance, the less is left for the noise to decide. With all five parts named, two pictures of one caption differ by 0.01, and the mark is gone. Mini-SD's service, at $w=2$ with captions, cannot be protected in this way; a model of photographs, whose captions leave nearly everything open, can. The last table is the price: with one nonce for all, pictures of one subject share their signs, and differ by 0.37 in place of 0.59. **Tree-ring** marks (Wen et al. 2023) put a ring into the noise's Fourier transform instead; the noise is then no longer Gaussian.
+# The third table has the surprise: **a mark needs room**. The more parts a caption names, and the stronger the guidance, the less is left for the noise to decide. With all five parts named, two pictures of one caption differ by 0.01, and the mark is gone. Mini-SD's service, at $w=2$ with captions, cannot be protected in this way. The photographs of the first table are drawn under a label, which leaves nearly everything open. The last table is the price: with one nonce for all, pictures of one subject share their signs, and differ by 0.37 in place of 0.59. **Tree-ring** marks (Wen et al. 2023) put a ring into the noise's Fourier transform instead; the noise is then no longer Gaussian.
 
 # %% [markdown]
 # ## 7.26 Cards and rules
@@ -2153,7 +2156,7 @@ print(f"after 30 fits to n = 20: measured {toy['accumulate'][-1]:.3f}, by (7.46)
 
 # %%
 W = mini.net.unet.middle.transformers[0].mlp.proj.weight.detach().cpu()
-q, s = inference.quantize_int8(W)
+q, s = int8.quantize_int8(W)
 off = (q * s - W).abs()
 print(f"{tuple(W.shape)}: {W.numel() * 4:,} bytes, as int8 {q.numel() + 4 * s.numel():,}; "
       f"off by at most {(off / s).max():.2f} s, in all by "
@@ -2169,7 +2172,7 @@ rows = {name: {"touched": shown_as(row["touched"], ".0%"),
 tables.table(rows, index="", caption="The same 20 evaluations, computed in other ways")
 
 # %% [markdown]
-# **What the table shows.** Int8 touches the linear layers alone, 28 % of the multiply-adds: the others are convolutions. Weight-only saves a quarter of the memory and no time, since each product first makes floats of the weights. Dynamic int8 is slower at batch 1, probably because to find each layer's scale costs more than its product saves, and hardly faster at 64. torch.compile and ONNX Runtime fuse small operations, and save most where calls, and not products, are the time: at batch 1. On another machine the order may be another one.
+# **What the table shows.** Int8 touches the linear layers alone, 28 % of the multiply-adds: the others are convolutions and attention's products. Weight-only saves a quarter of the memory and no time, since each product first makes floats of the weights. Dynamic int8 is slower at batch 1, probably because to find each layer's scale costs more than its product saves, and hardly faster at 64. torch.compile and ONNX Runtime fuse small operations, and save most where calls, and not products, are the time: at batch 1. On another machine the order may be another one.
 
 # %% [markdown]
 # ## 7.31 Was this picture in the training? · deeper

@@ -1085,7 +1085,8 @@ assert check.passed("7.11")
 ### END HIDDEN TESTS
 
 # %%
-print(sorted(probe(make)))
+if check.passed("7.11"):
+    print(sorted(probe(make)))
 
 # %% [markdown] tags=["solution"]
 # **Solution.** Ada's service leaks by errors, health and ids; the other four tests find nothing. Each test is two clients and one difference. Three of them need a second, fresh service or a second request, since a leak is what *depends* on somebody else: without that control the seed that a client gave itself, or the picture of the same prompt and seed, would be called a leak. The clean services are as important as the faulty ones. A probe that says yes to everything finds all faults, too.

@@ -571,6 +571,14 @@ def hidden(dim, last=zeroed, first=lambda layer: layer, width=64):
     return nn.Sequential(first(nn.Linear(1, width)), nn.SiLU(), last(nn.Linear(width, dim)))
 
 
+def one_unit(dim):
+    """A hidden layer of one unit, started at weight -1: bent, but far from the curve."""
+    net = hidden(dim, width=1)
+    nn.init.constant_(net[0].weight, -1)
+    nn.init.zeros_(net[0].bias)
+    return net
+
+
 class Forgets(nn.Module):
     def forward(self, emb, thickness):
         return emb + 0 * nn.Linear(1, emb.shape[1])(thickness[:, None])
@@ -634,7 +642,7 @@ THICKNESS = {
     "got function": lambda dim: lambda emb, thickness: emb,
     "an embedding like emb": lambda dim: Adds(hidden(dim), lambda emb, p: torch.cat([emb, p], 1)),
     "cut off or squashed": lambda dim: Adds(hidden(dim), show=lambda s: s.clamp(max=3)[:, None]),
-    "more width": lambda dim: Adds(hidden(dim, width=1)),
+    "more width": lambda dim: Adds(one_unit(dim)),
     "does it end with `return`": lambda dim: None,
 }
 

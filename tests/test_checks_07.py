@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from course_lib import Schedule
-from course_lib.checks import Checker, lesson07, lesson07_board
+from course_lib.checks import Checker, lesson07, lesson07_board, lesson07_service
 from course_lib.checks.common import one_thread
 from course_lib.checks.lesson07 import QUESTIONS
 from course_lib.lab import noun_parts, sampling, storage, train
@@ -1331,4 +1331,5 @@ def test_the_sheet_answers_its_own_questions(monkeypatch):
     pairs = re.findall(r'^    "(\S+)": "(\S+?)"', listed, re.M)
     assert len(pairs) == 5 and all(published_name(a) == b for a, b in pairs)
     listed = re.findall(r'^\| `"(.+)"` \|', "\n".join(cell.source for cell in cells), re.M)
-    assert listed == [*lesson07_board.FAULTS, *lesson07_board.REASONS]
+    leaks = lesson07_service.LEAKY_SERVICES
+    assert listed == [*lesson07_board.FAULTS, *lesson07_board.REASONS, *leaks]

@@ -20,6 +20,7 @@ import lesson7_applications as applications  # noqa: E402
 from course_lib import cfg, dpmpp, last, timesteps  # noqa: E402
 from course_lib.lab import data, train  # noqa: E402
 from course_lib.lab.evaluation import inference, release  # noqa: E402
+from course_lib.networks import int8  # noqa: E402
 from course_lib.networks.stable_diffusion.caching import CachedUNet  # noqa: E402
 from course_lib.watermark import detect, detection_threshold, marked_noise  # noqa: E402
 
@@ -284,7 +285,7 @@ def test_eq_7_46():
 def test_eq_7_47():
     W = randn(30, 50)
     W[3] = 0
-    q, s = inference.quantize_int8(W)
+    q, s = int8.quantize_int8(W)
     assert q.abs().amax(1)[[0, 1, 29]].tolist() == [127] * 3 and (q == q.round()).all()
     close(s[:3, 0].double(), W[:3].abs().amax(1) / 127)
     assert ((q * s - W).abs() <= s / 2 + 1e-12).all() and (q[3] == 0).all()

@@ -16,6 +16,7 @@ from course_lib import Denoiser, Schedule, cfg, dpmpp, last, timesteps  # noqa: 
 from course_lib.guidance import guidance_interval  # noqa: E402
 from course_lib.lab import noun_parts, profiling, train  # noqa: E402
 from course_lib.lab.evaluation import inference  # noqa: E402
+from course_lib.networks import int8  # noqa: E402
 from course_lib.networks.stable_diffusion.caching import (  # noqa: E402
     CachedUNet,
     decoder_blocks,
@@ -216,24 +217,24 @@ def test_another_unet_leaves_the_first_one_alone(unet):
 
 def test_int8_is_off_by_half_a_step_at_most():
     W = torch.randn(7, 33, generator=seeded(0)) * torch.logspace(-3, 2, 7)[:, None]
-    whole, scale = inference.quantize_int8(W)
+    whole, scale = int8.quantize_int8(W)
     assert whole.dtype == torch.int8 and whole.abs().amax(1).tolist() == [127] * 7
     off = (whole * scale - W).abs()
     assert (off <= 0.5001 * scale).all() and (off.amax(1, keepdim=True) > 0.3 * scale).all()
-    zero = inference.quantize_int8(torch.zeros(2, 3))
+    zero = int8.quantize_int8(torch.zeros(2, 3))
     assert (zero[0] == 0).all() and zero[1].isfinite().all()
 
 
 def test_int8_linears(unet):
-    quantized = inference.with_int8_linears(unet)
+    quantized = int8.with_int8_linears(unet)
     kinds = [type(m) for m in quantized.modules()]
-    assert nn.Linear not in kinds and inference.Int8Linear in kinds
+    assert nn.Linear not in kinds and int8.Int8Linear in kinds
     assert any(isinstance(m, nn.Linear) for m in unet.modules())        # the original is as it was
     plain, found = unet(*inputs()), quantized(*inputs())
     assert 0 < (found - plain).std() < 0.05 * plain.std()
     size = lambda m: sum(v.numel() * v.element_size() for v in m.state_dict().values())
     layer = nn.Linear(256, 256)
-    assert size(inference.Int8Linear(layer)) < 0.27 * size(layer)
+    assert size(int8.Int8Linear(layer)) < 0.27 * size(layer)
 
 
 # ---- cost

@@ -267,14 +267,15 @@ def matrix_sqrt(C: Tensor) -> Tensor:
 def random_covariance(d: int, rank: int) -> Tensor:
     """A covariance (d, d) of this rank, with oblique principal axes.
 
-    A singular one has an eigenvalue that rounding makes negative.
+    A singular one has an eigenvalue that rounding makes negative, and no Cholesky factor.
     """
     V, _ = torch.linalg.qr(noise(d, d))
     small = rank // 2
     variances = torch.cat([between(0.05, 0.5, small), between(1, 4, rank - small)])
     C = (V[:, :rank] * variances) @ V[:, :rank].T
-    rounded = rank == d or torch.linalg.eigvalsh(C).min() < 0
-    return C if rounded else random_covariance(d, rank)
+    without_factor = torch.linalg.cholesky_ex(C).info > 0
+    rounded = torch.linalg.eigvalsh(C).min() < 0 and without_factor
+    return C if rank == d or rounded else random_covariance(d, rank)
 
 
 def product_eigenvalues(A: Tensor, B: Tensor) -> Tensor:

@@ -175,7 +175,9 @@ def ddim_case(schedule: Schedule, x: Tensor, x0_hat: Tensor, t: Tensor, s: Tenso
 def draw_ddim(schedule: Schedule, shape: tuple[int, ...]) -> Case:
     x, x0_hat, z = noise(*shape), noise(*shape), noise(*shape)
     s, eta = between(0.4, 0.6, 4), between(0.4, 0.8).item()
-    return ddim_case(schedule, x, x0_hat, s + between(0.08, 0.15, 4), s, eta, z)
+    c = ddim_case(schedule, x, x0_hat, s + between(0.08, 0.15, 4), s, eta, z)
+    # so that sigma_s^2 - v has a root, too: that mistake is named, not its nan
+    return c if (c.b_s**2 > c.v).all() else draw_ddim(schedule, shape)
 
 
 def ddim_step(c: Case, **parts: Tensor) -> Tensor:

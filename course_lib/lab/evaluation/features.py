@@ -176,9 +176,9 @@ def dinov2(
         net = AutoModel.from_pretrained(name).to(device).eval()
     except ImportError:
         raise ImportError("DINOv2 comes with transformers: pip install transformers") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise OSError(
-            f"{name} could not be fetched from the Hugging Face hub "
+            f"{name} is no model here, and could not be fetched from the Hugging Face hub "
             f"({str(error).splitlines()[0]}): is there a network?"
         ) from None
     mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
