@@ -606,16 +606,23 @@ def accuracies(method, rate, dial, prompts):
                          for row in found])
 
 # %%
-kinds = {"base": ("base", 0.0, 0.0), "LoRA": ("LoRA", 0.003, 1.0),
-         "LoRA, dial 0.5": ("LoRA", 0.003, 0.5), "LoRA, dial 1.5": ("LoRA", 0.003, 1.5),
-         "LoRA, rate 0.001": ("LoRA", 0.001, 1.0), "all weights": ("all weights", 0.0002, 1.0)}
+kinds = {
+    "base": ("base", 0.0, 0.0),
+    "LoRA, dial 0.5": ("LoRA", 0.003, 0.5),
+    "LoRA": ("LoRA", 0.003, 1.0),
+    "LoRA, dial 1.5": ("LoRA", 0.003, 1.5),
+    "LoRA, rate 0.001": ("LoRA", 0.001, 1.0),
+    "all weights": ("all weights", 0.0002, 1.0),
+}
 rows = {}
 for name, kind in kinds.items():
     new, others = accuracies(*kind, "new"), accuracies(*kind, "others")
-    other = others.mean(0) if len(others) else (None, None)  # not measured for every dial
-    rows[name] = {"heads": len(new), "new head": new[:, 0].mean(), "lowest": new[:, 0].min(),
-                  "its other parts": new[:, 1].mean(), "other heads": other[0],
-                  "their other parts": other[1]}
+    other = others.mean(0) if len(others) else (None, None)     # not for every dial
+    rows[name] = {
+        "heads": len(new), "new head": new[:, 0].mean(), "lowest": new[:, 0].min(),
+        "its other parts": new[:, 1].mean(), "other heads": other[0],
+        "their other parts": other[1],
+    }
 form = dict.fromkeys([*rows["base"]][1:], ".1%")
 tables.table(rows, form, index="", caption="Accuracy, 200 prompts for each head")
 
