@@ -1,9 +1,8 @@
-"""Every tagged formula of lesson 6 checked numerically; `test_every_tag_has_its_test` keeps the
+"""Every tagged formula of lesson 6 checked numerically; `test_lesson_tags.py` keeps the
 list complete.
 """
 import itertools
 import math
-import re
 from pathlib import Path
 
 import numpy
@@ -31,18 +30,6 @@ LINE = GaussianMixture([[-1.0], [0.8]], [0.3, 0.5], [1.0, 2.0])
 PLANE = GaussianMixture([[-1.0, 0.3], [0.8, -0.4]], [0.3, 0.5], [1.0, 2.0])
 X = torch.randn(20, 2, generator=G(), dtype=F64)
 each_schedule = pytest.mark.parametrize("schedule", [FLOW, VE, VP], ids=["flow", "ve", "vp"])
-
-
-def test_every_tag_has_its_test():
-    """Those of part III are in test_equations_06_other_data.py."""
-    lesson = ROOT / "lessons/06_advanced_techniques.py"
-    tags = re.findall(r"\\tag\{6\.(\d+)\}", lesson.read_text())
-    assert tags == [str(k) for k in range(1, len(tags) + 1)], (
-        "numbered from 1, in order, none twice"
-    )
-    both = "".join(file.read_text() for file in Path(__file__).parent.glob("test_equations_06*.py"))
-    tests = re.findall(r"^def test_eq_6_(\d+)\(", both, re.MULTILINE)
-    assert tags == sorted(tests, key=int)
 
 
 def close(a, b, **kw):
