@@ -36,7 +36,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -45,7 +45,18 @@ import torch
 from lesson7_speed_students import start_of
 from torch import Tensor, nn
 
-from course_lib import Denoiser, cfg, ddim, dpmpp, heun, last, timesteps, unipc
+from course_lib import (
+    Denoiser,
+    Schedule,
+    cfg,
+    consistency_sampling,
+    ddim,
+    dpmpp,
+    heun,
+    last,
+    timesteps,
+    unipc,
+)
 from course_lib.guidance import guidance_interval
 from course_lib.lab import attributes, noun_parts, profiling, storage, train
 from course_lib.lab.evaluation import inference
@@ -161,6 +172,12 @@ def compiled(unet: nn.Module) -> nn.Module:
 FIRST = guidance_interval(2.0, 0.95, 1.0)                   # t = 1, the first step alone
 
 
+def consistent(D: Denoiser, schedule: Schedule, x: Tensor, ts: Tensor, **condition) -> Iterator:
+    """Consistency sampling, with the same fresh noise in every run."""
+    generator = torch.Generator().manual_seed(1)
+    return consistency_sampling(D, schedule, x, ts, generator=generator, **condition)
+
+
 class Row(NamedTuple):
     """How pictures are drawn. Defaults: lesson 5's."""
     name: str
@@ -212,6 +229,9 @@ ROWS = [
     Row("torch.compile", execute=compiled, same_as=DEFAULT),
     Row("guidance distilled", scale=1.0, student="guided"),
     Row("half as wide, guidance distilled", scale=1.0, student="half"),
+    Row("consistent, 4 steps", consistent, 4, scale=1.0, student="consistency"),
+    Row("consistent, 2 steps", consistent, 2, scale=1.0, student="consistency"),
+    Row("consistent, 1 step", consistent, 1, scale=1.0, student="consistency"),
     Row("best, guided in the first step", steps=3, scale=FIRST, one_pass=True, null_kept=True,
         cached=(2, 2)),
     Row("best, not guided", steps=3, scale=1.0, cached=(2, 2)),

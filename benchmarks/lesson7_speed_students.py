@@ -1,13 +1,15 @@
-"""Two students of mini-SD's guided predictions, for the rows of lesson7_speed.py.
+"""Three students of mini-SD's guided predictions, for the rows of lesson7_speed.py.
 
     python benchmarks/lesson7_speed_students.py guided      mini-SD's own U-Net, trained on
     python benchmarks/lesson7_speed_students.py half        a U-Net of half the width, from nothing
+    python benchmarks/lesson7_speed_students.py consistency mini-SD's own U-Net, made consistent
 
 To runs/lesson7_student_NAME; stopped, the same command goes on. The teacher is mini-SD with
-guidance of w = 2, the loss the squared difference of the clean latents over sigma^2: a student is
-asked once a step where its teacher is asked twice. Text encoder and decoder stay mini-SD's. On one
-core of an idle machine 7 and 12 minutes.
-(Meng et al. 2023)
+guidance of w = 2. The loss of the first two is the squared difference of the clean latents over
+sigma^2: a student is asked once a step where its teacher is asked twice (Meng et al. 2023). The
+third learns where the teacher's guided path ends, from t = 1/4, 1/2, 3/4 and 1 (course_lib's
+Consistency, as lesson 4). Text encoder and decoder stay mini-SD's. On one core of an idle machine
+7, 12 and 15 minutes.
 """
 import argparse
 import copy
@@ -23,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools/recipes"))
 from train_mini_sd import UNET, three_wordings, without_withheld  # noqa: E402
 
-from course_lib import Denoiser, cfg  # noqa: E402
+from course_lib import Consistency, Denoiser, cfg  # noqa: E402
 from course_lib.lab import data, train  # noqa: E402
 from course_lib.lab.evaluation import inference  # noqa: E402
 from course_lib.lab.training.configured import to_latents  # noqa: E402
@@ -32,15 +34,17 @@ from course_lib.schedules import append_dims  # noqa: E402
 
 EXAMPLES, SCALE = 20_000, 2.0
 BATCH = 32
+LEVELS = 4                                                  # of the consistent student
 STUDENTS = {
     "guided": {"steps": 500, "lr": 5e-4, "muon_lr": 2e-3},
     "half": {"steps": 800, "lr": 4e-3, "muon_lr": 0.02},
+    "consistency": {"steps": 800, "lr": 5e-4, "muon_lr": 2e-3},
 }
 
 
 def start_of(name: str, teacher: StableDiffusionUNet) -> StableDiffusionUNet:
     """A student's U-Net before its training."""
-    if name == "guided":
+    if name != "half":
         return copy.deepcopy(teacher)
     torch.manual_seed(0)
     widths = tuple(width // 2 for width in UNET["widths"])
@@ -58,17 +62,32 @@ class Student(nn.Module):
 
     def loss(self, x0: Tensor, t: Tensor, eps: Tensor, tokens: Tensor) -> Tensor:
         """x0, eps: (B, 8, 8, 8), t: (B,), tokens: (B, L) -> (B,)"""
-        teacher = self.taught[0]
-        net, B = teacher.net, len(x0)
         x_t = self.schedule.perturb(x0, t, eps)
         with torch.no_grad():
-            text = net.encode(tokens, B)
-            none = net.encode(net.null["tokens"], 1)
-            null = {name: value.expand(B, -1, -1) for name, value in none.items()}
-            wanted = cfg(teacher, SCALE, null)(x_t, t, **text)
-        found = inference.with_unet(teacher, self.unet)(x_t, t, **text)
+            text, guided = self.guided(tokens, len(x0))
+            wanted = guided(x_t, t, **text)
+        found = inference.with_unet(self.taught[0], self.unet)(x_t, t, **text)
         sigma = append_dims(self.schedule.sigma(t).clamp(min=0.05), x_t)
         return ((found - wanted) / sigma).square().flatten(1).mean(1)
+
+    @torch.no_grad()
+    def guided(self, tokens: Tensor, B: int) -> tuple[dict[str, Tensor], Callable]:
+        """The text's condition, and the teacher with guidance."""
+        teacher = self.taught[0]
+        none = teacher.net.encode(teacher.net.null["tokens"], 1)
+        null = {name: value.expand(B, -1, -1) for name, value in none.items()}
+        return teacher.net.encode(tokens, B), cfg(teacher, SCALE, null)
+
+
+class ConsistentStudent(Student):
+    """The same, with the loss of a consistency model whose teacher is guided."""
+
+    def loss(self, x0: Tensor, t: Tensor, eps: Tensor, tokens: Tensor) -> Tensor:
+        """t: (B,) on the levels; the others as above."""
+        text, guided = self.guided(tokens, len(x0))
+        D = inference.with_unet(self.taught[0], self.unet)
+        model = Consistency(D.net, self.schedule, guided, target=D.target, levels=LEVELS)
+        return model.loss(x0, t, eps, **text)
 
 
 @cache
@@ -84,6 +103,13 @@ def draw(batch: dict, generator: torch.Generator) -> dict:
     return batch | {"t": t, "eps": torch.randn(x0.shape, generator=generator)}
 
 
+def draw_levels(batch: dict, generator: torch.Generator) -> dict:
+    """Each of the levels equally often, and noise."""
+    x0 = batch["x0"]
+    t = torch.randint(1, LEVELS + 1, (len(x0),), generator=generator) / LEVELS
+    return batch | {"t": t, "eps": torch.randn(x0.shape, generator=generator)}
+
+
 def trained(name: str) -> StableDiffusionUNet:
     """The U-Net of a finished run, or of one that is trained now."""
     D = train.load("mini_sd", "cpu")
@@ -92,8 +118,9 @@ def trained(name: str) -> StableDiffusionUNet:
         "x0": to_latents(figures.x, "nouns_vae"),
         "tokens": D.net.tokenizer(three_wordings(figures)),
     }
+    kind, drawn = (ConsistentStudent, draw_levels) if name == "consistency" else (Student, draw)
     student = train.train(
-        Student(D, start_of(name, D.net.unet)), batch, draw=draw, batch_size=BATCH, seed=0,
+        kind(D, start_of(name, D.net.unet)), batch, draw=drawn, batch_size=BATCH, seed=0,
         data_range=None, device="cpu", run_name=f"lesson7_student_{name}", **STUDENTS[name],
     )
     if not student.done:

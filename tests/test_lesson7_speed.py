@@ -11,6 +11,7 @@ from torch import nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import lesson7_speed as benchmark  # noqa: E402
+import lesson7_speed_students as students  # noqa: E402
 
 from course_lib import Denoiser, Schedule, cfg, dpmpp, last, timesteps  # noqa: E402
 from course_lib.guidance import guidance_interval  # noqa: E402
@@ -356,3 +357,29 @@ def test_the_goal():
         for part in noun_parts.PARTS:
             low = float(row[f"{part}_diff"]) - 1.96 * float(row[f"{part}_se"])
             assert low > -2, (row["row"], part)
+
+
+def test_the_consistent_student_learns_the_end_of_the_guided_path():
+    """At t = 1/4 the path ends in one DDIM step, at the teacher's guided prediction."""
+    teacher, _ = benchmark.models()
+    asked = benchmark.work(3)
+    start = students.start_of("consistency", teacher.net.unet)
+    student = students.ConsistentStudent(teacher, start).requires_grad_(True)
+    g, x0 = seeded(0), torch.randn(3, *teacher.data_shape, generator=seeded(1))
+    batch = students.draw_levels({"x0": x0.repeat(100, 1, 1, 1)}, g)
+    assert set(batch["t"].tolist()) == {0.25, 0.5, 0.75, 1.0}
+    t, eps = torch.full((3,), 0.25), batch["eps"][:3]
+    with torch.no_grad():
+        x = teacher.schedule.perturb(x0, t, eps)
+        text, guided = student.guided(asked.tokens, 3)
+        off = (teacher(x, t, **text) - guided(x, t, **text)) / teacher.schedule.sigma(t[0])
+        wanted = (off.square().flatten(1).mean(1) + 1e-4).sqrt() - 0.01
+    loss = student.loss(x0, t, eps, asked.tokens)
+    torch.testing.assert_close(loss, wanted)
+    loss.sum().backward()
+    assert any(p.grad is not None and p.grad.any() for p in student.unet.parameters())
+    assert not any(p.grad is not None for p in teacher.parameters())
+    rows = {row.name: row for row in benchmark.ROWS}
+    for steps in (1, 2, 4):
+        name = f"consistent, {steps} step" + "s" * (steps > 1)
+        assert rows[name].scale == 1 and rows[name].steps == steps
