@@ -13,9 +13,30 @@
 #
 # A picture of a digit is destroyed by noise in a thousand small steps. A network learns to undo the noise. Run it on pure noise, a thousand times over, and it draws new digits. In this lesson you derive how that works, check every formula with numbers, and watch a network learn on your own machine.
 #
-# **After this lesson you can** jump to any noise level in one step and prove that this is allowed; choose a noise schedule and say where it destroys the picture; derive the reverse process and the training loss from the likelihood (the probability that the model gives to the data), with no step left out; write a **denoising diffusion probabilistic model**, or DDPM, in forty lines; train it on all 60,000 digits of MNIST in two minutes; and tell from bad samples what went wrong.
+# **After this lesson you can** jump to any noise level in one step and prove that this is allowed; choose a noise schedule and say where it destroys the picture; derive the reverse process and the training loss from the likelihood (the probability that the model gives to the data), with no step left out; write a **denoising diffusion probabilistic model**, or DDPM, in forty lines that learn a spiral; train the library's on all 60,000 digits of MNIST in two minutes; and tell from bad samples what went wrong.
 #
-# **You need** Python, some PyTorch, calculus, and the Gaussian distribution (box 1.2 refreshes it). **It takes** about 4 minutes to run on two CPU cores, and an hour or two to read; on a GPU the same cells train a larger network. The exercises are in `exercises/01_diffusion_fundamentals.ipynb`.
+# **You need** Python, some PyTorch, calculus, and the Gaussian distribution. **It takes** about 4 minutes to run on two CPU cores, and an hour or two to read; on a GPU the same cells train a larger network. The exercises are in `exercises/01_diffusion_fundamentals.ipynb`.
+#
+# | section | | minutes | what it gives |
+# | --- | --- | --- | --- |
+# | 1.1 From noise to data | core | 6 | what a diffusion model does, and beside whom |
+# | 1.2 Three facts about Gaussians | core | 6 | all the probability that is needed |
+# | 1.3 One step of the forward process | core | 6 | why the image shrinks |
+# | 1.4 Jumping to step t | core | 10 | one draw in place of many; fewer steps |
+# | 1.5 Noise schedules | core | 8 | four curves, and what they do to samples |
+# | 1.5 Where the information goes, and the end | deeper | 10 | an ideal observer; the cost of a schedule's end |
+# | 1.6 Why there is a way back | core | 8 | small steps are Gaussian both ways |
+# | 1.7 The posterior | core | 6 | the reverse step, if the data were known |
+# | 1.8 What to learn: the bound | core | 15 | from likelihood to denoising |
+# | 1.8 Does the bound hold? | deeper | 8 | every term computed where the truth is known |
+# | 1.9 Three names for one thing | core | 10 | noise, image, score |
+# | 1.10 A DDPM, written out | core | 12 | forty lines that learn a spiral |
+# | 1.11 All of MNIST, live | core | 10 | a network learns digits while you watch |
+# | 1.12 What goes wrong | core | 8 | errors that do not crash, and a number that sees them |
+# | 1.13 A perfect denoiser that is useless | deeper | 6 | why a network had better be imperfect |
+# | 1.14 A Rosetta stone | deeper | 6 | the same thing in other papers' letters |
+#
+# The core sections read well alone.
 #
 # **Our conventions.** Data lies near [-1, 1]. The paper's formulas count **timesteps** $t = 1, \dots, T$; code counts $i = t - 1$ from 0; the library and the later lessons use the number $t/T$ in [0, 1], where 0 is data and 1 is noise. Betas are variances. The paper's $\alpha_t = 1 - \beta_t$ and $\bar\alpha_t$ are its own letters; the library's `alpha(t)` is $\sqrt{\bar\alpha_t}$, the factor on the data, and `sigma(t)` is $\sqrt{1-\bar\alpha_t}$, the standard deviation of the noise. $\log$ is the natural logarithm.
 
@@ -23,13 +44,15 @@
 {{setup}}
 
 # %%
+import csv
 import math
 
 import torch
 from torch import nn
 
 from course_lib import DDPM, Denoiser, Schedule, UNet, ancestral, last, timesteps
-from course_lib.lab import data, features, metrics, plots, tables, train, widgets
+from course_lib.lab import data, features, metrics, plots, storage, tables, train, widgets
+from course_lib.lab.notebook import diagrams
 
 device = train.default_device()
 torch.manual_seed(0)
@@ -40,7 +63,7 @@ print(f"{len(digits):,} digits of shape {tuple(digits.shape[1:])}, "
 # %% [markdown]
 # ## 1.1 From noise to data, in one moving picture
 #
-# **What does a diffusion model do?** Here is one at work on points in the plane. The data lie on a spiral; a thousand points start as pure noise and take a hundred small steps. Every step evaluates a **denoiser** once: a function of a noisy point and its time that returns where the clean point was, on average. (For this spiral it is a formula, which section 1.9 derives. For pictures a network learns it.)
+# **What does a diffusion model do?** Here is one at work on points in the plane. The data lie on a spiral; a thousand points start as pure noise and take a hundred small steps. Every step evaluates a **denoiser** once: a function of a noisy point and its time that returns where the clean point was, on average. For this spiral it is a formula, which section 1.9 derives. For pictures a network learns it.
 
 # %%
 # closer and closer in angle, so that the arm is covered evenly
@@ -56,11 +79,11 @@ plots.animate_points(path[::5], [f"t = {t:.2f}" for t in times[::5]],
                      alt="A cloud of noise becomes a spiral")
 
 # %% [markdown]
-# (Read the lines below the empty one as: a **schedule** of 1000 **noise levels**; a hundred and one of its times; random steps from time to time with the denoiser; draw.)
+# The last lines say: a **schedule** of 1000 **noise levels**; a hundred and one of its times; random steps from time to time with the denoiser; draw.
 #
-# **What the film shows.** For more than four fifths of the time hardly anything seems to happen. Then, in the last few frames, arms appear and tighten, until every point lies on the spiral. No point was given a goal: where it ends depends on its start and on the small random pushes on its way. That is *generating*, or **sampling**: drawing new samples from the distribution of the data.
+# **What the film shows.** For more than four fifths of the time hardly anything seems to happen. Then, in the last few frames, arms appear and tighten, until nearly every point lies on the spiral. No point was given a goal: where it ends depends on its start and on the small random pushes on its way. That is *generating*, or **sampling**: drawing new samples from the distribution of the data.
 #
-# Why go this way? Adding noise is easy, so for every clean point or picture we can make as many noisy ones as we like, and learning to remove noise is ordinary regression: known input, known answer, squared error. Other generative models (if you know them; nothing below depends on it) pay elsewhere:
+# Why go this way? Adding noise is easy, and learning to remove it is ordinary regression: known input, known answer, squared error. Other generative models pay elsewhere. Nothing below depends on this table:
 #
 # | | how it generates | what training is like | what it costs |
 # | --- | --- | --- | --- |
@@ -79,7 +102,7 @@ plots.animate_points(path[::5], [f"t = {t:.2f}" for t in times[::5]],
 #
 # $$a x + b z \sim \mathcal N(a m,\ a^2 v + b^2) \tag{1.1}$$
 #
-# Means and *variances* add; standard deviations do not. (That the sum is again Gaussian is special to Gaussians.)
+# Means and *variances* add; standard deviations do not.
 #
 # **Multiplying.** As a function of $x$, the product of two densities is again a Gaussian, up to a constant factor:
 #
@@ -120,8 +143,14 @@ for i, beta in enumerate(betas):
 plots.show(torch.cat(film + [x]), title="One digit after 0, 100, 200, ..., 1000 steps")
 
 # %% [markdown]
-# **What the figure shows.** The digit fades into snow. After 300 steps one can still read it; after 500 an eye finds nothing of it, and the other half of the steps adds noise to snow.
+# **What the figure shows.** The digit fades into snow. After 300 steps one can still read it; after 500 an eye finds nothing of it.
 #
+# Here is the whole plan. The upper arrows are this section, the lower ones sections 1.6 to 1.10:
+
+# %%
+diagrams.chain(torch.cat([film[k] for k in (0, 2, 4, 6)] + [x]))
+
+# %% [markdown]
 # In terms of probability, each step draws $x_t$ from a Gaussian around $x_{t-1}$ times a number slightly below 1. We write $q$ for the distributions of the forward process, and $I$ says that every pixel gets its own noise:
 #
 # $$q(x_t \mid x_{t-1}) = \mathcal N\!\big(\sqrt{1-\beta_t}\,x_{t-1},\ \beta_t I\big) \tag{1.4}$$
@@ -130,7 +159,7 @@ plots.show(torch.cat(film + [x]), title="One digit after 0, 100, 200, ..., 1000 
 #
 # $$\operatorname{Var}(x_t) = (1-\beta_t)\,v + \beta_t \tag{1.5}$$
 #
-# If $v = 1$, then $\operatorname{Var}(x_t) = 1$ again; and any other variance moves towards 1, because its distance to 1 is multiplied by $1-\beta_t$: subtract 1 on both sides to see it. Without the factor the variances would only add up. (The next cell pools all pixels of 500 digits; the same rule holds for that pooled variance.)
+# If $v = 1$, then $\operatorname{Var}(x_t) = 1$ again; and any other variance moves towards 1, because its distance to 1 is multiplied by $1-\beta_t$: subtract 1 on both sides to see it. Without the factor the variances would only add up. The next cell pools all pixels of 500 digits; the same rule holds for their pooled variance.
 
 # %%
 kept = grown = digits[:500]
@@ -141,11 +170,11 @@ print(f"variance of the pixels: data {digits[:500].var():.2f}; after 1000 steps 
       f"{kept.var():.2f} with the factor, {grown.var():.2f} without")
 
 # %% [markdown]
-# With the factor, the variance ends at 1: the process is called *variance preserving*. Without it, the variance grows by the sum of the betas, here about 10. (Both work; lesson 6 meets the second kind again. The first keeps a network's input at one size.)
+# With the factor, the variance ends at 1: the process is called *variance preserving*. Without it, the variance grows by the sum of the betas, here about 10. The first kind keeps a network's input at one size; lesson 6 meets the second.
 #
 # ## 1.4 Jumping straight to step t
 #
-# To train, we need $x_t$ at random $t$, for a thousand images a second and more. Going there one step at a time would cost $t$ draws of noise per image. **Can one draw replace them all?** Try it: run the process on 10,000 copies of one number, and look.
+# To train, we need $x_t$ at random $t$. **Can one draw of noise replace $t$ of them?** Run the process on 10,000 copies of one number, and look.
 
 # %%
 stepped = torch.full((10_000,), 2.0)                        # ten thousand copies of x0 = 2
@@ -159,7 +188,7 @@ print(f"after 300 steps: mean {stepped.mean():.3f}, "
 #
 # $$x_t = \sqrt{\alpha_t}\,x_{t-1} + \sqrt{1-\alpha_t}\,\epsilon_t = \sqrt{\alpha_t\alpha_{t-1}}\,x_{t-2} + \underbrace{\sqrt{\alpha_t(1-\alpha_{t-1})}\,\epsilon_{t-1} + \sqrt{1-\alpha_t}\,\epsilon_t}_{\text{a sum of two independent Gaussians}} \tag{1.6}$$
 #
-# By (1.1) the sum is Gaussian with variance $\alpha_t(1-\alpha_{t-1}) + (1-\alpha_t) = 1-\alpha_t\alpha_{t-1}$. So two steps look exactly like one step with $\alpha_t\alpha_{t-1}$ in place of $\alpha_t$. This is the induction: if $t-1$ steps from $x_0$ look like one step with the product $\bar\alpha_{t-1} = \alpha_1\cdots\alpha_{t-1}$, the same line, with $x_0$ for $x_{t-2}$ and $\bar\alpha_{t-1}$ for $\alpha_{t-1}$, shows that $t$ steps look like one with $\bar\alpha_t = \bar\alpha_{t-1}\alpha_t$ (the new $\epsilon_t$ is independent of all earlier noise). So, down to $x_0$:
+# By (1.1) the sum is Gaussian with variance $\alpha_t(1-\alpha_{t-1}) + (1-\alpha_t) = 1-\alpha_t\alpha_{t-1}$. So two steps look exactly like one step with $\alpha_t\alpha_{t-1}$ in place of $\alpha_t$. This is the induction: if $t-1$ steps from $x_0$ look like one step with the product $\bar\alpha_{t-1} = \alpha_1\cdots\alpha_{t-1}$, the same line, with $x_0$ for $x_{t-2}$ and $\bar\alpha_{t-1}$ for $\alpha_{t-1}$, shows that $t$ steps look like one with $\bar\alpha_t = \bar\alpha_{t-1}\alpha_t$ because the new $\epsilon_t$ is independent of all earlier noise. So, down to $x_0$:
 #
 # $$q(x_t \mid x_0) = \mathcal N\!\big(\sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t) I\big), \qquad x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon \tag{1.7}$$
 #
@@ -188,7 +217,7 @@ plots.histogram([stepped, jumped], labels=["300 steps", "one jump"],
                 xlabel="x_300, started from x_0 = 2")
 
 # %% [markdown]
-# **What the figure shows.** The two histograms coincide, except for random differences, and their mean and width are those of the formula.
+# **What the figure shows.** The two histograms coincide up to chance, with the formula's mean and width.
 #
 # The library writes the same thing as a function of time in [0, 1], $x_t = \alpha(t)\,x_0 + \sigma(t)\,\epsilon$ with $\alpha(t) = \sqrt{\bar\alpha}$ and $\sigma(t) = \sqrt{1-\bar\alpha}$. Step index $i$ sits at $t = (i+1)/T$, so $t = 0$ is exactly the data. The next cell asserts that it agrees.
 
@@ -206,7 +235,13 @@ print("course_lib.Schedule agrees")
 #
 # $$\mathrm{SNR}(t) = \frac{\bar\alpha_t}{1-\bar\alpha_t} \tag{1.8}$$
 #
-# It falls from infinity to nearly 0, so one plots its logarithm: positive while the signal is stronger, 0 where both are equal. (Digits have a pooled variance of 0.37, not 1, so for them "equal" is a manner of speaking.)
+# It falls from infinity to nearly 0, so one plots its logarithm: positive while the signal is stronger, 0 where both are equal.
+#
+# **Fewer steps.** Nothing in (1.6) needs neighbouring steps. Keep the noise levels $s < t$ alone and forget those between them: by (1.7) the jump from $x_s$ to $x_t$ multiplies by $\sqrt{\bar\alpha_t/\bar\alpha_s}$ and adds noise, so it is one step of a process with
+#
+# $$\beta' = 1 - \frac{\bar\alpha_t}{\bar\alpha_s} \tag{1.37}$$
+#
+# Any subsequence of the levels is a diffusion process of its own, with the same $q(x_t\mid x_0)$ at the levels it keeps. So a network that was trained on 1000 steps takes 100 or 4 below.
 #
 # **What does noise do to a whole distribution?** It blurs it. For the spiral we can say exactly how. Its distribution, $q(x_0)$, is a mixture of Gaussians with weights $w_k$, means $m_k$ and variance $s^2$; by (1.1) each of them stays a Gaussian:
 #
@@ -223,22 +258,22 @@ plots.densities(panels, title="The exact density of x_t")
 # %% [markdown]
 # **What the figure shows.** The arms widen and merge, from the inside outwards, while their centre line shrinks towards the middle; at t = 0.5 hardly anything tells it from $\mathcal N(0, I)$.
 #
-# **And a digit: at which noise level does it become unreadable?** Move the slider. (Without a running kernel you see five of its positions.) Watch the histogram, too: the background (black), at -1, and the strokes (white), at +1, merge into one Gaussian.
+# **And a digit: at which noise level does it become unreadable?** Move the slider. (Without a running kernel you see five of its positions.) Watch the histogram, too: background, at -1, and strokes, at +1, merge into one Gaussian.
 
 # %%
 one_noise = torch.randn(1, 1, 28, 28)
 widgets.noise_explorer(digits[5:6], one_noise, schedule)
 
 # %% [markdown]
-# **What the figure shows.** At t = 0.5 the digit is multiplied by 0.28 and hardly readable any more; the other half of the steps work on images that look like snow. Other choices of the betas spend their steps differently.
+# **What the figure shows.** At t = 0.5 the digit is multiplied by 0.28 and hardly readable; the other half of the steps work on what looks like snow.
 #
 # ## 1.5 Noise schedules
 #
-# A **noise schedule** is the choice of the betas, or, which is the same, of the curve $\bar\alpha_t$. Three are in wide use. **Linear** (Ho et al. 2020) draws the betas in a straight line, for $T = 1000$:
+# A **noise schedule** is the choice of the betas, or, which is the same, of the curve $\bar\alpha_t$. Four are in wide use. **Linear** (Ho et al. 2020) draws the betas in a straight line, for $T = 1000$:
 #
 # $$\beta_t = 10^{-4} + \frac{t-1}{T-1}\,(0.02 - 10^{-4}) \tag{1.10}$$
 #
-# **Cosine** (Nichol & Dhariwal 2021) chooses the curve and computes the betas from it; the 0.008 keeps the first steps from being too small to matter, and no beta may exceed 0.999:
+# **Cosine** (Nichol & Dhariwal 2021) chooses the curve and computes the betas from it. The 0.008 was chosen so that $\sqrt{\beta_1}$ lies just below one level of the 8-bit pixels, 1/127.5: with less noise near $t = 0$ the noise is hard to predict. No beta may exceed 0.999:
 #
 # $$\bar\alpha_t = \frac{f(t/T)}{f(0)}, \quad f(u) = \cos^2\!\Big(\frac{u + 0.008}{1.008}\cdot\frac\pi2\Big), \qquad \beta_t = \min\Big(1 - \frac{\bar\alpha_t}{\bar\alpha_{t-1}},\ 0.999\Big) \tag{1.11}$$
 #
@@ -246,10 +281,11 @@ widgets.noise_explorer(digits[5:6], one_noise, schedule)
 #
 # $$\bar\alpha_t = \frac{g(t/T)}{g(0)}, \quad g(u) = \operatorname{sig}(3 - 6u) - \operatorname{sig}(-3) \tag{1.12}$$
 #
-# (Both curves end at 0. The cap changes the last step alone, so that a little is left: $\bar\alpha_T$ is the product of the capped $1-\beta_t$.)
+# Both curves end at 0. The cap changes the last step alone, so that a little is left. **Scaled linear** is Stable Diffusion's: $\sqrt{\beta_t}$ runs in a straight line from $\sqrt{0.00085}$ to $\sqrt{0.012}$. It ends early, with $\sqrt{\bar\alpha_T} = 0.068$.
 
 # %%
-schedules = {"linear": schedule, "cosine": Schedule.cosine(), "sigmoid": Schedule.sigmoid()}
+schedules = {"linear": schedule, "cosine": Schedule.cosine(),
+             "sigmoid": Schedule.sigmoid(), "scaled linear": Schedule.scaled_linear()}
 f = lambda u: torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
 u = torch.arange(T + 1, dtype=torch.float64) / T
 torch.testing.assert_close((1 - f(u[1:]) / f(u[:-1])).clamp(max=0.999),
@@ -257,7 +293,7 @@ torch.testing.assert_close((1 - f(u[1:]) / f(u[:-1])).clamp(max=0.999),
 
 ts = torch.linspace(0.005, 1, 200)
 plots.curves(ts, {name: s.log_snr(ts) for name, s in schedules.items()}, ylim=(-17, 10),
-             title="Three schedules", xlabel="t (0 = data, 1 = noise)", ylabel="log SNR")
+             title="Four schedules", xlabel="t (0 = data, 1 = noise)", ylabel="log SNR")
 drowned = {}
 for name, s in schedules.items():
     noisy = [s.perturb(digits[5:6], t, one_noise) for t in torch.linspace(0.1, 1, 10)]
@@ -265,13 +301,34 @@ for name, s in schedules.items():
 plots.show(drowned, title="One digit at t = 0.1, 0.2, ..., 1")
 
 # %% [markdown]
-# **What the figures show.** The linear schedule hurries: at t = 0.26 the log SNR has fallen to 0, where the other two wait until 0.5. Its second half looks like nothing but snow.
+# **What the figures show.** The linear schedule hurries: at t = 0.26 the log SNR has fallen to 0, where cosine and sigmoid wait until 0.5. Its second half looks like nothing but snow. Scaled linear lies between them for most of the way, and stops at a log SNR of -5.
 #
-# **But where is the information destroyed, in numbers?** Ask an **ideal observer**: someone who has 10,000 digits and is shown one of them with noise. By Bayes' rule, all being equally likely beforehand and noise being Gaussian, the **posterior** probability that it was number $n$ is
+# **Does it matter for samples?** The same network, trained under each schedule for as many steps, with two seeds (`python benchmarks/lesson1_schedules.py`). The distance of the samples to real digits is explained in 1.12; smaller is better, and the last row has as many real digits.
+
+# %%
+with open(storage.ASSETS / "lesson1_schedules.csv") as file:
+    trained = list(csv.DictReader(file))
+rows = {}
+for name in dict.fromkeys(row["schedule"] for row in trained):
+    runs = [float(row["distance"]) for row in trained if row["schedule"] == name]
+    rows[name] = {f"seed {k}": distance for k, distance in enumerate(runs)}
+n, test = int(trained[0]["n"]), features.features_of_test_split()
+for k, real in enumerate(digits[:2 * n].split(n)):
+    distance = metrics.frechet_distance(features.digit_features(real), test)
+    rows.setdefault("real digits", {})[f"seed {k}"] = distance
+tables.table(rows, ".2f", index="schedule",
+             caption=f"Distance to real digits, {trained[0]['steps']} updates, n = {n:,}")
+
+# %% [markdown]
+# «What the table shows.»
+#
+# ### Where is the information destroyed, and what does the end cost? · deeper
+#
+# Ask an **ideal observer**: someone who has 10,000 digits and is shown one of them with noise. By Bayes' rule, all being equally likely beforehand and noise being Gaussian, the **posterior** probability that it was number $n$ is
 #
 # $$p(n \mid x_t) = \frac{\exp(-d_n)}{\sum_m \exp(-d_m)}, \qquad d_n = \frac{\|x_t - \sqrt{\bar\alpha_t}\,x^{(n)}\|^2}{2(1-\bar\alpha_t)} \tag{1.13}$$
 #
-# The uncertainty that is left is the **entropy** $-\sum_n p \log_2 p$: 0 bits when the observer is sure, and $\log_2 10{,}000 = 13.3$ bits when nothing is known any more.
+# The uncertainty that is left is the **entropy** $-\sum_n p \log_2 p$. It is 0 bits when the observer is sure, and $\log_2 10{,}000 = 13.3$ bits when nothing is known any more.
 
 # %%
 memory = digits[:10_000].flatten(1)                         # (10000, 784)
@@ -310,11 +367,13 @@ tables.table(rows, {"from t": ".2f", "to t": ".2f", "fraction of the steps": ".0
              index="schedule", caption="Steps spent between log SNR 0 and -6")
 
 # %% [markdown]
-# **What the figure shows.** Down to log SNR 0, where image and noise are multiplied by the same number, the ideal observer still knows which image it was: 784 pixels help each other. Nearly all of it is lost between 0 and -6, where each schedule spends about half of its steps; linear spends another quarter below -6, the other two almost nothing. And which *digit* it was goes between -1.5 and -5, most of it near -3. There the large decisions fall. Above log SNR 0 this observer has nothing left to find out; for a network, which has no list of images, only details are open. (Larger images have more pixels to help each other, and need more noise still.)
+# **What the figure shows.** Down to log SNR 0, where image and noise are multiplied by the same number, the ideal observer still knows which image it was: 784 pixels help each other. Nearly all of it is lost between 0 and -6, where linear, cosine and sigmoid spend about half of their steps; linear spends another quarter below -6, cosine and sigmoid almost nothing. And which *digit* it was goes between -1.5 and -5, most of it near -3. Above log SNR 0 this observer has nothing left to find out. Larger images have more pixels to help each other, and need more noise still.
 #
 # **What does the end of the schedule cost?** Sampling starts from the **prior** $\mathcal N(0, I)$, but the forward process ends at $q(x_T \mid x_0)$. By (1.3), with $d$ pixels, the mismatch is
 #
 # $$\mathrm{KL}\big(q(x_T\mid x_0)\,\|\,\mathcal N(0, I)\big) = \tfrac12\Big(\bar\alpha_T\|x_0\|^2 - d\,\bar\alpha_T - d\log(1-\bar\alpha_T)\Big) \tag{1.14}$$
+
+# On average over the data, (1.14) is the divergence of $q(x_T)$ itself from the prior, plus what $x_T$ still tells of $x_0$ (their mutual information). So it is an *upper bound* of the mismatch that sampling suffers.
 
 # %%
 def prior_mismatch(x0, a):
@@ -335,7 +394,7 @@ tables.table(rows, ".1e", index="schedule",
              caption="Mismatch (1.14) of x_T and N(0, I), mean of 10,000 digits")
 
 # %% [markdown]
-# The three leave next to nothing. The last row is a classic mistake: the same betas with a tenth of the steps. A third of the signal's variance is still there, and the network was never trained on the noise that sampling starts from. (`Schedule.linear(T)` multiplies the betas by $1000/T$ for this reason.) Try other ends for the linear schedule:
+# Linear, cosine and sigmoid leave next to nothing, scaled linear a little. The last row is a classic mistake: the same betas with a tenth of the steps. A third of the signal's variance is still there, and the network was never trained on the noise that sampling starts from. For this reason `Schedule.linear(T)` multiplies the betas by $1000/T$. Try other ends for the linear schedule:
 
 # %%
 widgets.schedule_explorer(digits[5:6], one_noise)
@@ -382,13 +441,13 @@ tables.table(rows, {"mean": ".4f", "variance": ".5f"},
              caption="The reverse step from x_t = 0.15, with beta = 0.01")
 
 # %% [markdown]
-# They differ because $\log q$ is not quite straight across the Gaussian. In the middle between the modes it curves upwards, and that widens the step. Its slope is steepest close to $c$ and smaller on both sides, so the mean moves a little less than (1.16) says. ($\beta_t$ is small *enough* if $\log q_{t-1}$ hardly bends over a width of $\sqrt{\beta_t}$. Here $x_{t-1}$ was the data itself; after some noise $\log q$ is smoother, and larger steps will do.)
+# They differ a little because $\log q$ is not quite straight across the Gaussian. $\beta_t$ is small *enough* if $\log q_{t-1}$ hardly bends over a width of $\sqrt{\beta_t}$.
 #
 # So a thousand small steps make each reverse step *simple*: only its mean has to be learned. The slope $\nabla\log q$ is called the **score**; it points to where data is denser, and we meet it again in 1.9.
 #
 # ## 1.7 The posterior: the reverse step, if we knew the data
 #
-# The score of all digits is unknown. But if we knew $x_0$, the reverse step would be a formula. Bayes' rule once more: $q(x_{t-1} \mid x_t, x_0) \propto q(x_t \mid x_{t-1})\, q(x_{t-1} \mid x_0)$, where factors without $x_{t-1}$ are left out, and $q(x_t \mid x_{t-1}, x_0) = q(x_t \mid x_{t-1})$ because a forward step depends only on the image before it (the process is a **Markov chain**). As a function of $x_{t-1}$, the first factor is a Gaussian around $x_t/\sqrt{\alpha_t}$ with variance $\beta_t/\alpha_t$, and the second, by (1.7), one around $\sqrt{\bar\alpha_{t-1}}\,x_0$ with variance $1-\bar\alpha_{t-1}$. Multiply them by (1.2). The inverse variances add:
+# The score of all digits is unknown. But if we knew $x_0$, the reverse step would be a formula. Bayes' rule once more: $q(x_{t-1} \mid x_t, x_0) \propto q(x_t \mid x_{t-1})\, q(x_{t-1} \mid x_0)$, where factors without $x_{t-1}$ are left out. Here $q(x_t \mid x_{t-1}, x_0) = q(x_t \mid x_{t-1})$, because a forward step depends only on the image before it: the process is a **Markov chain**. As a function of $x_{t-1}$, the first factor is a Gaussian around $x_t/\sqrt{\alpha_t}$ with variance $\beta_t/\alpha_t$, and the second, by (1.7), one around $\sqrt{\bar\alpha_{t-1}}\,x_0$ with variance $1-\bar\alpha_{t-1}$. Multiply them by (1.2). The inverse variances add:
 #
 # $$\frac1{\tilde\beta_t} = \frac{\alpha_t}{\beta_t} + \frac1{1-\bar\alpha_{t-1}} = \frac{\alpha_t(1-\bar\alpha_{t-1}) + \beta_t}{\beta_t(1-\bar\alpha_{t-1})} = \frac{1-\bar\alpha_t}{\beta_t(1-\bar\alpha_{t-1})}, \qquad \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t \tag{1.17}$$
 #
@@ -457,9 +516,13 @@ plots.curves(torch.arange(1, T + 1),
 #
 # $$L_{\text{simple}} = \mathbb E_{x_0,\,t,\,\epsilon}\,\big\|\epsilon - \epsilon_\theta\big(\sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon,\ t\big)\big\|^2 \tag{1.26}$$
 #
-# This is no longer the bound but a *reweighted* one: the weight in (1.25) is by far the largest at the first steps, where the noise is too fine to see; without it, the network works on what the eye notices. (Code divides by the number of pixels, so that a prediction of 0 costs 1.)
+# This is no longer the bound but a *reweighted* one: the weight in (1.25) is by far the largest at the first steps, where the noise is too fine to see. Ho et al. conjecture that dropping it lets the network work on the harder levels; lesson 3 compares weightings. Code divides by the number of pixels, so that a prediction of 0 costs 1.
 #
-# **Does the bound hold?** On the bimodal data the best possible network is known, and so is $-\log q(x_0)$. So compute every term, with the two variances that are in use, $\sigma_t^2 = \tilde\beta_t$ and $\sigma_t^2 = \beta_t$, and add them up. (For $t = 1$, where $\tilde\beta_1 = 0$, both use $\beta_1$.) The averages are taken over a fine grid of values of $x_0$ and $\epsilon$, so that no random error hides anything. On average over the data, no model's $-\log p_\theta(x_0)$ is below $-\log q(x_0)$, since the difference is a divergence; so the average of $L$ lies above both, and the gap we shall see is what the bound and the model lose together. (Densities of continuous data may exceed 1, so single terms may be negative.)
+# ### Does the bound hold? · deeper
+#
+# For pictures of 256 grey levels Ho et al. replace $L_0$ by a *discretised decoder*: the probability of a pixel value is the Gaussian's mass over its bin. That makes $L$ a code length in bits, which lesson 3 counts. Here the data are real numbers.
+#
+# On the bimodal data the best possible network is known, and so is $-\log q(x_0)$. So compute every term, with the two variances that are in use, $\sigma_t^2 = \tilde\beta_t$ and $\sigma_t^2 = \beta_t$, and add them up. For $t = 1$, where $\tilde\beta_1 = 0$, both use $\beta_1$. The averages are taken over a fine grid of values of $x_0$ and $\epsilon$, so that no random error hides anything. On average over the data, no model's $-\log p_\theta(x_0)$ is below $-\log q(x_0)$, since the difference is a divergence; so the average of $L$ lies above both, and the gap is what the bound and the model lose together. Densities of continuous data may exceed 1, so single terms may be negative.
 
 # %%
 x0, eps = torch.meshgrid(torch.linspace(-2.5, 2.5, 101).double(),
@@ -509,7 +572,7 @@ tables.table(rows, {"L_0": ".3f", "L_1 + ... + L_T-1": ".3f", "L_T": ".5f",
              caption="The variational bound, in nats, averaged over the data")
 
 # %% [markdown]
-# The bound holds in every row, and with more steps and $\sigma_t^2 = \beta_t$ it comes within 0.004 nats of the truth (a nat is the unit of natural logarithms, 1.44 bits), as (1.16) promised: the smaller the step, the nearer the true reverse step is to a Gaussian of variance $\beta_t/\alpha_t$. With $\tilde\beta_t$ it stays further away: that is the variance *given* $x_0$, which the model is not given. (Exercise 1.10 finds the best variance for Gaussian data.)
+# The bound holds in every row, and with more steps and $\sigma_t^2 = \beta_t$ it comes within 0.004 nats of the truth (a nat is the unit of natural logarithms, 1.44 bits), as (1.16) promised: the smaller the step, the nearer the true reverse step is to a Gaussian of variance $\beta_t/\alpha_t$. With $\tilde\beta_t$ it stays further away: that is the variance *given* $x_0$, which the model is not given. Exercise 1.10 finds the best variance for Gaussian data.
 
 # %% [markdown]
 # ## 1.9 Three names for one thing
@@ -549,7 +612,7 @@ print("Tweedie's formula and the mixture's exact denoiser agree")
 # %% [markdown]
 # ## 1.10 A DDPM, written out
 #
-# Now we have everything: a loss, (1.26), and a reverse step, (1.17) and (1.18) with the network's prediction of $x_0$. All $T$ reverse steps, one after the other, are **ancestral sampling**. Three functions, and `q_sample` from above, are a complete DDPM:
+# We have a loss, (1.26), and a reverse step, (1.17) and (1.18) with the network's prediction of $x_0$. All $T$ reverse steps, one after the other, are **ancestral sampling**. Three functions, and `q_sample` from above, are a complete DDPM:
 
 # %%
 def p_losses(net, x0, i, eps, alpha_bar):
@@ -559,7 +622,7 @@ def p_losses(net, x0, i, eps, alpha_bar):
 
 # %%
 @torch.no_grad()
-def p_sample(net, x, i, z, betas, to_std=torch.sqrt):
+def p_sample(net, x, i, z, betas):
     """One reverse step, from x_t to x_{t-1}, with t = i + 1.
 
     x, z: (B, ...), i: 0 ... T-1
@@ -571,22 +634,19 @@ def p_sample(net, x, i, z, betas, to_std=torch.sqrt):
     x0_hat = (x - (1 - a).sqrt() * net(x, t)) / a.sqrt()                        # (1.27)
     mean = (1 - beta).sqrt() * (1 - before) * x + before.sqrt() * beta * x0_hat
     mean = mean / (1 - a)                                                       # (1.18)
-    return mean + to_std(beta * (1 - before) / (1 - a)) * z                     # (1.17)
+    return mean + (beta * (1 - before) / (1 - a)).sqrt() * z                    # (1.17)
 
-def p_sample_loop(net, x, betas, generator, to_std=torch.sqrt):
-    """From noise x_T to x_0.
-
-    `to_std` turns the variance of a step into the factor of its noise
-    """
+def p_sample_loop(net, x, betas, generator):
+    """From noise x_T to x_0."""
     for i in reversed(range(len(betas))):
         z = torch.randn(x.shape, generator=generator).to(x.device)
-        x = p_sample(net, x, i, z, betas, to_std)
+        x = p_sample(net, x, i, z, betas)
     return x
 
 # %% [markdown]
-# (The square root is a parameter because section 1.12 will leave it out on purpose.) Its variance is $\tilde\beta_t$: the bound preferred $\beta_t$, but Ho et al. found the samples alike, and $\tilde\beta_t$ needs no special last step: at $i = 0$ it is 0, no noise is added, and the network's prediction of the clean data is returned.
+# The variance is $\tilde\beta_t$. Ho et al. found samples with $\beta_t$ alike, and $\tilde\beta_t$ needs no special last step: at $i = 0$ it is 0, no noise is added, and the network's prediction of the clean data is returned. Much code clips $\hat x_0$ to [-1, 1] in every step, the range of the data; lesson 4 looks at when that helps.
 #
-# **First on the spiral**, where we know what is right. The network is a small one: it takes a point and some sinusoids of the point and of $\sqrt t$ (a **positional encoding**, in which near positions and near times differ clearly), and predicts the noise. The training is the whole recipe: draw a **batch** of data, times and noise; compute the loss; step downhill.
+# **First on the spiral**, where we know what is right. The network is a small one: it takes a point and some sinusoids of the point and of $\sqrt t$ (a **positional encoding**), and predicts the noise. The training is the whole recipe: draw a **batch** of data, times and noise; compute the loss; step downhill.
 
 # %%
 class PointNet(nn.Module):
@@ -625,7 +685,7 @@ for _ in range(updates):
 print(f"loss of the last 500 updates: {sum(losses[-500:]) / 500:.3f}")
 
 # %% [markdown]
-# **Is that good?** A loss means nothing until one knows the smallest possible one. By (1.28) the exact denoiser pays it, so compute both at every noise level. And see what the network learned: arrows from noisy points to the prediction of the clean point.
+# **Is that good?** A loss means nothing until one knows the smallest possible one. By (1.28) the exact denoiser pays it, so compute both at every noise level. Then draw arrows from noisy points to the predictions.
 
 # %%
 learned = Denoiser(point_net, schedule, target="eps")
@@ -654,7 +714,7 @@ plots.arrows({name: (tails, h) for name, h in heads.items()}, background=points[
              title="From a noisy point at t = 0.3 to the prediction of the clean one")
 
 # %% [markdown]
-# **What the figures show.** Most of the loss is *unavoidable* (the loss that the training printed came from other random draws, so compare the two in the title): near t = 0 the noise is too fine to be told from the data's own spread, so even the exact denoiser errs by nearly 1 there. The network pays a little more than it must. Its arrows are nearly the exact ones; many end *between* the arms: averages of several possible clean points.
+# **What the figures show.** Most of the loss is *unavoidable*: near t = 0 the noise is too fine to be told from the data's own spread, so even the exact denoiser errs by nearly 1 there. The hump near t = 0.13 is real; single points of both curves are off by up to 0.05, as each is a mean of 400 squared errors. The network pays a little more than it must: compare the two means in the title, whose draws are the same. Its arrows are nearly the exact ones; many end *between* the arms: averages of several possible clean points.
 
 # %%
 g = torch.Generator().manual_seed(2)
@@ -665,9 +725,9 @@ plots.scatter({"data": points[:2000], "our DDPM, 1000 steps": samples,
                "one prediction, at t = 0.5": predicted}, title="Two thousand points each")
 
 # %% [markdown]
-# **What the figure shows.** A thousand steps draw the spiral, with a few points lost between the arms. One prediction, with pure noise given to the network as if it were a point at t = 0.5, gives averages of *many* clean points: a shapeless patch in the middle. One prediction cannot choose; the reverse process chooses a little at every step. (At t = 1 the prediction would be the middle itself, could we compute it well: there (1.27) divides by $\sqrt{\bar\alpha_T} = 0.0064$, which makes every error of the network 157 times larger. This hardly harms the reverse process, because (1.18) gives the early predictions a tiny weight. Lesson 3 brings targets without this division.)
+# **What the figure shows.** A thousand steps draw the spiral, with a few points lost between the arms. One prediction, from pure noise given as if it were a point at t = 0.5, is an average of *many* clean points: a shapeless patch in the middle.
 #
-# The library's `DDPM` is the same algebra with bad input refused; its general `Denoiser` (a network, a schedule, and the network's target) has the same loss. Asserted, step by step:
+# The library's `DDPM` is the same algebra with bad input refused; its `Denoiser`, of a network, a schedule and the network's target, has the same loss:
 
 # %%
 x, z, x0 = torch.randn(3, 4, 2, generator=g)
@@ -687,9 +747,9 @@ print("course_lib.DDPM and course_lib.Denoiser agree")
 # %% [markdown]
 # ## 1.11 All of MNIST, live
 #
-# The network is now a U-Net, an image-to-image network that lesson 2 takes apart; here it is a box: noisy image and time in, noise out. `train.train` repeats the step you have just seen with two refinements (lesson 3): it gives the optimizer Muon the weights for which it is better than AdamW, and it keeps a running average of the weights (**EMA**, exponential moving average), which draws better than the weights themselves.
+# The network is now a U-Net, an image-to-image network that lesson 2 takes apart; here it is a box: noisy image and time in, noise out. `train.train` repeats the step you have just seen. It differs in five points, all of lesson 3: continuous times, spread evenly over each batch; a learning rate that rises first; the optimizer Muon for the matrices inside the network; numbers of 16 bits where the processor is fast at them; and samples from a running average of the weights (**EMA**, exponential moving average).
 #
-# Each time the training time has doubled, the current network turns the same twelve noise images into digits. To save time it takes 50 large steps in place of 1000: (1.17) and (1.18) hold from $t$ to any earlier $s$, too (exercises 1.2 and 1.6 work this out). In the library, `sample_prior` draws the starting noise, `timesteps` chooses the times, `ancestral` takes the steps and `last` keeps the final image. **Watch when they become digits.**
+# Each time the training time has doubled, the current network turns the same twelve noise images into digits. To save time it takes 50 large steps in place of 1000, by (1.37). In the library, `sample_prior` draws the starting noise, `timesteps` chooses the times, `ancestral` takes the steps and `last` keeps the final image. **Watch when they become digits.**
 
 # %%
 def show_samples(D, done):
@@ -717,9 +777,45 @@ plots.curves(steps, {"mean squared error of the noise": losses},
              xlabel="training step", ylabel="loss", yscale="log")
 
 # %% [markdown]
-# **What the figures show.** The first row shows blobs and snow, the next two strokes and lumps, the last two digits, of which one can read rather more than half. The loss falls by four fifths in the first hundred steps and slowly after that, in the second half by about a sixth; the samples improve most after that first fall: a part of it is unavoidable, as on the spiral (how large a part nobody knows for real digits). So we do not judge a diffusion model by its loss alone.
+# **What the figures show.** The first row shows blobs and snow, the next two strokes and lumps, the last two digits, of which one can read rather more than half. The loss begins at 1, since a fresh network predicts 0; the curve's first point is the mean of fifty updates. After the first hundred it falls slowly, while the samples still improve. A part of the loss is unavoidable, as on the spiral, and for real digits nobody knows how large a part. So we do not judge a diffusion model by its loss alone.
 #
-# **One prediction, or the reverse process?** The first row is the original with noise at seven levels. The second is the network's prediction of the clean image, from one evaluation; the third is the end of the reverse process from the same noisy images, in steps of 0.01.
+# **At which noise level is the digit decided?** Add noise to test digits up to a level, let the reverse process run from there, and ask a classifier whether the digit is still the same one. The network is `mnist_small`, which was trained longer.
+
+# %%
+small = train.load("mnist_small", device)
+x0, wanted = (values[:100] for values in data.mnist("test"))
+g, rows = torch.Generator().manual_seed(0), []
+eps = torch.randn(x0.shape, generator=g)
+for level in (0.0, -1.0, -1.5, -2.5, -4.0):                 # log SNR
+    t = small.schedule.t_from_log_snr(level)
+    x = small.schedule.perturb(x0, t, eps).to(device)
+    times = timesteps(small.schedule, 30, start=t.item())
+    with torch.no_grad(), train.autocast():
+        x = last(ancestral(small, small.schedule, x, times, generator=g))
+    found = features.digit_probabilities(x.float().cpu().clamp(-1, 1)).argmax(1)
+    rows.append({"log SNR": level, "t, linear": schedule.t_from_log_snr(level),
+                 "same digit": (found == wanted).float().mean()})
+tables.table(rows, {"log SNR": ".1f", "t, linear": ".2f", "same digit": ".0%"},
+             caption="100 test digits, noised and sampled again (± 5 points at most)")
+
+# %% [markdown]
+# **What the table shows.** The digit is decided between a log SNR of about -4, where little more than a chance hit is left, and 0, where nearly all digits come back: on the linear schedule from $t = 0.63$ down to 0.26. Now all of it, a thousand steps for twenty images, with a new draw of noise in each:
+
+# %%
+ddpm, frames = DDPM(D.net, betas), []
+with train.autocast():
+    # 1001 states: x_1000, ..., x_0
+    for done, x in enumerate(ddpm.sample((20, 1, 28, 28), g, device)):
+        if done % 80 == 40:                                 # thirteen, the last included
+            frames.append(x.cpu())
+plots.animate(frames, columns=10, alt="Twenty digits appear from noise in a thousand steps")
+
+# %% [markdown]
+# **What the film shows.** By the table most of the deciding falls between $t = 0.63$ and 0.3, where the eye still sees mostly snow. Then strokes appear and settle, and the last steps remove the grain.
+#
+# ### One prediction, or the reverse process? · deeper
+#
+# The first row is the original with noise at seven levels. The second is the network's prediction of the clean image, from one evaluation; the third is the end of the reverse process from the same noisy images, in steps of 0.01.
 
 # %%
 levels, g = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), torch.Generator().manual_seed(4)
@@ -736,23 +832,11 @@ plots.show({"noisy": torch.cat(starts), "one prediction": torch.cat(predictions)
            title="From t = 0.1 (left) to t = 0.7 (right)")
 
 # %% [markdown]
-# **What the figure shows.** Little noise leaves one possible digit, and both agree. With more noise the prediction blurs into an average of several digits, as (1.28) says it must; the grain at $t = 0.7$ is the network's own error, made larger by the division in (1.27). The reverse process decides for one shape: the original at $t = 0.1$ and 0.2, then others, not all of them good digits after two minutes of training. Now all of it, a thousand steps for twenty images, with a new draw of noise in each:
-
-# %%
-ddpm, frames = DDPM(D.net, betas), []
-with train.autocast():
-    # 1001 states: x_1000, ..., x_0
-    for done, x in enumerate(ddpm.sample((20, 1, 28, 28), g, device)):
-        if done % 80 == 40:                                 # thirteen, the last included
-            frames.append(x.cpu())
-plots.animate(frames, columns=10, alt="Twenty digits appear from noise in a thousand steps")
-
-# %% [markdown]
-# **What the film shows.** For about half of the time nothing seems to happen. But the eye misses the best part: between t = 0.77 and 0.4, under the snow, the ideal observer of 1.5 goes from knowing almost nothing to knowing almost all. There the digit is decided. Then strokes appear and settle, and the last steps remove the remaining grain.
+# **What the figure shows.** Little noise leaves one possible digit, and both agree. With more noise the prediction blurs into an average of several digits, as (1.28) says it must; the grain at $t = 0.7$ is the network's own error, made larger by the division in (1.27), which lesson 3 avoids. The reverse process ends at one shape: the original at $t = 0.1$ and 0.2, then others, not all of them good digits after two minutes of training. Where the noise is small enough to leave one possible digit, another shape is the network's error.
 #
 # ## 1.12 What goes wrong, and how to see it
 #
-# > **A Fréchet distance in one paragraph.** Looking at samples is subjective, so we also compute a number. Take a **classifier** of digits (ours is right for more than 99 % of the test digits), and for each image compute its 128 features, the numbers just before its decision. Fit a Gaussian to the features of real images and another to those of the samples; with means $\mu_1, \mu_2$ and covariances $C_1, C_2$ the distance (squared, as is usual) is $\|\mu_1-\mu_2\|^2 + \operatorname{tr}\big(C_1 + C_2 - 2(C_1C_2)^{1/2}\big)$. (With the features of an Inception network it is the **FID** of papers.) It is 0 when means and covariances agree. How much to trust it? It sees only what the features see, and only two moments of them; and estimated from few images both are off by chance, which adds to the distance. So compare at one number of images, print the **real-data baseline** beside it, its floor (what the same number of real images gets), and look at the pictures, too.
+# > **A Fréchet distance in one paragraph.** Looking at samples is subjective, so we also compute a number. Take a **classifier** of digits (ours is right for more than 99 % of the test digits), and for each image compute its 128 features, the numbers just before its decision. Fit a Gaussian to the features of real images and another to those of the samples; with means $\mu_1, \mu_2$ and covariances $C_1, C_2$ the distance (squared, as is usual) is $\|\mu_1-\mu_2\|^2 + \operatorname{tr}\big(C_1 + C_2 - 2(C_1C_2)^{1/2}\big)$. With the features of an Inception network it is the **FID** of papers, the Fréchet Inception distance (Heusel et al. 2017). It is 0 when means and covariances agree. It sees only what the features see, and only two moments of them; estimated from few images both are off by chance, which adds to the distance. So compare at one number of images, print the **real-data baseline** beside it, what as many real images get, and look at the pictures, too.
 #
 # Sampling code has a few classic errors, and none of them crashes. Here they are, on the same trained network, each with its Fréchet distance. All take a hundred steps, the betas of which come from every tenth $\bar\alpha_t$, except for the last one, which takes four.
 
@@ -762,18 +846,30 @@ def coarse_betas(steps):
     a = alpha_bar[T // steps - 1::T // steps].to(device)
     return 1 - a / torch.cat([torch.ones(1, device=device), a[:-1]])
 
+def broken_loop(net, x, betas, generator, mistake):
+    """`p_sample_loop`, with a mistake in the noise of each step."""
+    a = torch.cumprod(1 - betas, dim=0)
+    for i in reversed(range(len(betas))):
+        before = a[i - 1] if i else torch.ones_like(a[0])
+        variance = betas[i] * (1 - before) / (1 - a[i])                         # (1.17)
+        z = torch.randn(x.shape, generator=generator).to(x.device)
+        x = p_sample(net, x, i, mistake(z, variance), betas)
+    return x
+
 hundred = coarse_betas(100)
-variants = {"right":             (hundred, torch.sqrt),
-            "no noise added":    (hundred, torch.zeros_like),
-            "beta, not sqrt":    (hundred, lambda variance: variance),
-            "variance doubled":  (hundred, lambda variance: (2 * variance).sqrt()),
-            "four steps":        (coarse_betas(4), torch.sqrt)}
+variants = {"right":             (hundred, lambda z, variance: z),
+            "no noise added":    (hundred, lambda z, variance: 0 * z),
+            "beta, not sqrt":    (hundred, lambda z, variance: variance.sqrt() * z),
+            "variance doubled":  (hundred, lambda z, variance: 2**0.5 * z),
+            "four steps":        (coarse_betas(4), lambda z, variance: z)}
+
+# %%
 results = {}
-for name, (some_betas, to_std) in variants.items():
+for name, (some_betas, mistake) in variants.items():
     g = torch.Generator().manual_seed(5)
     noise = torch.randn(500, 1, 28, 28, generator=g).to(device)
     with train.autocast():
-        x = p_sample_loop(D.net, noise, some_betas, g, to_std)
+        x = broken_loop(D.net, noise, some_betas, g, mistake)
     results[name] = x.float().cpu().clamp(-1, 1)
 
 # %%
@@ -782,14 +878,18 @@ distances = {name: metrics.frechet_distance(features.digit_features(x), test_spl
              for name, x in results.items()}
 baseline = {"real digits (the baseline)": metrics.frechet_real_baseline(500)}
 rows = {name: {"Fréchet distance": d} for name, d in (distances | baseline).items()}
-tables.table(rows, ".2f", caption="Distance to the 10,000 test digits, 500 images each")
+for name, x in results.items():
+    counts = features.digit_probabilities(x).argmax(1).bincount(minlength=10)
+    rows[name] |= {"most frequent": counts.argmax(), "its share": counts.max() / 500}
+tables.table(rows, {"Fréchet distance": ".2f", "its share": ".0%"},
+             caption="Distance to the 10,000 test digits, 500 images each")
 plots.show({f"{name}  {distances[name]:.1f}": x[:14] for name, x in results.items()},
            title="The same network, five ways to sample, and their Fréchet distances")
 
 # %% [markdown]
-# **What the figure shows.** *No noise*, or nearly none (for a small variance, the variance is much smaller than its root): $x_t$ holds less noise than belongs to the time that the network is given, so it removes too much; without noise the trajectories run to a few plain shapes, such as 1, 7 and 9, and variety is gone; with the variance in place of its root most of it is. *Too much noise*: the network cannot keep up, and grain and torn strokes remain. *Four steps* (no bug, only too few): each exact reverse step is far from Gaussian, as in 1.6, and the last one returns the network's prediction at $t = 0.25$ as it is; the strokes come out blurred and broken. Every error has its look; and where looks deceive, as in exercise 1.3, there is the number. (Even the right way is far above the baseline: that is what a small network has learned in two minutes. And the number does not say *what* is wrong.)
+# **What the figure shows.** *No noise*, or nearly none: for a small variance, the variance is much smaller than its root. Then $x_t$ holds less noise than its time says, and the network probably removes too much: plain shapes are left; the table's last columns say how far variety is gone. *Too much noise*: grain and torn strokes remain. *Four steps* are no bug, only too few: each exact reverse step is far from Gaussian, as in 1.6. Even the right way is far above the baseline: a small network learned for two minutes.
 #
-# ## 1.13 A perfect denoiser that is useless
+# ## 1.13 A perfect denoiser that is useless · deeper
 #
 # **What would a perfect network do?** A training set is itself a mixture: of $N$ components of width zero, one on each image, the **empirical distribution**. (We take the 10,000 images in `memory`.) So its exact denoiser is (1.31) with $s = 0$, the average of the images weighted by the posterior (1.13):
 #
@@ -827,9 +927,11 @@ print(f"distance to the nearest training digit: perfect "
       f"unseen real digits {nearest(unseen).values.mean():.1f} (300 each)")
 
 # %% [markdown]
-# **What the figure shows.** Every sample of the perfect denoiser *is* one of the stored images. It has learned nothing but the list. On average the trained network's digits lie a fifth to a third further from the training digits than unseen real ones do: in general they are not copies. (Part of the distance is no merit: badly drawn digits are far from every real one.) What saves the network is that it *cannot* be perfect. The small one has 0.55 million weights, too few to store 60,000 images of 784 pixels; it is smooth, built of local filters, and saw each image a few times at most. It averages over images that are alike, and where it errs, it generalises. (Large networks trained long on few images do memorise; lesson 3 tests for it.)
+# **What the figure shows.** Every sample of the perfect denoiser *is* one of the stored images. It has learned nothing but the list. On average the trained network's digits lie a fifth to a third further from the training digits than unseen real ones do: in general they are not copies. Part of the distance is no merit: badly drawn digits are far from every real one. What saves the network is that it is *not* perfect. Why it errs in a useful way is an open question, and nothing here tests an answer. Possible reasons are its size, 0.55 million weights for 60,000 images; few passes over the data; and what its layers find easy: Kadkhodaie et al. 2024 find that two networks trained on disjoint halves of enough data agree, Kamb & Ganguli 2024 explain samples by local filters alone. Large networks trained long on few images do memorise; lesson 3 tests for it.
 #
-# ## 1.14 A Rosetta stone
+# ## 1.14 A Rosetta stone · deeper
+#
+# **Where it comes from.** Sohl-Dickstein et al. 2015 had the chain and its bound. Song & Ermon 2019 learned scores at many noise levels and sampled by Langevin dynamics, a walk up the density with noise in every step (lessons 4 and 6). Ho et al. 2020 joined the two: the chain of the one, trained like the other. Their paper is this lesson's main source.
 #
 # Papers write the same thing in different letters. In all of them a noisy image is a number times the data plus a number times noise.
 #
@@ -842,7 +944,7 @@ print(f"distance to the nearest training digit: perfect "
 # | flow matching (Lipman et al. 2023; here $t = 1$ is noise) | $t\in[0, 1]$ | $(1-t)\,x_0 + t\,\epsilon$ | none, or $1-t$ |
 # | this course | $t\in[0, 1]$ | $\alpha(t)\,x_0 + \sigma(t)\,\epsilon$ | the standard-deviation factor |
 #
-# (Most flow papers, Lipman et al. among them, run time the other way, with data at $t = 1$. Always check.) The Score-SDE's process has infinitely many steps. In $\log\bar\alpha_t = \sum\log(1-\beta_s)$ each term becomes $-\beta(s/T)/T$ as $T$ grows, and the sum an integral; for the linear schedule, with $\beta(t) = b_0 + t\,(b_1 - b_0)$, $b_0 = 0.1$, $b_1 = 20$,
+# Most flow papers, Lipman et al. among them, run time the other way, with data at $t = 1$: always check. The Score-SDE's process has infinitely many steps. In $\log\bar\alpha_t = \sum\log(1-\beta_s)$ each term becomes $-\beta(s/T)/T$ as $T$ grows, and the sum an integral; for the linear schedule, with $\beta(t) = b_0 + t\,(b_1 - b_0)$, $b_0 = 0.1$, $b_1 = 20$,
 #
 # $$\bar\alpha(t) = \exp\Big(-\int_0^t \beta(s)\,ds\Big) = \exp\Big(-b_0 t - \tfrac12 (b_1 - b_0)\,t^2\Big) \tag{1.33}$$
 #
@@ -880,9 +982,31 @@ print("every conversion checked")
 # %% [markdown]
 # ## What we built
 #
-# A forward process and its closed form; three schedules, and where they destroy the information; the exact reverse step; the variational bound, computed and seen to hold; a DDPM in forty lines that learned a spiral and all of MNIST; its typical errors; and a perfect denoiser that generates nothing new.
+# A forward process and its closed form; four schedules; the exact reverse step; the variational bound; a DDPM in forty lines that learned a spiral, and the library's on all of MNIST; its typical errors.
 #
-# **Three things to remember.** (1) Noise is added by *variance*: wherever a $\beta$ or $1-\bar\alpha$ multiplies noise, there is a square root. (2) A perfect network predicts an *average*, so one step gives a blur; many small random steps decide for one digit. (3) Noise, image and score are one thing, and the likelihood's bound is a weighted sum of denoising errors.
+# **Three things to remember.** (1) Noise is added by *variance*: wherever a $\beta$ or $1-\bar\alpha$ multiplies noise, there is a square root. (2) A perfect network predicts an *average*, so one step gives a blur; many steps, each with a new prediction, end at one digit. Leaving out their noise and nothing else is a mistake (lesson 4 leaves it out rightly). (3) Noise, image and score are one thing, and the likelihood's bound is a weighted sum of denoising errors.
+#
+# | term | in one line |
+# | --- | --- |
+# | forward process, diffusion process | noise is added step by step, (1.4) |
+# | timestep, noise level | a step's number; how much noise there is |
+# | variance preserving | data of variance 1 keeps it, (1.5) |
+# | noise schedule | the betas, or the curve of what is left |
+# | signal-to-noise ratio (SNR) | variance of the signal by that of the noise, (1.8) |
+# | prior | what sampling starts from |
+# | reverse process | the way from noise to data |
+# | Markov chain | each state depends on the one before it alone |
+# | posterior | a distribution once something is known: of $x_{t-1}$ given $x_t$ and $x_0$ (1.7); of the image given its noisy copy (1.5) |
+# | variational bound, ELBO | an upper bound of minus the log-likelihood; its negative |
+# | KL divergence | the mean of log q - log p under q, (1.3) |
+# | denoiser | the mean clean image, given a noisy one |
+# | epsilon-, x0-prediction; parameterisation | what the network's output stands for |
+# | score, Tweedie's formula | the gradient of the log-density; the denoiser from it, (1.30) |
+# | DDPM, ancestral sampling | the model of this lesson; all reverse steps, one after the other |
+# | EMA | a running average of the weights |
+# | Fréchet distance, FID | a distance of two sets of features; with Inception's |
+# | real-data baseline, floor | what real images get |
+# | empirical distribution | the training set itself, as a distribution |
 #
 # | formula | source |
 # | --- | --- |
@@ -894,6 +1018,7 @@ print("every conversion checked")
 # | (1.23), (1.25), (1.26) | Ho et al., eq. 8, 12 and 14 |
 # | (1.29), (1.30) | Robbins 1956, who credits Tweedie; Vincent 2011; Efron 2011 |
 # | (1.13), (1.32) | Bayes' rule; Karras et al. 2022, appendix B.3 |
+# | (1.37) | Nichol & Dhariwal 2021, eq. 19 |
 # | (1.33) | Song et al. 2021, *Score-Based Generative Modeling through SDEs*, appendix C |
 # | (1.34) to (1.36) | Karras et al. 2022; Kingma & Gao 2023 |
 #

@@ -11,30 +11,76 @@
 #
 # {{badge}}
 #
-# "My samples are pure noise." "I cannot reach the FID of the paper." One meets these two sentences again and again in the issue trackers of diffusion code. This lesson is about both: what to minimise and why, what makes training work, what breaks it and how one finds out, and how to tell a good model from one that only looks good.
+# "My samples are pure noise." "I cannot reach the FID of the paper." This lesson is about both complaints: what to minimise, what makes training work, how one finds out why it fails, and how to tell a good model from one that only looks good.
 #
-# **After this lesson you can** say what each loss estimates; change between targets, weightings and ways to draw times, and know what changes and what does not; derive flow matching and EDM's preconditioning; choose a schedule for a resolution; train with averaged weights and in half precision; find the mistake in a training that fails; and judge samples by several metrics with their biases and error bars.
+# **After this lesson you can** say what each loss estimates; change targets, weightings and times, and know what changes; derive flow matching; choose a schedule for a resolution; choose an optimizer and average weights; find the mistake in a training that fails; judge samples by metrics with error bars; and train on your own pictures and judge the result honestly.
 #
-# **You need** lessons 1 and 2. **It takes** about 2 minutes to run on two CPU cores, and two or three evenings to read; the end of part I is a good place to stop. The exercises are in `exercises/03_training_diffusion.ipynb`.
+# **You need** lessons 1 and 2. **It takes** about 2 minutes to run on two CPU cores. The exercises are in `exercises/03_training_diffusion.ipynb`.
 #
-# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; $x_t = \alpha(t)\,x_0 + \sigma(t)\,\epsilon$ with standard deviations $\alpha, \sigma$; $\mathrm{SNR} = \alpha^2/\sigma^2$. $w = 1$ is no guidance.
+# | section | | minutes | what it gives |
+# | --- | --- | --- | --- |
+# | 3.1 What a loss asks for | core | 6 | mean or median |
+# | 3.2 One loss, four weightings | core | 10 | targets, and the density of a schedule |
+# | 3.3 Flow matching | core | 8 | straight lines, derived |
+# | 3.4 EDM | deeper | 6 | preconditioning, derived |
+# | 3.5 Weights and times | core | 4 | min-SNR, importance sampling |
+# | 3.5 The noise of the gradient | deeper | 8 | which times to draw, measured |
+# | 3.6 Designing a schedule | core | 7 | four schedules; a shift for large images |
+# | 3.6 The end must be noise | deeper | 6 | why pictures come out of medium brightness |
+# | 3.6 Two trainings, two schedules | core | 4 | what samples show of a schedule |
+# | 3.7 Learning the variance | deeper | 12 | bits per dimension |
+# | 3.8 The craft of training | core | 15 | averages of weights, learning rate, AdamW and Muon |
+# | 3.8 Post-hoc EMA | deeper | 5 | the length of an average, chosen afterwards |
+# | 3.8 Augmentation; half precision | deeper | 8 | mirrored copies that do not leak; fp16 and bf16 |
+# | 3.9 A debugging clinic | core | 20 | ten defects, thirteen tests |
+# | 3.10 A distance between distributions | core | 8 | the Fréchet distance; FID |
+# | 3.10 The matrix case | deeper | 6 | its derivation |
+# | 3.11 The bias | core | 5 | why $n$ and a baseline belong to every distance |
+# | 3.11 The bias, derived | deeper | 8 | the 1 / n term |
+# | 3.12 Kernel distances | deeper | 10 | MMD, KID, CMMD |
+# | 3.13 Scores that ask one question | core | 6 | Inception Score, precision, recall |
+# | 3.13 LPIPS, and every score against n | deeper | 6 | pairs of pictures; which scores are biased |
+# | 3.14 Metrics that disagree | deeper | 8 | which damage each metric sees |
+# | 3.15 Our models judged | core | 8 | two models, and a search for copies |
+# | 3.16 Why not simply the loss? | deeper | 8 | a lower loss with worse samples |
+# | 3.17 Your own pictures | core | 10 | a model from a folder and a configuration, judged |
+#
+# The core sections read well alone.
+#
+# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; $x_t = \alpha(t)\,x_0 + \sigma(t)\,\epsilon$ with standard deviations $\alpha, \sigma$; $\mathrm{SNR} = \alpha^2/\sigma^2$. $w = 1$ is no guidance. Letters that serve twice: $s$, a time and in 3.4 the size of the data; $w$, in 3.2 and 3.5 a weight; $u$ and $v$, in 3.10 random vectors. `ddim` is a sampler without noise, which lesson 4 derives: it moves to the next time along the predicted image and noise.
 
 # %% tags=["setup"]
 {{setup}}
 
 # %%
 import copy
+import csv
 import math
+import tempfile
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms.functional import gaussian_blur
+from torchvision.utils import save_image
 
 from course_lib import DDPM, Denoiser, Schedule, ancestral, clip, ddim, last, timesteps
-from course_lib.lab import data, features, metrics, plots, tables, train
+from course_lib.lab import (
+    data,
+    features,
+    metrics,
+    plots,
+    sampling,
+    small_sets,
+    storage,
+    tables,
+    train,
+)
+from course_lib.lab.training.muon import orthogonalize
 
 torch.manual_seed(0)
 digits, labels = data.mnist("train")
@@ -47,7 +93,7 @@ torch.set_num_threads(1)            # small networks gain nothing from a second 
 #
 # ## 3.1 What a loss asks for
 #
-# A denoiser is given $x_t$ and must predict *one* image, though many clean images could be behind it. Which one it learns to predict depends on the loss. Let $Y$ be the clean value behind a given $x_t$, a random number with density $p$ (take one pixel), and $g$ the prediction. Where is the expected loss smallest? Set its derivative to zero.
+# A denoiser is given $x_t$ and must predict *one* image, though many clean images could be behind it. Which one depends on the loss. Let $Y$ be one pixel of the clean image behind a given $x_t$, and $g$ the prediction. Where is the expected loss smallest? Set its derivative to zero.
 #
 # *Squared error.* $\frac{d}{dg}\,\mathbb E (Y-g)^2 = -2\,\mathbb E[Y - g]$, so
 #
@@ -105,7 +151,7 @@ rows["the data"] = {"fraction": 0.7, "standard deviation": 0.1}
 tables.table(rows, ".3f", index="loss", caption="The upper bump (above 0) of 3,000 samples")
 
 # %% [markdown]
-# **What the figure shows.** Only the mean keeps the fractions. (Its bumps are a little thinner than the data's.) The median, in the middle of the sampling process, is the likelier value altogether, and the rarer one shrinks from 30 % to 11 % (Huber's loss with $\delta = 0.1$ does nearly the same). All the equations of lesson 1 want a conditional *mean*; so a diffusion model is trained with $\ell_2$. (People train with $\ell_1$ or Huber, too, and like the crisper pictures. Now you know what they pay.)
+# **What the figure shows.** Of the three, only the mean keeps the fractions. The median, in the middle of the sampling process, is the likelier value altogether, and the rarer one shrinks from 30 % to 11 %; Huber's loss with $\delta = 0.1$ does nearly the same. Even with the mean the bumps are thinner than the data's; few steps are the probable reason, since the denoiser is exact. All the equations of lesson 1 want a conditional *mean*, so a diffusion model is trained with $\ell_2$. On images, Saharia et al. (2022, *Palette*) find fewer different samples with $\ell_1$.
 #
 # ## 3.2 One loss, four weightings
 #
@@ -117,7 +163,7 @@ tables.table(rows, ".3f", index="loss", caption="The upper bump (above 0) of 3,0
 #
 # $$\epsilon:\ \mathrm{SNR}, \qquad x_0:\ 1, \qquad v:\ \mathrm{SNR}+1, \qquad \text{flow}:\ \big(1+\sqrt{\mathrm{SNR}}\big)^2 \tag{3.5}$$
 #
-# The next cells measure them with an untrained network, whose predictions are as wrong as any, and stop if one misses (3.5) by more than 2 %; the figure draws the formulas:
+# The next cells measure them with an untrained network and stop if one misses (3.5) by more than 2 %; the figure draws the formulas:
 
 # %%
 class MLP(nn.Module):
@@ -165,13 +211,52 @@ plots.curves(log_snr, {name: f(log_snr.exp()) for name, f in formulas.items()},
              title="The weight that each target puts on the error of x0")
 
 # %% [markdown]
-# **What the figure shows.** $\epsilon$, $v$ and flow weigh clean images most, $x_0$ weighs all alike. At the noisy end they part: the loss of $\epsilon$ hardly depends on the image when there is much noise, those of $v$ and flow always depend on it a little. ($v$ and flow differ only in the middle, by a factor of two at most.)
+# **What the figure shows.** $\epsilon$, $v$ and flow weigh clean images most, $x_0$ weighs all alike. At the noisy end the loss of $\epsilon$ hardly depends on the image when there is much noise, those of $v$ and flow always depend on it a little.
 #
-# A weight can be put on any loss by hand, so is the target only a matter of taste? No: the *function* that the network must produce differs. Near the data, an **x0-prediction** repeats the input; near pure noise, an **epsilon-prediction** does, and there a small error of $\epsilon$ is divided by $\alpha \approx 0$ (lesson 1). A **v-prediction** is never a mere copy of the input.
+# **The schedule weighs, too.** If $t$ is drawn uniformly, a schedule visits each log SNR, $\lambda$, with the density $|dt/d\lambda|$. So in units of the error of $\epsilon$, where the weights of (3.5) are divided by the SNR, the whole weight is
+#
+# $$w(\lambda) = \frac{\text{weight}}{\mathrm{SNR}}\,\Big|\frac{dt}{d\lambda}\Big|, \qquad v \text{ on cosine}: \frac{e^{-\lambda/2}}{\pi}, \qquad \text{flow on flow}: \frac{e^{-\lambda/2}}{2} \tag{3.44}$$
+#
+# On the cosine schedule $t = \frac2\pi\arctan e^{-\lambda/2}$, so $|dt/d\lambda| = 1/\big(2\pi\cosh\frac\lambda2\big)$, and $1 + e^{-\lambda} = 2e^{-\lambda/2}\cosh\frac\lambda2$. On the flow schedule $t = 1/(1+e^{\lambda/2})$, so $|dt/d\lambda| = \frac12 t(1-t)$, and $(1+e^{-\lambda/2})^2$ is $1/(1-t)^2$; the product is $\frac12\,t/(1-t)$.
+
+# %%
+def weight_by_log_snr(schedule, a, b):
+    """w(lambda) at the values log_snr, for the target a x0 + b eps."""
+    t = torch.linspace(0.001, 0.999, 20_001, dtype=torch.float64)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    a, b = a(alpha, sigma), b(alpha, sigma)
+    lam = schedule.log_snr(t)                                       # falls with t
+    density = 1 / torch.gradient(lam, spacing=(t,))[0].abs()        # |dt / d lambda|
+    w = ((alpha * b - sigma * a) / alpha) ** 2 * density            # (3.4) over the SNR
+    return torch.from_numpy(np.interp(log_snr, lam.flip(0), w.flip(0)))
+
+# %%
+plain_cosine = Schedule(lambda t: (math.pi / 2 * t).cos(),
+                        lambda t: (math.pi / 2 * t).sin())
+minus_sigma, alpha_itself = (lambda alpha, sigma: -sigma), (lambda alpha, sigma: alpha)
+one, zero, minus_one = (lambda alpha, sigma, c=c: c + 0 * alpha for c in (1, 0, -1))
+densities = {
+    "v on cosine": weight_by_log_snr(plain_cosine, minus_sigma, alpha_itself),
+    "flow on flow": weight_by_log_snr(flow, minus_one, one),
+    "eps on cosine": weight_by_log_snr(plain_cosine, zero, one),
+    "eps on linear": weight_by_log_snr(Schedule.linear(), zero, one),
+    "x0 on cosine": weight_by_log_snr(plain_cosine, one, zero),
+}
+plots.curves(log_snr, densities, yscale="log", ylim=(1e-5, 1e2), ylabel="weight",
+             xlabel="log SNR   (noise → data)",
+             title="Weight on the error of eps, with the density of the schedule")
+ratio = densities["flow on flow"] / densities["v on cosine"]
+print(f"flow on flow over v on cosine: {ratio.min():.4f} to {ratio.max():.4f}, "
+      f"pi / 2 = {math.pi / 2:.4f}")
+
+# %% [markdown]
+# **What the figure shows.** $v$ on the plain cosine schedule, $\alpha = \cos\frac{\pi t}2$, and flow matching are *the same loss* up to a constant factor (Kingma & Gao 2023). The two networks still differ in the size of their inputs and in the function they must produce. The same target on another schedule is another loss.
+#
+# A weight can be put on any loss by hand, but the *function* that the network must produce differs. Near the data, an **x0-prediction** repeats the input; near pure noise, an **epsilon-prediction** does, and there a small error of $\epsilon$ is divided by $\alpha \approx 0$ (lesson 1). A **v-prediction** is never a mere copy of the input.
 #
 # ## 3.3 Flow matching
 #
-# **Can one go from noise to data along straight lines?** Forget diffusion for a moment. Take a point of noise $\epsilon$ and a data point $x_0$, and move from one to the other at constant speed:
+# **Can one go from noise to data along straight lines?** Take a point of noise $\epsilon$ and a data point $x_0$, and move from one to the other at constant speed:
 #
 # $$x_t = (1-t)\,x_0 + t\,\epsilon, \qquad \frac{dx_t}{dt} = \epsilon - x_0 \tag{3.6}$$
 #
@@ -214,7 +299,7 @@ torch.testing.assert_close(last(ddim(exact, flow, noise, [t, s])), euler.to(nois
 # %% [markdown]
 # **What the figure shows.** The lines cross. The particles cannot, and sort themselves: each ends in one of the bumps, on a path that is bent where lines to both bumps pass.
 #
-# ## 3.4 EDM: keep every number near one
+# ## 3.4 EDM: keep every number near one · deeper
 #
 # On the schedule $\alpha = 1$, $\sigma$ up to 80 (lesson 1), a network's inputs would have standard deviations from 0.5 to 80. Networks train best with inputs and targets of standard deviation one. Karras et al. (2022) put the network $F$ between four factors (**preconditioning**), for data of mean 0 and standard deviation $s$:
 #
@@ -271,7 +356,7 @@ print("course_lib's target 'edm' agrees")
 #
 # ## 3.5 What to weigh, and which times to draw
 #
-# The loss weights of (3.5) are not sacred. **Min-SNR-$\gamma$** (Hang et al. 2023) uses, in units of the $x_0$ error, $\min(\mathrm{SNR}, \gamma)$ with $\gamma = 5$: nearly clean images no longer outweigh all others. **P2** (Choi et al. 2022) divides the $\epsilon$ weight by $(1+\mathrm{SNR})$. As factors on the $v$ loss, which has $\mathrm{SNR}+1$ already:
+# The weights of (3.5) can be changed. **Min-SNR-$\gamma$** (Hang et al. 2023) uses, in units of the $x_0$ error, $\min(\mathrm{SNR}, \gamma)$ with $\gamma = 5$: nearly clean images no longer outweigh all others. **P2** (Choi et al. 2022) divides the $\epsilon$ weight by $(1+\mathrm{SNR})$. As factors on the $v$ loss, which has $\mathrm{SNR}+1$ already:
 #
 # $$w_{\text{min-SNR}} = \frac{\min(\mathrm{SNR}, \gamma)}{\mathrm{SNR}+1}, \qquad w_{\text{P2}} = \frac{\mathrm{SNR}}{(\mathrm{SNR}+1)^2} \tag{3.15}$$
 #
@@ -279,11 +364,17 @@ print("course_lib's target 'edm' agrees")
 #
 # $$\mathbb E_{t\sim p}\Big[\frac{w(t)}{p(t)}\,L(t)\Big] = \int_0^1 \frac{w(t)}{p(t)}\,L(t)\,p(t)\,dt = \mathbb E_{t\sim U}\big[w(t)\,L(t)\big] \tag{3.16}$$
 #
-# So the *mean* gradient is the same whether a time is drawn twice as often or weighted twice as much. Its *variance* is not. If $g(t)$ is the size (root mean square) of one example's gradient at time $t$, the second moment of the estimate is $\int g(t)^2/p(t)\,dt$ (the mean does not depend on $p$, so where this is smallest the variance is, too), and by the Cauchy-Schwarz inequality $\big(\int g\big)^2 = \big(\int \frac{g}{\sqrt p}\sqrt p\big)^2 \le \int \frac{g^2}{p}\cdot\int p$, with equality for
+# So the *mean* gradient is the same whether a time is drawn twice as often or weighted twice as much. **Stratified** times, one in each of $B$ equal slices of $[0, 1]$, have the same mean as uniform ones and remove the chance of drawing many early and few late times.
+#
+# **Logit-normal** times, $t = \operatorname{sigmoid}(z)$ with normal $z$ on the flow schedule, are SD3's. EDM draws $\ln\sigma \sim \mathcal N(-1.2, 1.2^2)$. On the flow schedule $\sigma/\alpha = t/(1-t)$, so EDM's draw is logit-normal there, with its median at $t = \operatorname{sigmoid}(-1.2) = 0.23$. Both are usually *not* weighed back: they are a weighting as well as a way to draw.
+#
+# ### The noise of the gradient · deeper
+#
+# The variance of the gradient depends on the times drawn. If $g(t)$ is the size (root mean square) of one example's gradient at time $t$, the second moment of the estimate is $\int g(t)^2/p(t)\,dt$ (the mean does not depend on $p$, so where this is smallest the variance is, too), and by the Cauchy-Schwarz inequality $\big(\int g\big)^2 = \big(\int \frac{g}{\sqrt p}\sqrt p\big)^2 \le \int \frac{g^2}{p}\cdot\int p$, with equality for
 #
 # $$p^\star(t) \propto g(t), \qquad \int_0^1\frac{g(t)^2}{p^\star(t)}\,dt = \Big(\int_0^1 g(t)\,dt\Big)^2 \tag{3.17}$$
 #
-# And **stratified** times, one in each of $B$ equal slices of $[0, 1]$, have the same mean and remove the chance of drawing many early and few late times. Let us measure the variance of the gradient for a network after a short training. First that training, written out:
+# Let us measure the variance of the gradient for a network after a short training. First that training, written out:
 
 # %%
 moons = data.two_moons(4000)
@@ -352,7 +443,7 @@ tables.table(rows, ".3f", index="loss",
                      "by the way times are drawn; 200 batches of 64")
 
 # %% [markdown]
-# **What this shows.** For the $v$ loss on these data no way of drawing is much better than another: its gradients differ in size by less than a factor of three over all times (the bound's by several hundred), so there is little for importance sampling to win: nearly all of the noise comes from $\epsilon$ and from which examples were drawn. (A good reason to like this loss. Stratified times give 3 % less here; with 200 draws, and no error bar, we do not build on that.) For the bound, whose gradients are huge near $t = 0$, drawing those times more often and weighing them less halves the noise. That is why one needs it to train the bound itself (Nichol & Dhariwal 2021), and not to train $v$. **Logit-normal** times, $t = \operatorname{sigmoid}(z)$ with normal $z$, as in EDM and SD3, are usually *not* weighed back: there they are a weighting in disguise, with an accent on the middle.
+# **What this shows.** For the $v$ loss on these data the ways of drawing are about equal: its gradients differ in size by less than a factor of three over all times, so importance sampling has little to win. The gradients of the bound differ by several hundred. For the bound, drawing the times near $t = 0$ more often and weighing them less halves the noise. Nichol & Dhariwal (2021) needed it to train the bound itself. The table has no error bar, so differences of a few per cent in it mean nothing.
 
 # %% [markdown]
 # ## 3.6 Designing a schedule
@@ -382,11 +473,11 @@ tables.table(rows, formats, index="schedule",
 #
 # $$\log\mathrm{SNR}_{\text{after averaging } k\times k} = \log\mathrm{SNR} + 2\log k \tag{3.18}$$
 #
-# So the same $t$ leaves more to see in a large image. To destroy as much, shift the whole schedule down by $2\log k$ (Hoogeboom et al. 2023): multiply $\sigma/\alpha$ by $k$. On the flow schedule, where $\sigma/\alpha = t/(1-t)$, this is a new time, a **timestep shift**; solve $\frac{t'}{1-t'} = k\,\frac{t}{1-t}$:
+# To destroy as much, shift the whole schedule down by $2\log k$ (Hoogeboom et al. 2023): multiply $\sigma/\alpha$ by $k$. On the flow schedule, where $\sigma/\alpha = t/(1-t)$, this is a new time, a **timestep shift**; solve $\frac{t'}{1-t'} = k\,\frac{t}{1-t}$:
 #
 # $$t' = \frac{k\,t}{1 + (k-1)\,t} \tag{3.19}$$
 #
-# (Stable Diffusion 3 samples with $k = 3$.)
+# Stable Diffusion 3 samples with $k = 3$.
 
 # %%
 digit, t = digits[7:8], 0.62
@@ -399,7 +490,7 @@ averaged = {}
 for name, (x, at) in cases.items():
     x_t = flow.perturb(x, at, torch.randn(x.shape, generator=g))
     averaged[name] = x_t if name == "28 x 28" else F.avg_pool2d(x_t, 4)     # (1, 1, 28, 28)
-plots.show({name: x / (2 * x.std()) for name, x in averaged.items()}, columns=1, width=3,
+plots.show({name: x / (2 * x.std()) for name, x in averaged.items()}, columns=3, width=9,
            title="The same digit, noisy")
 
 rows = {}
@@ -413,7 +504,9 @@ tables.table(rows, ".2f", index="image", caption="log SNR at 28 x 28")
 # %% [markdown]
 # **What the figure shows.** The large image at the same $t$ shows its digit clearly once it is averaged (and the eye averages, too); with the shifted time it is as hidden as the small one.
 #
-# **The end must be noise.** DDPM's linear schedule ends at $\alpha(1) = 0.0064$: nearly nothing of the image is left. Nearly. The *brightness* of a picture is the mean of all its $d$ numbers, and averaging $d$ of them shrinks the noise by $\sqrt d$. With $d = 3\cdot 512^2$ the noise in the mean has size $1/887$; the brightness is multiplied by 0.0064, which is nearly six times as much. In training at $t = 1$ a network can infer the brightness of the picture from "pure noise". In sampling it gets noise without a brightness, and predicts a picture of medium brightness from it. (Lin et al. 2023 found that Stable Diffusion could not draw a very dark or a very bright picture.)
+# ### The end must be noise · deeper
+#
+# DDPM's linear schedule ends at $\alpha(1) = 0.0064$: nearly nothing of the image is left. Nearly. The *brightness* of a picture is the mean of all its $d$ numbers, and averaging $d$ of them shrinks the noise by $\sqrt d$. With $d = 3\cdot 512^2$ the noise in the mean has size $1/887$; the brightness is multiplied by 0.0064, which is nearly six times as much. In training at $t = 1$ a network can infer the brightness of the picture from "pure noise". In sampling it gets noise without a brightness, and predicts a picture of medium brightness from it. Stable Diffusion's case has other numbers: its latent has $4\cdot64\cdot64 = 16{,}384$ values and its schedule ends at $\alpha(1) = 0.0683$, which is 8.7 of such noise widths. Lin et al. (2023) found that it could not draw a very dark or a very bright picture.
 #
 # To see it without training anything, let pictures be of one brightness each, uniform between $-1$ and 1. All that matters is the mean $m = \alpha b + \sigma\epsilon/\sqrt d$. This is a problem on a line, and the exact denoiser of brightness is a ratio of two sums:
 
@@ -454,7 +547,29 @@ tables.table(rows, ".3f", index="schedule",
 # %% [markdown]
 # **What the figure shows.** With the usual schedule, perfect sampling of a perfect model yields medium pictures only. `Schedule.zero_terminal_snr` (**zero terminal SNR**) shifts and stretches $\sqrt{\bar\alpha}$ to end at 0 exactly, and the brightness is very nearly right again. There $\epsilon$ determines nothing about $x_0$ any more, so it needs another target: $v$.
 #
-# ## 3.7 Learning the variance, and counting bits
+# ### Two trainings under two schedules
+#
+# **Does a schedule change the samples?** One network and one number of updates; five pairs of target and schedule, two seeds each. By (3.44) the first two have the same loss. `python benchmarks/lesson3_schedules.py` trained them and drew 1,000 digits from each in 50 steps; its table is read here if it is there.
+
+# %%
+def read_rows(name):
+    """The rows of a benchmark's table in course_lib/assets; none if it has not been run."""
+    file = storage.ASSETS / name
+    return list(csv.DictReader(file.open())) if file.is_file() else []
+
+trainings = read_rows("lesson3_schedules.csv")
+rows = {}
+for row in trainings:
+    name = f"{row['target']} on {row['schedule']}"
+    rows.setdefault(name, {})[f"seed {row['seed']}"] = float(row["distance"])
+if rows:
+    tables.table(rows, ".2f", index="training",
+                 caption="Fréchet distance of 1,000 digits to the test digits")
+
+# %% [markdown]
+# **What the table shows.** «v on cosine and flow on flow: a difference within the spread of the seeds, or not; v on flow and eps on linear against them: to be read from `python benchmarks/lesson3_schedules.py`»
+#
+# ## 3.7 Learning the variance, and counting bits · deeper
 #
 # (In this section $t = 1, \dots, T$ counts steps, as in lesson 1, and $x_0$ is a pixel's value.) Lesson 1 left the variance of the reverse step to choice: any $\sigma_t^2$ between $\tilde\beta_t$ and $\beta_t$. For good samples it hardly matters with many steps; for the *bound* it does. Nichol & Dhariwal (2021) let the network predict it (**learned variance**), on a logarithmic scale between the two, by a second output $r$, which should end up in $[0, 1]$ (nothing forces it to):
 #
@@ -472,7 +587,7 @@ tables.table(rows, ".3f", index="schedule",
 #
 # Sum all terms of the bound, divide by $\log 2$ and by the number of pixels: **bits per dimension**, the length of the file into which this model would pack an image, losslessly.
 #
-# How much is a learned variance worth? To see it alone, take data whose perfect $\epsilon$ is known, a ring of six bumps, and let a small network learn nothing but $r$. The true length of the file is known, too: by the density of the data, times the width of a level.
+# How much is a learned variance worth? To see it alone, take data whose perfect $\epsilon$ is known, a ring of six bumps, and let a small network learn nothing but $r$. The true length of the file is known, too: the probability of a value is the density of the data times $2/255$, the distance of two levels.
 
 # %%
 angle = torch.arange(6) * math.pi / 3
@@ -520,27 +635,45 @@ for step in range(200):
 
 # %%
 @torch.no_grad()
-def bits_by_step(model):
-    """The terms of the bound at steps 1 to 100, in bits per dimension: (100,)"""
-    steps = [torch.full((500,), i) for i in range(100)]
-    return torch.stack([model.vlb_terms(test, i).mean() for i in steps])
+def bits_by_step(model, seed):
+    """The terms of the bound at steps 1 to 100, in bits per dimension: (100,)
 
-terms = {name: bits_by_step(model) for name, model in models.items()}
+    The noise of a step depends on the seed alone, so that models are compared in pairs.
+    """
+    terms = []
+    for i in range(100):
+        g = torch.Generator().manual_seed(1000 * seed + i)
+        eps = torch.randn(test.shape, generator=g).to(test)
+        terms.append(model.vlb_terms(test, torch.full((500,), i), eps).mean())
+    return torch.stack(terms)
+
+terms = {name: torch.stack([bits_by_step(model, seed) for seed in range(6)])
+         for name, model in models.items()}                         # (6, 100) each
+
+# %%
 fixed = ("fixed, beta tilde", "fixed, beta")
-plots.curves(torch.arange(1, 101),
-             {f"than {name}": (terms[name] - terms["learned"]).cumsum(0) for name in fixed},
+gains = {name: (terms[name] - terms["learned"]).cumsum(1) for name in fixed}    # (6, 100)
+plots.curves(torch.arange(1, 101), {f"than {name}": g.mean(0) for name, g in gains.items()},
              title="A learned variance is cheaper, summed over steps 1 to here",
              xlabel="step   (data → noise)", ylabel="bits per dimension")
-
 prior_bits = learned.prior_bits(test).mean()
-rows = {name: {"bits per dimension": term.sum() + prior_bits}
+rows = {name: {"bits per dimension": term.sum(1).mean() + prior_bits}
         for name, term in terms.items()}
+for name, gain in gains.items():
+    total = gain[:, -1]
+    rows[name] |= {"learned saves": total.mean(), "sd of six": total.std(),
+                   "by step 6": (gain[:, 5] / total).mean(),
+                   "by step 20": (gain[:, 19] / total).mean()}
 entropy = -small_ring.log_prob(test).mean() / 2 / math.log(2) - math.log2(2 / 255)
 rows["the data's own length"] = {"bits per dimension": entropy}
-tables.table(rows, ".3f", index="variance", caption="The bound, on 500 test points")
+tables.table(rows, ".3f", index="variance",
+             caption="The bound on 500 test points; six repeats with common noise")
+log_ratio = learned.log_beta_tilde - betas.log()
+print("beta tilde / beta at steps 2, 6, 20:",
+      ", ".join(f"{log_ratio[step - 1].exp():.2f}" for step in (2, 6, 20)))
 
 # %% [markdown]
-# **What the figure shows.** A learned variance shortens the file, by 0.45 bits per dimension against $\tilde\beta$ and by 0.20 against $\beta$, at the price of one more output per pixel. Against $\tilde\beta$ nearly all of it is won in the first six steps next to the data; against $\beta$ about three quarters, and the rest mostly by step 20, where $\beta$ and $\tilde\beta$ lie far apart. The bits that still separate us from the data's own length may be the price of 100 steps, in which each posterior is only nearly a Gaussian, or of a short training; we have not told the two apart.
+# **What the figure and the table show.** A learned variance shortens the file against both fixed ones, at the price of one more output per pixel. Most of it is won near the data, where $\tilde\beta$ is much smaller than $\beta$: the table has the fractions won by step 6 and by step 20, with the same noise for all models. The bits that still separate us from the data's own length may be the price of 100 steps, in which each posterior is only nearly a Gaussian, or of a short training; we have not told the two apart.
 #
 # ## 3.8 The craft of training
 #
@@ -548,11 +681,11 @@ tables.table(rows, ".3f", index="variance", caption="The bound, on 500 test poin
 #
 # $$(1-\beta)\,\beta^{k}, \qquad\text{and the random start still counts } \beta^{n} \text{ after } n \text{ steps} \tag{3.23}$$
 #
-# With the popular $\beta = 0.9999$ that is 90 % after 1000 steps: the EMA of a short run is still mostly the untrained network, and so are its samples. Two remedies: a **warm-up** of the decay, $\min\big(\beta, \frac{1+n}{10+n}\big)$, or a **power-function EMA** (Karras et al. 2024), which `train.train` uses. Take $\beta_n = (1-\frac1n)^{\gamma+1}$ at step $n$. By the telescoping product, step $k$ counts after $n$ steps
+# With the popular $\beta = 0.9999$ that is 90 % after 1000 steps: the EMA of a short run is still mostly the untrained network. Remedies: a **warm-up** of the decay, $\min\big(\beta, \frac{1+n}{10+n}\big)$, or a **power-function EMA** (Karras et al. 2024), which `train.train` uses. Take $\beta_n = (1-\frac1n)^{\gamma+1}$ at step $n$. By the telescoping product, step $k$ counts after $n$ steps
 #
 # $$(1-\beta_k)\prod_{j=k+1}^{n}\Big(1-\frac1j\Big)^{\gamma+1} = (1-\beta_k)\Big(\frac kn\Big)^{\gamma+1} \approx \frac{\gamma+1}{n}\Big(\frac kn\Big)^{\gamma} \tag{3.24}$$
 #
-# (since $1-\beta_k\approx(\gamma+1)/k$ for large $k$): always the last part of the run, however long it is, and of the random start nothing, since $\beta_1 = 0$. One training, at a constant learning rate, and many averages beside it. The data are a mixture whose perfect denoiser is known, so that we can measure the *avoidable* error of $v$, without the noise that no network can predict:
+# (since $1-\beta_k\approx(\gamma+1)/k$ for large $k$): always the last part of the run, however long it is, and of the random start nothing, since $\beta_1 = 0$. One training, and many averages beside it. The perfect denoiser of the data is known, so we can measure the *avoidable* error of $v$:
 
 # %%
 class Averages:
@@ -639,9 +772,11 @@ tables.table(rows, ".4f", index="power function",
              caption="Avoidable mean squared error of v")
 
 # %% [markdown]
-# **What the figure shows.** Averaging beats the last weights; too long an average without a warm-up is up to twice as bad as none. (The warm-up itself does not exceed 0.99 in 800 steps, so beyond that its curve is flat.) A power average scales with the run, by (3.24), however long it is; its $\gamma$ still matters, and the best one here does as well as the best constant decay.
+# **What the figure shows** (one run). Averaging beats the last weights; too long an average without a warm-up is up to twice as bad as none. A power average scales with the run, by (3.24), however long it is; its $\gamma$ still matters, and the best one here does as well as the best constant decay.
 #
-# **Post-hoc EMA.** Which length is best is known only afterwards. Karras et al. (2024) store snapshots of two power-function averages during the run, and afterwards combine them linearly into an average of any other length: the coefficients are those whose combined profile over the steps, by (3.24), comes nearest to the wanted profile in least squares.
+# ### Post-hoc EMA · deeper
+#
+# Which length is best is known only afterwards. Karras et al. (2024) store snapshots of two power-function averages during the run, and afterwards combine them linearly into an average of any other length: the coefficients are those whose combined profile over the steps, by (3.24), comes nearest to the wanted profile in least squares.
 
 # %%
 def profile(gamma, n, steps):
@@ -679,7 +814,31 @@ for gamma in (4, 16):
     print(f"gamma = {gamma} itself: {distance(tracked.weights[gamma], true):.3f}")
 
 # %% [markdown]
-# **Learning rate, gradient clipping, batch size.** Each row changes what it names in the same training (600 steps of 128 numbers from a mixture of two bumps, the last weights, no average); two **seeds**, avoidable error.
+# ### Learning rate, batch size, optimizer
+#
+# Nearly all diffusion models are trained with **AdamW** (Loshchilov & Hutter 2019). Adam divides a running mean $\hat m$ of the gradient by the root of a running mean $\hat v$ of its square, number by number; the **weight decay** $\lambda$ is **decoupled**, which means that it is not part of the gradient:
+#
+# $$\theta \leftarrow (1 - \text{lr}\,\lambda)\,\theta - \text{lr}\,\frac{\hat m}{\sqrt{\hat v} + \varepsilon} \tag{3.45}$$
+#
+# **Muon** (Jordan et al. 2024) treats a weight matrix as a matrix. Its momentum $M = U\Sigma V^\top$ often has a few large singular values, and a step along it hardly moves the other directions. Muon makes all singular values equal:
+#
+# $$\theta \leftarrow (1 - \text{lr}\,\lambda)\,\theta - \text{lr}\;UV^\top, \qquad M = U\Sigma V^\top \tag{3.46}$$
+#
+# $UV^\top$ is found without a singular value decomposition, by five **Newton-Schulz steps** $X \leftarrow aX + b\,XX^\top X + c\,(XX^\top)^2X$, which act on each singular value as the polynomial $as + bs^3 + cs^5$ and bring it near 1. It moves the inner matrices; biases, norms, embeddings, the first and the last layer stay with AdamW. Both shipped digit models were trained so (`muon_lr` in their configurations).
+
+# %%
+M = torch.randn(64, 32, generator=torch.Generator().manual_seed(0)) @ torch.diag(
+    torch.logspace(-2, 0, 32))                                      # values far apart
+U, S, Vh = torch.linalg.svd(M, full_matrices=False)
+step = orthogonalize([M])[0]
+print(f"singular values of M: {S.min():.3f} to {S.max():.2f}")
+print(f"of Muon's step: {torch.linalg.svdvals(step).min():.2f} "
+      f"to {torch.linalg.svdvals(step).max():.2f}")
+cosine_of = F.cosine_similarity(step.flatten(), (U @ Vh).flatten(), dim=0)
+print(f"its cosine with U V^T: {cosine_of:.3f}")
+
+# %% [markdown]
+# Each row changes what it names in the same training: 600 steps of 128 numbers from a mixture of two bumps, the last weights, no average; three **seeds**, avoidable error. A *spike* is a gradient multiplied by 1,000, once in a hundred steps.
 
 # %%
 numbers, number_error = task(data.GaussianMixture([[-1.0], [1.0]], 0.3, [0.3, 0.7]))
@@ -690,25 +849,37 @@ lr_schedules = {
 }
 
 # %%
+def optimizers(net, lr, weight_decay, muon_lr):
+    """AdamW; or Muon for inner matrices and AdamW for the rest: (optimizer, rate) pairs."""
+    inner = [p for p in net.inner.parameters() if p.ndim == 2] if muon_lr else []
+    rest = [p for p in net.parameters() if all(p is not q for q in inner)]
+    adamw = torch.optim.AdamW(rest, lr, weight_decay=weight_decay, fused=True)
+    if not inner:
+        return [(adamw, lr)]
+    return [(adamw, lr), (train.Muon(inner, muon_lr, weight_decay=weight_decay), muon_lr)]
+
+# %%
 def variant(seed, lr=1e-2, decay="linear", clip_grad_norm=None, batch_size=128, steps=600,
-            parts=1):
+            parts=1, weight_decay=0.0, muon_lr=0.0, spike=1.0):
     """One training; -> the avoidable error of the last weights."""
     torch.manual_seed(seed)
     net = MLP(d=1)
     D = Denoiser(net, cosine, "v")
-    optimizer = torch.optim.Adam(net.parameters(), lr=lr, fused=True)
+    pairs = optimizers(net, lr, weight_decay, muon_lr)
     for step in range(steps):
         x0 = numbers[torch.randint(8000, (batch_size,))]
         t = (torch.arange(batch_size) + torch.rand(batch_size)) / batch_size    # stratified
         eps = torch.randn(batch_size, 1)
-        warmup = min(1, (step + 1) / 20)                                        # 20 steps
-        optimizer.param_groups[0]["lr"] = lr * lr_schedules[decay](step / steps) * warmup
-        optimizer.zero_grad()
+        net.zero_grad()
+        factor = spike if step % 100 == 50 else 1.0
         for part in zip(x0.chunk(parts), t.chunk(parts), eps.chunk(parts)):
-            (D.loss(*part).sum() / batch_size).backward()                       # adds up
+            (factor * D.loss(*part).sum() / batch_size).backward()              # adds up
         if clip_grad_norm:
             nn.utils.clip_grad_norm_(net.parameters(), clip_grad_norm)
-        optimizer.step()
+        rate = lr_schedules[decay](step / steps) * min(1, (step + 1) / 20)      # warm-up
+        for optimizer, peak in pairs:
+            optimizer.param_groups[0]["lr"] = peak * rate
+            optimizer.step()
     return number_error(net)
 
 # %%
@@ -716,27 +887,69 @@ changes = {
     "base: lr 1e-2, linear decay": {},
     "cosine decay": {"decay": "cosine"},
     "constant lr": {"decay": "constant"},
-    "lr 3e-2": {"lr": 3e-2},
     "lr 1e-1": {"lr": 1e-1},
-    "lr 1e-1, clipped at 0.1": {"lr": 1e-1, "clip_grad_norm": 0.1},
+    "lr 3e-2": {"lr": 3e-2},
+    "lr 3e-3": {"lr": 3e-3},
     "lr 1e-3": {"lr": 1e-3},
-    "base, clipped at 0.1": {"clip_grad_norm": 0.1},
+    "weight decay 0.1": {"weight_decay": 0.1},
+    "weight decay 1": {"weight_decay": 1.0},
+    "Muon 0.02, AdamW 1e-2": {"muon_lr": 0.02},
+    "Muon 0.06, AdamW 1e-2": {"muon_lr": 0.06},
+    "clipped at 1": {"clip_grad_norm": 1.0},
+    "six spikes": {"spike": 1000.0},
+    "six spikes, clipped at 1": {"spike": 1000.0, "clip_grad_norm": 1.0},
     "150 steps of 512": {"batch_size": 512, "steps": 150},
-    "2400 steps of 32": {"batch_size": 32, "steps": 2400},
     "600 steps of 512": {"batch_size": 512},
     "600 of 512 in 4 parts": {"batch_size": 512, "parts": 4},
 }
+
+# %%
 untrained = number_error(MLP(d=1))
 output_0 = number_error(lambda x, t: 0 * x)
-rows = {name: {f"seed {seed}": variant(seed, **change) for seed in range(2)}
-        for name, change in changes.items()}
+rows = {}
+for name, change in changes.items():
+    errors = torch.tensor([variant(seed, **change) for seed in range(3)])
+    rows[name] = {f"seed {seed}": error for seed, error in enumerate(errors)}
+    rows[name] |= {"mean": errors.mean(), "sd": errors.std()}
 tables.table(rows, ".4f", index="training", caption="Avoidable error of v "
              f"(never trained: {untrained:.4f}; an output of 0: {output_0:.4f})")
 
 # %% [markdown]
-# The **learning rate** (lr) matters most: 1e-3 is too low to arrive in 600 steps, 1e-1 destroys the network, and both rates tried in between work, so try it first, in factors of three. (0.1433, whatever the seed, is a dead network: it gives one and the same output for every input.) Letting it fall to zero is worth another factor of about five, in whichever way it falls. **Gradient clipping** guards against rare huge gradients; it costs little where there are none, and is no cure for a learning rate that is too high. For the same number of examples, 150 large steps are far too few at this rate, and 2,400 small ones hardly better than 600. For the same number of steps a larger batch is better, and four times the work. And **gradient accumulation**, a batch taken in parts whose gradients add up, is the same training up to rounding, in a fraction of the memory: the last row against the row before.
+# **What the table shows** (one toy, three seeds). The **learning rate** matters most: 1e-3 does not arrive in 600 steps, 1e-1 destroys the network (0.1433 is one output for every input), 1e-2 and 3e-2 are about equal. Letting it fall to zero is worth a factor of four; linear and cosine decay are about equal. A weight decay of 0.1 changes nothing here, 1 harms. Muon's mean is a little better, by between one and two deviations, so this toy does not decide. **Gradient clipping** at 1 changes nothing in the honest training, and saves the one with six spikes. A larger batch is better for the same number of steps, and worse for the same number of examples. **Gradient accumulation**, a batch in parts whose gradients add up, is the same training up to rounding, in less memory.
 #
-# **Half precision**, as in **mixed-precision** training. fp16 has 5 bits of exponent and 10 of fraction, bf16 8 and 7: bf16 reaches as far as fp32 and is coarse, fp16 is finer and short.
+# ### Augmentation that does not leak · deeper
+#
+# **Augmentation** enlarges a small data set by mirrored, turned or coloured copies. A generative model learns those copies, too, and draws them: **augmentation leakage**. The remedy (Karras et al. 2022) is to tell the network by a condition which change was made, and to sample with "none". Here the data are one bump at $+1$, and half of every batch is mirrored to $-1$:
+
+# %%
+def mirrored_share(told, seed):
+    """The share of samples below 0, after a training whose network is told, or not."""
+    torch.manual_seed(seed)
+    net = MLP(d=2, out=1)                                           # x and a flag -> v
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    for _ in range(200):
+        x0 = 1 + 0.1 * torch.randn(128, 1)
+        flag = (torch.rand(128, 1) < 0.5).float()
+        x0 = torch.where(flag == 1, -x0, x0)
+        D = Denoiser(lambda x, t: net(torch.cat([x, told * flag], 1), t), cosine, "v")
+        optimizer.zero_grad()
+        D.loss(x0, torch.rand(128)).mean().backward()
+        optimizer.step()
+    D = Denoiser(lambda x, t: net(torch.cat([x, 0 * x], 1), t), cosine, "v")
+    with torch.no_grad():
+        x = last(ddim(D, cosine, torch.randn(1000, 1), timesteps(cosine, 20)))
+    return (x < 0).double().mean().item()
+
+rows = {name: {f"seed {seed}": mirrored_share(told, seed) for seed in range(2)}
+        for name, told in {"not told": 0.0, "told": 1.0}.items()}
+tables.table(rows, ".1%", index="the network is", caption="Mirrored samples, of 1,000")
+
+# %% [markdown]
+# **What the table shows.** About half of the samples are mirrored where the network is not told, and nearly none where it is. `horizontal_flip` of `train.train` tells nothing: use it where a mirrored picture is as good as the picture.
+#
+# ### Half precision · deeper
+#
+# In **mixed-precision** training fp16 has 5 bits of exponent and 10 of fraction, bf16 8 and 7: bf16 reaches as far as fp32 and is coarse, fp16 is finer and short.
 
 # %%
 tiny = torch.tensor(1e-8)
@@ -759,9 +972,7 @@ print(f"attention scores in fp16: {scores.item()}, their softmax: {weights.tolis
 # %% [markdown]
 # ## 3.9 A debugging clinic
 #
-# **The loss fell, and the samples are noise. Where do you look?** Diffusion code that is wrong seldom crashes. So we break one honest training in ten ways, look at the symptoms, and then build cheap tests that tell the ten apart.
-#
-# The patient is small, so that we can train it eleven times: points on two moons inside $[-1, 1]^2$, each with its label. Each moon is a row of 20 round Gaussians, so the perfect network is known in closed form. Its loss is the least that any honest loss can be.
+# **The loss fell, and the samples are noise. Where do you look?** Diffusion code that is wrong seldom crashes. So we break one honest training in ten ways, look at the symptoms, and build cheap tests that tell the ten apart. The data are two moons inside $[-1, 1]^2$, each with its label and made of 20 round Gaussians, so the perfect network is known in closed form. Its loss is the least that any honest loss can be.
 
 # %%
 angle = torch.linspace(0, math.pi, 20)
@@ -795,7 +1006,7 @@ def exact_v(x, t, y):
     return (alpha * x - x0_hat[y, torch.arange(len(x))]) / sigma
 
 # %% [markdown]
-# The training is the ordinary loop, but every ingredient of a step is made in one place, `batch`, and has a name. **That is the first advice of the clinic**: only what can be taken out can be looked at.
+# The training is the ordinary loop, but every ingredient of a step is made in one place, `batch`, and has a name, so that it can be taken out and looked at.
 
 # %%
 class Net(nn.Module):
@@ -867,7 +1078,7 @@ def sample(settings, net, y):
     return last(ddim(D, schedule, x, timesteps(schedule, 20), y=y))
 
 # %% [markdown]
-# **Ten defects, each one changed part.** None of them raises an error. Read the list and guess: which will ruin the samples, and which will show in the loss?
+# **Ten defects, each one changed part.** None of them raises an error.
 
 # %%
 healthy = dict(
@@ -983,23 +1194,19 @@ for name in ("healthy", "average too slow", "wrong sign"):
           f"{name}: {torch.corrcoef(pair)[0, 1]:.2f}")
 
 # %% [markdown]
-# **What the figure and the table show.** *The training loss.* Wrong sign, average too slow and other schedule have the healthy loss, step by step: a network learns $-v$ as easily as $v$, and the other two defects come after the loss. Data in [0, 1] and noise drawn once end *lower*; the second far below the exact network, which no honest loss can be. (Data of half the size have a lower least loss of their own.) Time, labels, sigma squared and t below 0.5 end higher, but they fell, too, and without a healthy twin nobody would know. Rate x 30 ends higher, too, and shows itself by its jump. (Where such a run ends depends on the seed.)
+# **What the figure and the table show** (one seed). *The training loss.* Wrong sign, average too slow and other schedule have the healthy loss, step by step. Data in [0, 1] and noise drawn once end *lower*, the second far below the exact network, which no honest loss can be. The others end higher, but without a healthy twin nobody would know.
 #
-# *Validation by noise level* says more: t below 0.5 is as good as the healthy training at 0.2 and 0.5, and lost at 0.8.
+# *The samples.* Average too slow returns the very noise it began with; wrong sign throws it out of the frame. Time not passed leaves a haze of strays, labels at 1 - p mixes the moons. Three *look* better than the healthy training: other schedule, sigma squared and t below 0.5 draw fine lines where the data is broad.
 #
-# *The samples.* Average too slow returns the very noise it began with, as the correlation says; wrong sign throws the same noise out of the frame. Time not passed leaves a haze of strays, labels at 1 - p mixes the moons. Data in [0, 1] sits in the wrong place at half the size; mapped back, it is worse than the healthy one, but no ruin. And three *look* better than the healthy training: other schedule, sigma squared and t below 0.5 draw fine lines where the data is broad. Their labels are right more often, and the energy distance of sigma squared is that of real data, though those of the other two are ten and fourteen times the healthy one. (Nor does a thin line prove a defect: in twenty steps even the exact network draws moons thinner than the data's.)
-#
-# **From symptoms to tests.** A test returns one number, and we know beforehand what it must be. Four formulas tell us, and one from section 3.8. A network whose last layer starts at zero has as its first loss the mean square of $v = \alpha\epsilon - \sigma x_0$; the noise is independent of the data, so the mixed term vanishes, and per coordinate
+# **From symptoms to tests.** A test returns one number, and a formula says beforehand what it must be. A network whose last layer starts at zero has as its first loss the mean square of $v = \alpha\epsilon - \sigma x_0$; the noise is independent of the data, so the mixed term vanishes, and per coordinate
 #
 # $$\mathbb E\,v^2 = \alpha^2 + \sigma^2\,\mathbb E\,x_0^2. \tag{3.25}$$
-#
-# (On average over all times this is the 0.615 with which eight of the eleven trainings begin.)
 #
 # For the same reason the noisy data has, per coordinate,
 #
 # $$\operatorname{Var}(x_t) = \alpha^2\operatorname{Var}(x_0) + \sigma^2. \tag{3.26}$$
 #
-# Give the *target itself* to the sampler's denoiser as if it were the network's output (an **oracle**). With $\alpha^2 + \sigma^2 = 1$, the data must come back:
+# Give the *target itself* to the denoiser as the network's output (an **oracle**). With $\alpha^2 + \sigma^2 = 1$, the data must come back:
 #
 # $$\alpha x_t - \sigma v = \alpha(\alpha x_0 + \sigma\epsilon) - \sigma(\alpha\epsilon - \sigma x_0) = (\alpha^2 + \sigma^2)\,x_0 = x_0. \tag{3.27}$$
 #
@@ -1131,9 +1338,7 @@ tables.table(rows, index="training",
                      "below, a point is a pass and a number a failure")
 
 # %% [markdown]
-# **What the matrix shows.** In the healthy row all numbers are shown, and all pass. In the rows below, a point is a pass and a number a failure. The healthy training passes every test, and each defect fails at least one. The tests from *range* to *gauss* need no training and find seven of the ten before the first step. (*overfit* is the usual test of that name: eight examples, a hundred steps.) Four defects fail one test only: nothing general stands in for looking at the range, the time, the labels and the average. Even *lib*, the loss by somebody else's code, misses most of them. Combinations tell defects apart: wrong sign, other schedule and sigma squared all fail *oracle*; if *var* passes it is the sign, if *gauss* fails it is the sampler.
-#
-# This is one seed, one toy, one defect at a time. The limits of the first eight tests come from formulas and sample sizes, with room (in *gauss* for the error of twenty steps); those of the last five are judgement. On images a missing time does less damage (lesson 2, section 2.9), so *clock* is needed there all the more.
+# **What the matrix shows.** The healthy training passes every test, and each defect fails at least one. The tests from *range* to *gauss* need no training and find seven of the ten before the first step. Four defects fail one test only, so no general test stands in for looking at the range, the time, the labels and the average. This is one seed and one toy; the limits of the last five tests are judgement.
 #
 # | in this order | symptom | suspects | test |
 # | --- | --- | --- | --- |
@@ -1147,14 +1352,14 @@ tables.table(rows, index="training",
 # | 8 | samples shifted or too small | range | range |
 # | 9 | wrong class | labels dropped, or mixed up | labels |
 #
-# **"My samples are pure noise."** In our figure only one defect looks like that, average too slow; wrong sign gives the same noise, blown up; look in this order. (1) Sample with the live weights, those of the last step: an average that is still the start returns its noise, and the training loss does not show it. (2) *oracle*: training and sampling disagree about a sign or a coefficient; with a wrong sign or another schedule the loss is healthy. (3) The loss itself: nearly zero, and the noise is reused; a jump, and the learning rate is too high. (Those in (3) gave no noise here, but clumps and a shapeless cloud.) (How often each happens elsewhere, ten defects of our own choice cannot say. The order is what is quick to try and what the loss hides.)
+# **"My samples are pure noise."** (1) Sample with the live weights: an average that is still the start returns its noise. (2) *oracle*: training and sampling disagree about a sign or a coefficient while the loss is healthy. (3) The loss itself: nearly zero, and the noise is reused; a jump, and the learning rate is too high. How often each happens elsewhere, ten defects of our own choice cannot say.
 
 # %% [markdown]
 # # Part II · Is it good?
 #
 # ## 3.10 A distance between distributions
 #
-# You look at a hundred samples and like them. **How far is their distribution from that of the data?** Begin with two Gaussians on a line, and call *distance* the least work that turns one into the other: pair every $x$ of the first with a $y$ of the second (a *coupling*) so that the mean of $(x-y)^2$ is smallest. For any coupling, with means $m_1, m_2$ and standard deviations $s_1, s_2$,
+# **How far is the distribution of the samples from that of the data?** Begin with two Gaussians on a line, and call *distance* the least work that turns one into the other: pair every $x$ of the first with a $y$ of the second (a *coupling*) so that the mean of $(x-y)^2$ is smallest. For any coupling, with means $m_1, m_2$ and standard deviations $s_1, s_2$,
 #
 # $$\mathbb E(x-y)^2 = (m_1-m_2)^2 + s_1^2 + s_2^2 - 2\operatorname{Cov}(x,y) \tag{3.29}$$
 #
@@ -1172,9 +1377,17 @@ plots.scatter(clouds, limit=3.5,
 print(f"(0 - 0.5)^2 + (1 - 0.4)^2 = {0.5**2 + 0.6**2:.2f}")
 
 # %% [markdown]
-# **What the figure shows.** The same two distributions, three costs; the rising line ($x$ to the right, $y$ up) is the cheapest, and costs what (3.30) says.
+# **What the figure shows.** The same two distributions, three costs; the rising line costs what (3.30) says.
 #
-# In $d$ dimensions, with covariances $A$ and $B$, only the last term is new:
+# In $d$ dimensions, with means $\mu$ and covariances $A$ and $B$, the same question has the answer
+#
+# $$d^2 = |\mu_1-\mu_2|^2 + \operatorname{tr}\big(A + B - 2\,(A^{1/2}BA^{1/2})^{1/2}\big) \tag{3.34}$$
+#
+# This is the **Fréchet distance**, squared as is usual. For numbers it is (3.30).
+#
+# ### The matrix case · deeper
+#
+# In $d$ dimensions, with covariances $A$ and $B$, the mean square is as in (3.29), and only the last term is new:
 #
 # $$\mathbb E|x-y|^2 = |\mu_1-\mu_2|^2 + \operatorname{tr}A + \operatorname{tr}B - 2\operatorname{tr}\operatorname{Cov}(x,y) \tag{3.31}$$
 #
@@ -1186,11 +1399,7 @@ print(f"(0 - 0.5)^2 + (1 - 0.4)^2 = {0.5**2 + 0.6**2:.2f}")
 #
 # $$y = \mu_2 + T(x-\mu_1), \qquad T = A^{-1/2}RA^{-1/2} \tag{3.33}$$
 #
-# Indeed $\operatorname{Cov}(y) = TAT = A^{-1/2}R^2A^{-1/2} = B$, and $\operatorname{tr}\operatorname{Cov}(x,y) = \operatorname{tr}AT = \operatorname{tr}R$. The result, squared as is usual, is the **Fréchet distance**:
-#
-# $$d^2 = |\mu_1-\mu_2|^2 + \operatorname{tr}\big(A + B - 2\,(A^{1/2}BA^{1/2})^{1/2}\big) \tag{3.34}$$
-
-# (Of all pairs of distributions with these means and covariances, Gaussians are the nearest: the bound (3.32) used nothing else.)
+# Indeed $\operatorname{Cov}(y) = TAT = A^{-1/2}R^2A^{-1/2} = B$, and $\operatorname{tr}\operatorname{Cov}(x,y) = \operatorname{tr}AT = \operatorname{tr}R$. This gives (3.34). The bound (3.32) used means and covariances alone, so no pair of distributions with these means and covariances is nearer than the Gaussians.
 
 # %%
 def power(C, p):
@@ -1217,7 +1426,9 @@ work = (a - y).square().sum(1).mean()
 print(f"distance {my_frechet(a, b):.3f}, work of the map {work:.3f}")
 
 # %% [markdown]
-# **Features.** Pictures first go through a network that extracts what matters, the **feature extractor**: here the digit classifier, with 128 features. The published **FID** (**Fréchet Inception distance**) takes 2,048 features of Inception, trained on photographs. The code stays the same; the scale does not, so never compare across networks. Its extractor (91 MB, downloaded once, checked by digest; needs torch-fidelity):
+# ### Features
+#
+# Pictures first go through a network that extracts what matters, the **feature extractor**: here the digit classifier, with 128 features. The published **FID** (**Fréchet Inception distance**) takes 2,048 features of Inception, trained on photographs. The code stays the same; the scale does not, so never compare across networks. Its extractor (91 MB, downloaded once, checked by digest; needs torch-fidelity):
 #
 # ```python
 # feature_fn = features.inception()             # or features.dinov2()
@@ -1227,15 +1438,21 @@ print(f"distance {my_frechet(a, b):.3f}, work of the map {work:.3f}")
 #
 # ## 3.11 The bias: why a distance from 500 samples says nothing by itself
 #
-# **What do *real* digits score?** Not zero: from $n$ points, mean and covariance are only estimated. Let two clouds of $n$ and $m$ points come from one distribution with covariance $C$, in coordinates where $C$ is diagonal with entries $\lambda_i$. The means contribute $\mathbb E|\bar x-\bar y|^2 = (\frac1n+\frac1m)\operatorname{tr}C$. For the covariances put $A = C$, $B = C + E$ with a small $E$, and expand $R = C + X + Y$ in first and second order of $E$. In $R^2 = C^2 + C^{1/2}EC^{1/2}$ the terms of first order are $CX + XC = C^{1/2}EC^{1/2}$, those of second order $CY + YC + X^2 = 0$; so $(\lambda_i+\lambda_j)X_{ij} = \sqrt{\lambda_i\lambda_j}E_{ij}$ and $2\lambda_iY_{ii} = -\sum_jX_{ij}^2$. In the trace the first order cancels. What is left is $-2\operatorname{tr}Y$; take the mean of this sum and of the same with $i$ and $j$ exchanged:
+# **What do *real* digits score?** Not zero: from $n$ points, mean and covariance are only estimated, and the distance is never negative. For two clouds of $n$ and $m$ points from one distribution it is, on average, about $(\frac1n + \frac1m)$ times a constant of the data. Measure it, with all the disjoint draws that 10,000 digits give; they are shuffled, because the easier test digits come first in the file.
+#
+# ### The bias, derived · deeper
+#
+# Let the distribution have covariance $C$, in coordinates where $C$ is diagonal with entries $\lambda_i$. The means contribute $\mathbb E|\bar x-\bar y|^2 = (\frac1n+\frac1m)\operatorname{tr}C$. The covariances are $A = C + E_a$ and $B = C + E_b$ with small errors. To second order the trace depends on $E = E_b - E_a$ alone: it vanishes with its first derivatives where $A = B$, so put $A = C$, $B = C + E$, and expand $R = C + X + Y$ in first and second order of $E$. In $R^2 = C^2 + C^{1/2}EC^{1/2}$ the terms of first order are $CX + XC = C^{1/2}EC^{1/2}$, those of second order $CY + YC + X^2 = 0$; so $(\lambda_i+\lambda_j)X_{ij} = \sqrt{\lambda_i\lambda_j}E_{ij}$ and $2\lambda_iY_{ii} = -\sum_jX_{ij}^2$. In the trace the first order cancels. What is left is $-2\operatorname{tr}Y$; take the mean of this sum and of the same with $i$ and $j$ exchanged:
 #
 # $$\operatorname{tr}(A + B - 2R) \approx \sum_{ij}\frac{X_{ij}^2}{\lambda_i} = \frac12\sum_{ij}\Big(\frac1{\lambda_i}+\frac1{\lambda_j}\Big)X_{ij}^2 = \frac12\sum_{ij}\frac{E_{ij}^2}{\lambda_i+\lambda_j} \tag{3.35}$$
 #
-# For Gaussians the error $E_{ij}$ of $n$ points has mean square $\lambda_i\lambda_j/n$, twice that where $i = j$; the errors of the two clouds add. Together
+# For Gaussians the error of $n$ points has mean square $\lambda_i\lambda_j/n$, twice that where $i = j$. The two errors are independent, so their mean squares add in $E$. Together
 #
 # $$\mathbb E\,d^2 \approx \Big(\frac1n+\frac1m\Big)\Big[\operatorname{tr}C + \frac12\sum_{ij}\frac{\lambda_i\lambda_j}{\lambda_i+\lambda_j} + \frac14\operatorname{tr}C\Big] \tag{3.36}$$
 #
-# It falls like $1/n$; for $d$ equal eigenvalues the bracket is $\lambda(d^2+5d)/4$. Measure it, with all the disjoint draws that 10,000 digits give (shuffled: in the file, the easier test digits come first).
+# For $d$ equal eigenvalues the bracket is $\lambda(d^2+5d)/4$.
+#
+# ### The baseline, measured
 
 # %%
 g = torch.Generator().manual_seed(0)
@@ -1284,7 +1501,7 @@ plots.curves(n, lines, xscale="log", yscale="log", xlabel="number of digits n",
 # %% [markdown]
 # **What the figure shows.** Real digits against real digits fall nearly as predicted. Extrapolated to infinite $n$, no more is left than the error of the 10,000 test digits themselves. **500 perfect digits score worse than 5,000 of which 25 are pure noise**: at $n = 500$ the distance measures $n$. For Inception's 2,048 features 50,000 pictures are the custom. So keep to one $n$, and print beside it the **real-data baseline**, what as many real pictures score (a floor for any model), with its spread.
 #
-# ## 3.12 Kernel distances
+# ## 3.12 Kernel distances · deeper
 #
 # **Can the bias be avoided?** Compare only means, but of many features $\phi$, given through a kernel $k(x,y) = \phi(x)\cdot\phi(y)$. With independent $x, x'$ from one distribution and $y, y'$ from the other, the squared **maximum mean discrepancy** (**MMD**) is
 #
@@ -1369,7 +1586,9 @@ plots.curves(grid[:, 0], {name: m.log_prob(grid).exp() for name, m in densities.
              title="Mean 0 and variance 1, all three", xlabel="x", ylabel="density")
 
 # %% [markdown]
-# At every $n$ the mean of KID is 0 to within two of its standard errors, at $n = 1000$ to within three (the four share their digits, so they are not four independent trials), while the Fréchet distance is not; but a single draw of KID spreads widely. **What the figure shows.** (The figure draws the three shapes.) The Fréchet distance cannot tell them apart. The cubic kernel sees the long tail, a third moment, but not the bumps; the Gaussian kernel sees both if its width suits the data, and with $w = 10$ neither.
+# At every $n$ the mean of KID is 0 to within three of its standard errors, while that of the Fréchet distance is not; but a single draw of KID spreads widely. The four rows share their digits, so they are not four independent trials.
+#
+# **What the table of shapes shows.** The Fréchet distance is the same for all three within its spread. The cubic kernel sees the long tail, a third moment, but not the bumps. The Gaussian kernel sees both with $w = 0.5$, and with $w = 10$ neither. **What the figure shows.** The three densities differ plainly; only mean and variance agree.
 #
 # ## 3.13 Scores that ask one question
 #
@@ -1445,13 +1664,15 @@ precision, _ = metrics.precision_recall(with_strays, clouds["half rubbish"])
 print(f"precision of half rubbish when 20 of the real points are strays: {precision:.2f}")
 
 # %% [markdown]
-# **What the figure shows.** Each failure is told from the others. (The balls have gaps: even the right model stays below 1.) The last line is the weak spot: a stray point has far neighbours, hence a huge ball, and rubbish in it counts as good.
+# **What the figure shows.** Each failure is told from the others. Even the right model stays below 1, since the balls have gaps. Repeated points have recall 0 for a second reason: their nearest neighbours are copies of themselves, so their balls have radius zero. The last line is the weak spot: a stray point has far neighbours, hence a huge ball, and rubbish in it counts as good.
+#
+# ### LPIPS, and every score against n · deeper
 #
 # **LPIPS** (learned perceptual image patch similarity) is not about sets: it says how different *two* pictures look. On five layers $l$ of AlexNet, the features at each position are brought to length 1 (hats), compared, and weighted with $w_{lc}\ge0$ fitted to people's judgement:
 #
 # $$d(x,y) = \sum_l\frac1{H_lW_l}\sum_{i,j,c}w_{lc}\,\big(\hat a_{lcij}(x)-\hat a_{lcij}(y)\big)^2 \tag{3.42}$$
 #
-# It serves for reconstructions (small is good) and diversity (its mean over pairs of samples: large is varied). Beside the pixels' square error:
+# It serves for reconstructions (small is good) and diversity (its mean over pairs of samples: large is varied). Below, 28 x 28 digits are enlarged to 64 x 64 first, since AlexNet needs 32 pixels or more; the number depends on that size. Beside the pixels' square error:
 
 # %%
 def my_lpips(x, y):
@@ -1514,9 +1735,9 @@ for part in ((0, 1, 2), (3, 4)):
 # %% [markdown]
 # **What the figures show.** The Fréchet distance is biased upwards, the Inception Score downwards (a few pictures show less variety than there is); KID is not (a mean of ten draws is itself uncertain by a third of its bar); precision and recall start about 0.05 too high at $n = 50$ and hardly change from 200 on. So every score is compared at one $n$, with its real-data baseline and its spread.
 #
-# ## 3.14 Metrics that disagree
+# ## 3.14 Metrics that disagree · deeper
 #
-# **Which metric sees which damage?** Spoil 1,000 real test digits in ways we know, and compare with 1,000 others. All the rest gives nine draws of the real-data baseline. The copies and the ten repeated images are training digits.
+# **Which metric sees which damage?** Spoil 1,000 real test digits in ways we know, and compare with 1,000 other test digits. The nine thousand that are not the reference give nine draws of the real-data baseline. The copies and the ten repeated images are training digits.
 
 # %%
 n = 1000
@@ -1575,7 +1796,7 @@ print(f"10,000 training digits as the reference: Fréchet distance of their copi
 #
 # ## 3.15 Our models judged, and have they memorised the data?
 #
-# The course ships two models of digits: `mnist`, trained for over an hour, and `mnist_small`, a third of its size, trained for ten minutes. Which is better, and how good is it? Five hundred samples of each, twenty steps, no guidance, beside twenty draws of five hundred *real* training digits; and behind it what their model cards say of larger samples (`train.load(name).about`, measured by `python tools/recipes/ship.py NAME`).
+# The course ships two models of digits: `mnist`, 10,000 updates, and the smaller `mnist_small`, 5,000 updates; what they took on which machine is in their model cards. Which is better, and how good is it? Five hundred samples of each, twenty steps, no guidance, beside twenty draws of five hundred *real* training digits; and behind it what their model cards say of larger samples (`train.load(name).about`, measured by `python tools/recipes/ship.py NAME`).
 
 # %%
 asked = labels[shuffle[-500:]]                      # 500 labels, as frequent as in the data
@@ -1632,9 +1853,9 @@ for name in samples:
 tables.table(rows, ".3f", index="card of", caption="What the models' cards say")
 
 # %% [markdown]
-# **What the table shows.** At $n = 500$ KID cannot tell either model from real digits; nor, in truth, can the Fréchet distance: even the small model is little more than one standard deviation above the baseline. The cards, with 2,000 digits, see more. The small model lies far above real digits; the large one about three standard deviations above the card's baseline, and less than two above that of section 3.11 (0.153 $\pm$ 0.046), so it is probably, not certainly, worse than real digits. The *class agreement* asks something else, whether the digit is the one that was ordered, and there both are measurably below real digits: a fraction of $p$ of 500 is known to $\sqrt{p(1-p)/500}$, here to somewhat less than a point. (Guidance, lesson 5, is the usual remedy, and costs variety.)
+# **What the tables show.** At $n = 500$ the small model's Fréchet distance is little more than one standard deviation above the baseline, and KID, an unbiased distance, tells neither model from real digits. The cards, with 2,000 digits, see more: the small model lies far above real digits, the large one three deviations above its card's baseline and less than two above that of section 3.11, so it is probably worse. *Class agreement* asks whether the digit is the one that was ordered. A fraction $p$ of 500 is known to $\sqrt{p(1-p)/500}$, here to less than a point, and both are below real digits by more than that.
 #
-# **Have the models learned the data by heart?** None of these numbers measures **memorisation**, so we must look for it ourselves: how far is each sample from its *nearest training image*? Divide by the median for test digits, which no model can have memorised. The next cell tries this on copies, too, disguised by a little noise or by a shift of one pixel. (It searches 10,000 of the 60,000 training images; a real check searches all.)
+# **Have the models learned the data by heart?** None of these numbers measures **memorisation**, so we must look for it ourselves: how far is each sample from its *nearest training image*? Divide by the median for test digits, which no model can have memorised. The next cell tries this on copies, too, disguised by a little noise or by a shift of one pixel. It searches 10,000 of the 60,000 training images; a real check searches all.
 
 # %%
 copies, stored = train_x[:200], train_x.flatten(1)                  # (10000, 784)
@@ -1663,9 +1884,9 @@ plots.panels(at, fractions, title="How near is the nearest training image?",
              xlabel="ratio to test median", ylabel="fraction nearer than this")
 
 # %% [markdown]
-# **What the figure shows.** Pixels find every noisy copy and are blind to a shift. Features find that the shifted copies, as a set, are too near, and are blind to the noise. The model's samples lie nearly as test digits do, in features a little nearer; there is no heap of very near ones, so no sign of copies among the images searched. So check with more than one distance, and look at the nearest pairs.
+# **What the figure shows.** Pixels find every noisy copy and are blind to a shift. Features find that the shifted copies, as a set, are too near, and are blind to the noise. The model's samples lie nearly as test digits do, so this search found no copies. Use more than one distance.
 #
-# ## 3.16 Why not simply the loss?
+# ## 3.16 Why not simply the loss? · deeper
 #
 # **If the loss falls, do the samples get better?** With $D^*(x_t) = \mathbb E[x_0|x_t]$, the exact denoiser, the loss at one noise level is
 #
@@ -1734,11 +1955,107 @@ plots.scatter(clouds, title="Samples from the same noise, and the fraction in a 
 #
 # So watch the loss *by noise level*, on held-out data: it shows where something is broken. Compare totals only between runs with the same target, weighting and schedule. Choose between models by their samples.
 #
+# ## 3.17 Your own pictures
+#
+# **A folder and a configuration.** Any folder of pictures will do; sub-folders become labels. The command is one line:
+#
+# ```
+# python -m course_lib.lab.training configs/pictures.toml --folder photos
+# ```
+#
+# The file `configs/pictures.toml` says how large the pictures become, which target, schedule and network are used, and for how long they are trained. Its choices are those of this lesson. Flips are on in it; switch them off for pictures with writing, or with a left and a right. A few hundred pictures are a *small* set: copies are to be feared, and by section 3.11 a Fréchet distance from 100 pictures says little.
+#
+# **Keep some pictures back** before you train. Below, 300 small figures play the part of your folder and 100 more are held out. Use your own two.
+
+# %%
+folder, held_out_folder = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
+for k, picture in enumerate(data.nouns(400).x):
+    where = folder if k < 300 else held_out_folder
+    save_image((picture + 1) / 2, where / f"{k:03d}.png")
+
+training = data.pictures(folder, size=32)
+held_out = data.pictures(held_out_folder, size=32)
+config = {
+    "data": "pictures", "folder": str(folder), "size": 32, "target": "v",
+    "schedule": {"name": "cosine"},
+    "network": {"type": "UNet", "channels": 3, "widths": [16, 32], "patch_size": 2},
+    "train": {"steps": 150, "batch_size": 32, "lr": 2e-3, "horizontal_flip": False},
+}
+D, tensors, options = train.from_config(config)
+D = train.train(D, tensors, config=options)
+own_samples = sampling.samples(D, n=100)
+plots.show({"your pictures": training.floats(slice(0, 12)),
+            "samples": own_samples[:12].cpu()}, title="150 updates: only a trial")
+
+# %% [markdown]
+# **Judge it honestly.** Three questions, and for each a row whose answer is known beforehand. *Do samples look like held-out pictures?* Mix both sets and ask of each picture whether its nearest neighbour comes from its own set. This **1-nearest-neighbour accuracy** (1-NNA) is 100 % for sets apart and near 50 % for one distribution (Lopez-Paz & Oquab 2017). *Are they new?* Take the distance to the nearest training picture, over that of held-out pictures: 1 is as new as real data, 0 a copy. *How sure is that?* Both come with a 95 % interval. The distance is that of AlexNet's features.
+
+# %%
+to_features = lambda x: features.alexnet_features(x.float().cpu().clamp(-1, 1))
+train_f, real_f = to_features(training.floats()), to_features(held_out.floats())
+fresh = data.nouns(100, seed=1).x
+candidates = {
+    "other real pictures": fresh,
+    "copies of the training set": training.floats(slice(0, 100)),
+    "one picture, with noise": (training.floats(slice(0, 1))
+                                + 0.02 * torch.randn(100, 3, 32, 32, generator=g)),
+    "samples after 150 updates": own_samples,
+}
+rows = {}
+for name, x in candidates.items():
+    f = to_features(x)
+    nna = small_sets.one_nna(f, real_f, torch.cdist)
+    near = small_sets.nearest_ratio(torch.cdist(f, train_f), torch.cdist(real_f, train_f))
+    rows[name] = {"1-NNA": f"{nna.accuracy:.0%}", "95 % from": f"{nna.low:.0%}",
+                  "to": f"{nna.high:.0%}", "nearest, over held-out": f"{near.median:.2f}",
+                  "95 % from ": f"{near.low:.2f}", "to ": f"{near.high:.2f}"}
+for row in read_rows("lesson3_pictures.csv"):
+    columns = ("nna", "nna_low", "nna_high", "near", "near_low", "near_high")
+    values = (float(row[c]) for c in columns)
+    formats = (".0%", ".0%", ".0%", ".2f", ".2f", ".2f")
+    rows[f"samples after {int(row['steps']):,} updates"] = dict(
+        zip(rows["other real pictures"], (f"{v:{f}}" for v, f in zip(values, formats))))
+tables.table(rows, index="100 pictures", caption="Against 100 held-out pictures")
+
+# %% [markdown]
+# **What the table shows.** Other real pictures pass both questions, 50 % and 1.01. Copies pass the first, 55 %, and fail the second, 0. One picture with noise fails both. So does the trial: 100 %, and farther from the training set than real pictures. Neither column suffices alone: 1-NNA does not ask whether a picture is new, nor the ratio whether it is good. With 100 pictures the intervals are wide. Longer trainings: «python benchmarks/lesson3_pictures.py».
+#
 # ## What we built
 #
-# A reason for every part of the training: what the loss estimates, what a target and a weighting change, when a schedule fits, why weights are averaged. Ten broken trainings and thirteen tests that tell them apart. And a set of metrics, each rebuilt from its formula, nearly all beside the number that real data score.
+# A reason for every part of the training: what the loss estimates, what a target, a weighting and a schedule's density change, why weights are averaged. Ten broken trainings and thirteen tests that tell them apart. A set of metrics, nearly all beside the number that real data score. And a model from a folder of pictures, judged by rows whose answer was known.
 #
 # **Three things to remember.** (1) All targets minimise one error with different weights; the mean is what the equations need. (2) A training that fails seldom says so: test the parts, not the loss. (3) A metric without its sample size, its real-data baseline and its spread is not a measurement.
+#
+# | term | in one line |
+# | --- | --- |
+# | target, parameterisation, prediction type | what the network predicts: $\epsilon$, $x_0$, $v$ or flow |
+# | epsilon-, x0-, v-prediction | networks with these targets |
+# | flow matching, rectified flow | regression on the velocity of lines from noise to data, (3.9) |
+# | preconditioning | factors that keep input and target of the network at size one, (3.11) |
+# | min-SNR, P2 | two loss weightings, (3.15) |
+# | importance sampling | times drawn from another density and weighted back, (3.16) |
+# | logit-normal times | $t$ = sigmoid of a normal number |
+# | stratified times | one time in each of $B$ equal slices |
+# | timestep shift | the schedule moved for larger images, (3.19) |
+# | zero terminal SNR | a schedule that ends at $\alpha = 0$ exactly |
+# | learned variance, hybrid loss, VLB | the reverse variance from the network; its loss; the bound, (3.20), (3.21) |
+# | bits per dimension | the bound as the length of a lossless file |
+# | EMA, power-function and post-hoc | averages of the weights, (3.23), (3.24) |
+# | AdamW, decoupled weight decay | Adam whose weights shrink by their own rule, (3.45) |
+# | Muon, Newton-Schulz steps | momentum made orthogonal, (3.46); how |
+# | gradient clipping, accumulation | a bound on the norm; a batch in parts |
+# | augmentation leakage | a model draws what augmentation made |
+# | mixed precision, fp16, bf16, gradient scaler | half precision in the products; its two formats; a remedy for tiny gradients |
+# | oracle | the target itself in the place of the network |
+# | Fréchet distance, FID | work between Gaussians fitted to features, (3.34); with Inception's |
+# | feature extractor | the network whose features are compared |
+# | real-data baseline, floor | what as many real pictures score |
+# | MMD, KID, CMMD | kernel distances, (3.37) |
+# | Inception Score | sure and varied, by a classifier, (3.40) |
+# | precision, recall | samples near data; data near samples, (3.41) |
+# | LPIPS | perceptual distance of two pictures, (3.42) |
+# | memorisation | samples that are training pictures |
+# | 1-NNA | how often the nearest neighbour is of the same set |
 #
 # | formula | source |
 # | --- | --- |
@@ -1754,6 +2071,10 @@ plots.scatter(clouds, title="Samples from the same noise, and the fraction in a 
 # | (3.29) to (3.34) | Dowson & Landau 1982; as FID: Heusel et al. 2017 |
 # | (3.36) | that FID is biased: Binkowski et al. 2018; to extrapolate: Chong & Forsyth 2020 |
 # | (3.37) to (3.39) | Gretton et al. 2012, *A Kernel Two-Sample Test*; KID: Binkowski et al. 2018; CMMD: Jayasumana et al. 2024 |
+# | (3.44) | Kingma & Gao 2023 |
+# | (3.45) | Loshchilov & Hutter 2019, *Decoupled Weight Decay Regularization*, algorithm 2 |
+# | (3.46) | Jordan et al. 2024, *Muon* |
+# | augmentation that does not leak | Karras et al. 2020, *Training GANs with Limited Data*; Karras et al. 2022, appendix F.2 |
 # | (3.40), (3.41), (3.42) | Salimans et al. 2016; Kynkäänniemi et al. 2019; Zhang et al. 2018 |
 #
 # **Next:** lesson 4 takes one trained model and asks how few steps it needs.

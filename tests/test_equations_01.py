@@ -573,3 +573,19 @@ def test_eq_1_36():
     assert edm.sigma(edm.t_from_log_snr(level)) == pytest.approx(math.exp(-level / 2), rel=1e-6)
     s = flow.t_from_log_snr(level)
     assert 2 * math.log((1 - s) / s) == pytest.approx(level.item(), rel=1e-6)
+def test_eq_1_37():
+    """Levels that are left out: the fewer, larger steps lead to the same q(x_t | x_0).
+
+    By merging two steps as in (1.6), and with the library's tables of the levels that are kept.
+    """
+    betas = Schedule.linear(T=1000).betas
+    alpha_bar = torch.cumprod(1 - betas, 0)
+    first, second = 1 - betas[400], 1 - betas[401]
+    merged = second * (1 - first) + (1 - second)            # the variance of both steps' noise
+    assert merged.item() == pytest.approx((1 - alpha_bar[401] / alpha_bar[399]).item(), rel=1e-9)
+    kept = alpha_bar[torch.tensor([9, 99, 250, 777, 999])]
+    large = 1 - kept / torch.cat([torch.ones(1, dtype=kept.dtype), kept[:-1]])
+    fewer = Schedule.from_betas(large)
+    t = torch.arange(1, 6) / 5
+    torch.testing.assert_close(fewer.alpha(t).square().double(), kept.double())
+    assert (large > betas[[9, 99, 250, 777, 999]]).all()
