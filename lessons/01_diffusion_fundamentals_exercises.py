@@ -11,7 +11,7 @@
 #
 # {{badge}}
 #
-# Ten questions, 27 points, about two and a half hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("1.1")` gives a hint, and a stronger one each time you call it. Nothing is lost by trying. Formula numbers are those of the lesson.
+# Ten questions, 27 points, about two and a half hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("1.1")` gives a hint, and a stronger one each time you call it. Nothing is lost by trying. Formula numbers are those of the lesson. Its core sections suffice for all questions but 1.5, which needs the deeper part of section 1.5.
 #
 # In the questions `beta`, `alpha_bar` and every `a` are variances, as in the paper: $a$ stands for some $\bar\alpha$.
 
@@ -316,7 +316,7 @@ plots.scatter({"data": moons.sample(1000), "my sampler": drawn},
 # %% [markdown]
 # ## 1.10 Stretch: the best variance (3 points, 30 minutes)
 #
-# Ho et al. tried two variances for the reverse step, $\beta_t$ and $\tilde\beta_t$, and found that both work. Section 1.8 showed that neither is best. Take one pixel whose data is Gaussian with mean 0 and variance $v$. Then $x_{t-1}$ and $x_t$ are Gaussian together, and the true reverse step $q(x_{t-1}\mid x_t)$ is exactly Gaussian. What is its variance? Check your formula with $v = 0$ and $v = 1$ before you run the check. What do these two cases mean? Below the check is a cell for your sentence; nobody marks it.
+# Ho et al. tried two variances for the reverse step, $\beta_t$ and $\tilde\beta_t$, and found that both work. Neither is best, as the deeper part of section 1.8 shows. Take one pixel whose data is Gaussian with mean 0 and variance $v$. Then $x_{t-1}$ and $x_t$ are Gaussian together, and the true reverse step $q(x_{t-1}\mid x_t)$ is exactly Gaussian. What is its variance? Check your formula with $v = 0$ and $v = 1$ before you run the check. What do these two cases mean? Below the check is a cell for your sentence; nobody marks it.
 
 # %% tags=["answer:1.10"]
 def best_variance(beta, before, v):

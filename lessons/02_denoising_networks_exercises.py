@@ -13,7 +13,7 @@
 #
 # Nine questions, 25 points, about three hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("2.1")` gives a hint, and a stronger one each time you call it. Nothing is lost by trying.
 #
-# Names in `code` are those of the library: `ResnetBlock`, `TimeEmbedding`, `AttentionBlock` and `CrossAttentionBlock` from `course_lib.networks.layers`, `UNet` from `course_lib.networks.unet`, `DiTBlock` and `sincos_position_embedding_2d` from `course_lib.networks.dit`. You may look into it at any time, and compare with it; your answer should be your own.
+# Names in `code` are those of the library: `ResnetBlock`, `TimeEmbedding`, `AttentionBlock` and `CrossAttentionBlock` from `course_lib.networks.layers`, `UNet` from `course_lib.networks.unet`, `DiTBlock` and `sincos_position_embedding_2d` from `course_lib.networks.dit`. You may look into it at any time, and compare with it; your answer should be your own. The core sections of the lesson suffice for all questions.
 
 # %% tags=["setup"]
 {{setup}}

@@ -13,7 +13,7 @@
 #
 # Nine questions, 25 points, about three and a half hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("3.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
 #
-# As in the lesson, $t = 0$ is data and $t = 1$ is noise, $\alpha$ and $\sigma$ are standard deviations, and $\mathrm{SNR} = \alpha^2/\sigma^2$; `log_snr` is its natural logarithm.
+# As in the lesson, $t = 0$ is data and $t = 1$ is noise, $\alpha$ and $\sigma$ are standard deviations, and $\mathrm{SNR} = \alpha^2/\sigma^2$; `log_snr` is its natural logarithm. The core sections of the lesson suffice for all questions; only the last paragraph of 3.9 asks for the kernel distances of section 3.12.
 
 # %% tags=["setup"]
 {{setup}}
