@@ -6,10 +6,10 @@
         those of one seed alone
 
 The same U-Net (widths 16, 32, patch 2), 1,000 updates of 128 digits; 1,000 samples each in 100
-ancestral steps, and their Fréchet distance to the test digits; the last column is the share of the
-digit that occurs most. Lesson 1 reads the rows of target eps, lesson 3 five pairs. Rows go to
-course_lib/assets/schedules.csv as they are finished; a row that is there is not repeated.
-Interrupted, the same command goes on.
+ancestral steps, and their Fréchet distance to the test digits, beside as many training digits
+(target none). The last column is the share of the digit that occurs most. Lesson 1 reads the rows
+of target eps, lesson 3 five pairs. Rows go to course_lib/assets/schedules.csv as they are finished;
+a row that is there is not repeated. Interrupted, the same command goes on.
 """
 import argparse
 import csv
@@ -56,7 +56,7 @@ def trained(target: str, schedule: str, seed: int, x: torch.Tensor) -> Denoiser:
 
 @torch.no_grad()
 def measured(D: Denoiser) -> dict:
-    """Of N samples: their distance, and the share of the digit that occurs most."""
+    """`judged` of N samples."""
     g, parts = torch.Generator().manual_seed(1), []
     device = train.default_device()
     with train.autocast():
@@ -64,11 +64,15 @@ def measured(D: Denoiser) -> dict:
             x = D.schedule.sample_prior((250, 1, 28, 28), generator=g, device=device)
             x = last(ancestral(D, D.schedule, x, timesteps(D.schedule, 100), generator=g))
             parts.append(x.float().cpu().clamp(-1, 1))
-    x = torch.cat(parts)
+    return judged(torch.cat(parts))
+
+
+def judged(x: torch.Tensor) -> dict:
+    """Of digits: their distance, and the share of the digit that occurs most."""
     found = features.digit_features(x)
     counts = features.digit_probabilities(x).argmax(1).bincount(minlength=10)
     distance = metrics.frechet_distance(found, features.features_of_test_split())
-    return {"distance": distance, "most_frequent": counts.max().item() / N}
+    return {"distance": distance, "most_frequent": counts.max().item() / len(x)}
 
 
 def main() -> None:
@@ -83,13 +87,17 @@ def main() -> None:
         with CSV.open() as file:
             rows = list(csv.DictReader(file))
     there = {(row["target"], row["schedule"], int(row["seed"])) for row in rows}
-    for seed, (target, name) in itertools.product(seeds, PAIRS):
+    for seed, (target, name) in itertools.product(seeds, (*PAIRS, ("none", "real digits"))):
         if (target, name, seed) in there:
             continue
-        D = trained(target, name, seed, x)
-        loss = sum(value for _, value in D.history[-10:]) / 10
         row = {"target": target, "schedule": name, "seed": seed, "steps": STEPS, "n": N}
-        rows.append(row | {"loss": loss} | measured(D))
+        if target == "none":
+            row |= {"loss": ""} | judged(x[N * seed:N * (seed + 1)])
+        else:
+            D = trained(target, name, seed, x)
+            loss = sum(value for _, value in D.history[-10:]) / 10
+            row |= {"loss": loss} | measured(D)
+        rows.append(row)
         print(rows[-1], flush=True)
         with CSV.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
