@@ -7,9 +7,10 @@
 
 The same U-Net (widths 16, 32, patch 2), 1,000 updates of 128 digits; 1,000 samples each in 100
 ancestral steps, and their Fréchet distance to the test digits, beside as many training digits
-(target none). The last column is the share of the digit that occurs most. Lesson 1 reads the rows
-of target eps, lesson 3 five pairs. Rows go to course_lib/assets/schedules.csv as they are finished;
-a row that is there is not repeated. Interrupted, the same command goes on.
+(target none). Predictions of the image are clipped to [-1, 1], or not (the columns _unclipped);
+most_frequent is the share of the digit that occurs most. Lesson 1 reads the rows of target eps,
+lesson 3 five pairs. Rows go to course_lib/assets/schedules.csv as they are finished; a row that is
+there is not repeated. Interrupted, the same command goes on.
 """
 import argparse
 import csv
@@ -17,7 +18,7 @@ import itertools
 
 import torch
 
-from course_lib import Denoiser, Schedule, UNet, ancestral, last, timesteps
+from course_lib import Denoiser, Schedule, UNet, ancestral, clip, last, timesteps
 from course_lib.lab import data, features, metrics, storage, train
 
 CSV = storage.ASSETS / "schedules.csv"
@@ -40,7 +41,8 @@ PAIRS = (
 SEEDS = (0, 1)
 STEPS = 1_000
 N = 1_000
-COLUMNS = ["target", "schedule", "seed", "steps", "n", "loss", "distance", "most_frequent"]
+COLUMNS = ["target", "schedule", "seed", "steps", "n", "loss", "distance", "most_frequent",
+           "distance_unclipped", "most_frequent_unclipped"]
 
 
 def trained(target: str, schedule: str, seed: int, x: torch.Tensor) -> Denoiser:
@@ -55,16 +57,22 @@ def trained(target: str, schedule: str, seed: int, x: torch.Tensor) -> Denoiser:
 
 
 @torch.no_grad()
-def measured(D: Denoiser) -> dict:
-    """`judged` of N samples."""
+def samples(D: Denoiser, guess) -> torch.Tensor:
+    """N digits by a denoiser, D or clip(D)."""
     g, parts = torch.Generator().manual_seed(1), []
     device = train.default_device()
     with train.autocast():
         for _ in range(N // 250):
             x = D.schedule.sample_prior((250, 1, 28, 28), generator=g, device=device)
-            x = last(ancestral(D, D.schedule, x, timesteps(D.schedule, 100), generator=g))
+            x = last(ancestral(guess, D.schedule, x, timesteps(D.schedule, 100), generator=g))
             parts.append(x.float().cpu().clamp(-1, 1))
-    return judged(torch.cat(parts))
+    return torch.cat(parts)
+
+
+def measured(D: Denoiser) -> dict:
+    """`judged` of samples whose predictions are clipped to [-1, 1], and of others."""
+    unclipped = {f"{name}_unclipped": v for name, v in judged(samples(D, D)).items()}
+    return judged(samples(D, clip(D))) | unclipped
 
 
 def judged(x: torch.Tensor) -> dict:
