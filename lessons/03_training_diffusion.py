@@ -549,7 +549,7 @@ tables.table(rows, ".3f", index="schedule",
 #
 # ### Two trainings under two schedules
 #
-# **Does a schedule change the samples?** One network and one number of updates; five pairs of target and schedule, two seeds each. By (3.44) the first two have the same loss. `python benchmarks/schedules.py` trained them and drew 1,000 digits from each in 100 steps; the last row are as many real digits.
+# **Does a schedule change the samples?** One network and one number of updates; five pairs of target and schedule, two seeds each. By (3.44) the first two have the same loss. `python benchmarks/schedules.py` trained them and drew 1,000 digits from each in 100 steps; the last row are as many real digits. *Clipped*: each predicted image is cut to [-1, 1].
 
 # %%
 def read_rows(name):
@@ -561,10 +561,12 @@ wanted = {("v", "cosine"): "v on cosine", ("flow", "flow"): "flow on flow",
           ("v", "flow"): "v on flow", ("eps", "cosine"): "eps on cosine",
           ("eps", "linear"): "eps on linear", ("none", "real digits"): "real digits"}
 trainings = read_rows("schedules.csv")
-rows = {name: {f"seed {row['seed']}": float(row["distance"]) for row in trainings
+kinds = {"distance": "clipped", "distance_unclipped": "as it is"}
+rows = {name: {f"{kind}, seed {row['seed']}": float(row[column]) if row[column] else None
+               for column, kind in kinds.items() for row in trainings
                if (row["target"], row["schedule"]) == pair}
         for pair, name in wanted.items()}
-tables.table(rows, ".2f", index="training",
+tables.table(rows, ".1f", index="training",
              caption=f"{trainings[0]['steps']} updates of 128: Fréchet distance of "
                      f"{trainings[0]['n']} digits to the test digits")
 
