@@ -1480,7 +1480,7 @@ else:
 #
 # $$\mathbb E\|x_0-\bar x_k\|^2 = \Big(1+\frac1k\Big)\,\mathbb E\|x_0-m(y)\|^2, \qquad \tfrac12\,\mathbb E\|\hat x-\hat x'\|^2 = \mathbb E\|x_0-m(y)\|^2 \tag{7.30}$$
 #
-# One exact draw is distributed like real pictures, and has twice the least error. (What one has to give up of the one for the other is the **perception-distortion tradeoff**; Blau & Michaeli 2018.) The second equation needs no truth: it says how wrong a sampler *believes* it is. If half the gap between its draws is smaller than the error of a mean of many, it is too sure.
+# One exact draw is distributed like real pictures, and has twice the least error. (What one has to give up of the one for the other is the **perception-distortion tradeoff**; Blau & Michaeli 2018.) The second equation needs no truth: it says how wrong a sampler *believes* it is. If half the gap between its draws is smaller than half their error, it is too sure.
 
 # %%
 mini, vae = train.load("mini_sd", device), train.load("nouns_vae", device)
@@ -1520,18 +1520,24 @@ truth, draws = kept["truth"], kept.pop("draws").view(8, -1, 1, 28, 28)
 shown = ("bicubic", "regression", "DPS", "PiGDM", "concatenation", "truth")
 plots.show({name: kept[name][:12] for name in shown}, columns=12, title="From 7 x 7 pixels")
 
-error = lambda x: (x - truth).square().mean().item()
-least = draws.var(0).mean().item()                          # (7.30), on the right
+# %%
+error = lambda x: (x - truth).square().flatten(-3).mean(-1)             # of each digit
+gap = draws.var(0).flatten(1).mean(1)                       # half of two draws', (7.30)
 for k in (1, 2, 4, 8):
-    found = error(draws.view(8 // k, k, *truth.shape).mean(1))
-    print(f"mean of {k}: {found:.4f}, by (7.30) from the gaps {(1 + 1 / k) * least:.4f}")
+    found = error(draws.view(8 // k, k, *truth.shape).mean(1)).mean()
+    wanted = (1 + 1 / k) * gap.mean()
+    print(f"mean of {k}: {found:.4f}, by (7.30) from the gaps {wanted:.4f}")
+changes = {"half the error less half the gap": error(draws).mean(0) / 2 - gap,
+           "mean of 8 less regression": error(draws.mean(0)) - error(kept["regression"])}
+for name, change in changes.items():
+    print(f"{name}: {change.mean():+.4f} ± {change.std() / len(change) ** 0.5:.4f}")
 grey = lambda x: (x.abs() < 0.8).double().mean((1, 2, 3))   # neither paper nor ink
 tables.table({name: {"grey": f"{grey(x).mean():.1%} ± {grey(x).std() / len(x) ** 0.5:.1%}"}
               for name, x in (kept | {"mean of 8": draws.mean(0)}).items()},
              index="method", caption=f"Grey pixels, {len(truth)} digits")
 
 # %% [markdown]
-# **What the tables and the figure show.** One draw of the conditional model has 1.65 times the error of the network that regresses, and means of draws fall as (7.30) says: the mean of eight is a little better than the regression. Half the gap of two draws, 0.0386 ± 0.0006, is half their error, 0.0397 ± 0.0008, within the errors: the model is about as unsure as it should be. Lesson 5's samplers, which never trained for the task, have errors 1.4 times as large as the draw's, and more digits become others (87 % right, beside 95 %).
+# **What the tables and the figure show.** One draw of the conditional model has 1.65 times the error of the network that regresses, and means of draws fall as (7.30) says. The mean of eight is a little better than the regression (-0.0029 ± 0.0014, 60 digits, paired). Half the gap of two draws, 0.0386 ± 0.0006, is about half their error, 0.0397 ± 0.0008: the model is about as unsure as it should be, perhaps a little too sure. Lesson 5's samplers, which never trained for the task, have errors 1.4 times as large as the draw's, and more digits become others (87 % right, beside 95 %).
 #
 # And realism? The Fréchet distance does not decide: it compares features of a classifier, and to these a mean of eight draws (1.6) is no further from real digits than one draw (2.2); other real digits have 0.8. The share of grey pixels does: 8.7 % in a draw and 8.4 % in the truth, 12.8 % in a mean of eight, 14.5 % in the regression. A number for realism measures what its features see.
 #
@@ -1541,7 +1547,7 @@ tables.table({name: {"grey": f"{grey(x).mean():.1%} ± {grey(x).std() / len(x) *
 #
 # $$\hat y = \arg\min_y\,\sum_{j=1}^J \ell_y(t_j, \epsilon_j), \qquad \ell_y(t, \epsilon) = \big\|v - \hat v(\alpha_t x_0+\sigma_t\epsilon,\ t,\ y)\big\|^2 \tag{7.31}$$
 #
-# (Our loss in $v$ weighs the levels otherwise than the bound: a heuristic.) This is a **generative classifier**. It is not *zero-shot*, as it was trained with labels. The noise changes a loss far more than the label does, and only differences decide:
+# (Our loss in $v$ weighs the levels otherwise than the bound: a heuristic.) This is a **generative classifier**. It is not *zero-shot*, as it was trained with labels. The noise changes a loss more than the label does, and only differences decide:
 #
 # $$\operatorname{Var}(\ell_a-\ell_b) = \operatorname{Var}\ell_a + \operatorname{Var}\ell_b - 2\operatorname{Cov}(\ell_a, \ell_b) \tag{7.32}$$
 #
@@ -1599,7 +1605,7 @@ tables.table(rows, index="what is done",
                      "to the classifier, points, paired, 95 %")
 
 # %% [markdown]
-# **What the tables show.** With shared noises the difference of two losses has less than half the deviation that it has with noises of their own, and eight noises read 94.5 ± 1.6 % of the digits, 85.5 ± 2.5 % without sharing. Under shift the generative classifier is *not* the robust one. It beats the ordinary classifier where there is noise, and where a hole is cut out; so does the noise-aware control, by as much or more. Everywhere else it reads no more digits than either. So on these digits it is the training with noise that helps, not the generating.
+# **What the tables show.** With shared noises the difference of two losses has less than half the deviation that it has with noises of their own, and eight noises read 94.5 ± 1.6 % of the digits, 85.5 ± 2.5 % without sharing (there the times are spread over (0, 1); live all are 0.5). Under shift the generative classifier is *not* the robust one. It beats the ordinary classifier where there is noise, and where a hole is cut out; so does the noise-aware control, by as much or more. Everywhere else it reads no more digits than either. So on these digits generating is not needed for it; probably the training with noise is what helps.
 #
 # ## 7.20 Synthetic data
 #
@@ -1621,7 +1627,7 @@ print(f"500 labelled digits: {nearest(x[few], y[few]):.1%}; with 500 more, by a 
       f"that saw 60,000: {nearest(*both):.1%}")
 
 # %% [markdown]
-# An honest generator sees what the classifier may see: these 500 digits; or, in another row, these and 20,000 *unlabelled* ones under the null label. It has two rivals that draw nothing: **augmentation** (turning, zooming, moving), and **pseudo-labels**, the unlabelled digits with the labels that the plain classifier gives them. All rows take equally many steps; half of each batch is real where anything is added.
+# An honest generator sees what the classifier may see: these 500 digits; or, in another row, first all 60,000 without labels, then these. It has two rivals that draw nothing: **augmentation** (turning, zooming, moving), and **pseudo-labels**, 1,000 other digits with the labels that the plain classifier gives them. All rows take equally many steps; where anything is added, half of each batch are the 500, on average.
 
 # %%
 runs = {}
@@ -1678,7 +1684,7 @@ plots.curves(g, toy | {"(7.33)": (1 - 1 / 20) ** g}, xlabel="fits", ylabel="vari
              title="A bell that is fitted to its own samples (n = 20)", ylim=(0, 1))
 
 # %% [markdown]
-# **And digits?** Generation 0 is `mnist_small`. Each later one goes on from its parent's weights, for 300 steps on 1,000 digits. Two controls: *real*, with fresh real digits each time, shows what going on with the training does; *resampled* has no model at all, each generation draws from the last one's digits with replacement.
+# **And digits?** Generation 0 is `mnist_small`. Each later one goes on from its parent's weights, for 100 steps on 500 digits (*accumulate*: on all so far). Two controls: *real*, with fresh real digits each time, shows what going on with the training does; *resampled* has no model at all, each generation draws from the last one's digits with replacement.
 
 # %%
 rows = shipped("generations")
@@ -1694,8 +1700,9 @@ def path(way, name):
 shown = {"Fréchet distance": "frechet", "recall": "recall", "variety": "variety"}
 means, stds = ({title: {way: path(way, name)[k] for way in ways}
                 for title, name in shown.items()} for k in (0, 1))
+chains = len({row["seed"] for row in rows})
 plots.panels(torch.arange(last_one + 1), means, errors=stds, xlabel="generation",
-             title=f"{len({row['seed'] for row in rows})} chains, 1,000 digits each")
+             title=f"{chains} chains, {rows[0]['n']:.0f} digits each")
 with np.load(storage.ASSETS / "lesson7_generations.npz") as stored:
     drawn = {way: torch.from_numpy(stored[way])[:, None] / 127.5 - 1 for way in stored}
 plots.show(drawn, columns=20, title=f"Generation {last_one}")
@@ -1710,7 +1717,7 @@ plots.show(drawn, columns=20, title=f"Generation {last_one}")
 #
 # $$T = T_{\text{text}} + N\,T_{\text{U-Net}} + T_{\text{decoder}} \tag{7.34}$$
 #
-# So there are two kinds of savings, and they multiply: fewer evaluations, and cheaper ones. A saving is worth no more than what it touches. If a fraction $f$ of the time becomes $s$ times faster, the whole becomes
+# So there are two kinds of savings, and in the middle term they multiply: fewer evaluations, and cheaper ones. A saving is worth no more than what it touches. If a fraction $f$ of the time becomes $s$ times faster, the whole becomes
 #
 # $$\frac{T_{\text{before}}}{T_{\text{after}}} = \frac1{1-f+f/s} \tag{7.35}$$
 #
@@ -1749,7 +1756,7 @@ for name, x in rows.items():
     print(f"{name}: pictures differ by {(x - plain).square().mean().sqrt():.1e}")
 
 # %% [markdown]
-# **The laboratory** (`python benchmarks/lesson7_speed.py`) draws the same captions from the same noises with every row, one change of lesson 5's default at a time (Heun has its grid, too). Latencies are taken in turns, so that all rows share whatever else the machine does. *Touched* is the share of the default's multiply-adds that a row leaves out or does in another way. *Worst part* is the part whose accuracy falls most against the default, in points, with the standard error of the paired difference. *Distance* is that to 60 steps from the same noise; where the ODE is another one, it would mean nothing.
+# **The laboratory** (`python benchmarks/lesson7_speed.py`) draws the same captions from the same noises with every row. Most rows change one thing of lesson 5's default. A cache needs guidance in one pass, Heun has its own grid, and the last rows change several things. Latencies are taken in turns; *faster* is the mean ratio to the default in the same round, with its standard error. *Touched* is the share of the default's multiply-adds that a row leaves out or does in another way. *Worst part* is the part whose accuracy falls most against the default, in points, with the standard error of the paired difference. *Distance* is that to 60 steps from the same noise; where the ODE is another one, it would mean nothing.
 
 # %%
 with open(storage.ASSETS / "lesson7_speed.csv") as file:
@@ -1760,11 +1767,15 @@ def worst(row):
     if not row["n"]:
         return ""
     part = min(noun_parts.PARTS, key=lambda part: float(row[f"{part}_diff"]))
+    if float(row[f"{part}_diff"]) >= 0:
+        return "none"
     return f"{part} {float(row[f'{part}_diff']):+.1f} ± {float(row[f'{part}_se']):.1f}"
 
 shown_as = lambda text, form: f"{float(text):{form}}" if text else ""
 default, naive = speed["lesson 5's default"], speed["naive reference"]
-times = lambda row, B: float(default[f"median_{B}"]) / float(row[f"median_{B}"])
+def faster(row, B):
+    return f"{float(row[f'faster_{B}']):.1f} ± {float(row[f'faster_se_{B}']):.1f}"
+
 rows = {}
 for name, row in speed.items():
     if row["note"]:
@@ -1773,30 +1784,28 @@ for name, row in speed.items():
         rows[name] = {"evaluations": row["evaluations"],
                       "touched": shown_as(row["touched"], ".0%"),
                       "batch 1, ms": 1e3 * float(row["median_1"]),
-                      "95 %": 1e3 * float(row["p95_1"]), "x": times(row, 1),
-                      "batch 64, s": float(row["median_64"]), "x ": times(row, 64),
+                      "95 %": 1e3 * float(row["p95_1"]), "faster": faster(row, 1),
+                      "batch 64, s": float(row["median_64"]), "faster ": faster(row, 64),
                       "n": row["n"], "worst part": worst(row),
                       "distance": shown_as(row["distance"], ".3f")}
-form = {"batch 1, ms": ".0f", "95 %": ".0f", "x": ".1f",
-        "batch 64, s": ".2f", "x ": ".1f"}
+form = {"batch 1, ms": ".0f", "95 %": ".0f", "batch 64, s": ".2f"}
 tables.table(rows, form, index="", caption=f"{naive['rounds_1']} rounds of batch 1, "
-             f"{naive['rounds_64']} of batch 64; x: times faster than the default")
+             f"{naive['rounds_64']} of batch 64; faster: times the default")
 
 # %% [markdown]
-# **What the table shows.** *Fewer evaluations* is nearly everything. Without guidance ten remain of twenty, in half the time, and no part loses more than 0.6 ± 0.3 points: these captions name every part, and mini-SD obeys them unguided. Few steps *with* guidance fail sooner: at three steps the body loses 7 points, and with guidance in the first step alone nothing. Heun on its own grid fails at five steps; solver and grid were changed together, so the row does not say which of them fails. *Cheaper evaluations* help a single picture, which does not fill the cores: one pass for both predictions makes it 1.3 times as fast, a cache at every second step as well 1.7 times, ONNX Runtime 2.0 times. For 64 at once they bring little, and one pass nothing. bf16 is *slower*, six times at batch 64: this processor has no instructions for it. A student of half the width, taught for eight minutes, loses 88 points of its accessories: too small, or taught too briefly.
+# **What the table shows.** *Fewer evaluations* bring most. Without guidance ten remain of twenty, in half the time, and no part loses more than 0.6 ± 0.3 points: these captions name every part, and mini-SD obeys them unguided. Few steps *with* guidance fail sooner: at three steps the body loses 7 points, and with guidance in the first step alone nothing. Heun on its own grid fails at five steps; solver and grid were changed together, so the row does not say which of them fails. *Cheaper evaluations* help a single picture, which probably does not fill the cores: one pass for both predictions makes it 1.2 ± 0.05 times as fast (a row that saves 1 % of the work has 1.2 ± 0.07), a cache at every second step as well 1.7 times, ONNX Runtime 2.0 times. For 64 at once one pass brings nothing, ONNX Runtime little, torch.compile 1.2 times and a cache around the stem alone 1.5 (two rounds). bf16 is *slower*, six times at batch 64 (`lscpu` lists no bf16). A student of half the width, taught for 800 steps, loses 88 points of its accessories: too small, or taught too briefly.
 #
-# **Together.** The best row needs 3 evaluations in place of 20, which alone would make 6.7 times; it is 6.3 times as fast for one picture and 5.8 for 64. The U-Net is still about three quarters of the time (below). A cache has little to do in three steps. ONNX Runtime makes five unguided steps 1.6 times as fast for one picture, and the guided first step slower; why, these rows do not say. The tuned baseline, five unguided steps, is 3.9 times as fast as the default. Beside the naive reference, with which new methods like to be compared, the same row has "28 times".
+# **Together.** The best row needs 3 evaluations in place of 20, which alone would make 6.7 times; it is 6.2 ± 0.4 times as fast for one picture and 5.8 ± 0.3 for 64. The U-Net is still about three quarters of the time (below). A cache has little to do in three steps. ONNX Runtime makes five unguided steps 1.6 times as fast for one picture. With a guided first step its U-Net is faster, too, but the whole takes 90 ms in place of 70; why, these rows do not say. The tuned baseline, five unguided steps, is 3.9 ± 0.25 times as fast as the default. Beside the naive reference, with which new methods like to be compared, the best row has "28 times".
 
 # %%
 for name, row in speed.items():
     if name.startswith("best") and row["median_1"]:
         for B in (1, 64):
-            times = [float(of[f"median_{B}"]) / float(row[f"median_{B}"])
-                     for of in (naive, default)]
+            seconds = float(row[f"median_{B}"])
             unet = float(row[f"unet_ms_{B}"]) * int(row["evaluations"]) * B / 1e3
-            print(f"{name}, batch {B}: {times[0]:.0f} times the naive reference, "
-                  f"{times[1]:.1f} times the default; U-Net "
-                  f"{unet / float(row[f'median_{B}']):.0%} of it")
+            print(f"{name}, batch {B}: {float(naive[f'median_{B}']) / seconds:.0f} times "
+                  f"the naive reference, {faster(row, B)} times the default; "
+                  f"U-Net {unet / seconds:.0%} of it")
 
 # %% [markdown]
 # ## 7.23 May it be released? Two halves
@@ -1841,9 +1850,9 @@ for n in (sizes[0], sizes[len(sizes) // 2], sizes[-1]):
 plots.show(shown, columns=8, title="The same eight noises")
 
 # %% [markdown]
-# **What table and figure show.** With 50 digits each the two models are strangers: their pairs correlate at 0.49, little more than pairs of one label (0.43), and 79 % of their samples are near-copies of their own half. A second training on the *same* 50 has 0.70: so not all of the difference is the data's. With 500 they are twins (0.88), and no sample is a near-copy. From there on more data change little (0.92 at 30,000). All were trained alike, 1,500 steps of 32; longer training may move the border.
+# **What table and figure show.** With 50 digits each the two models are nearly strangers: their pairs correlate at 0.49, little more than pairs of one label (0.43), and 79 % of their samples are near-copies of their own half. A second training on the *same* 50 has 0.70: so not all of the difference is the data's. With 500 they are twins (0.88), and no sample is a near-copy; of held-out digits 1.4 % are, so samples lie further off than real digits do. From there on more data change little (0.92 at 30,000). All were trained alike, 1,500 steps of 32; longer training may move the border.
 #
-# **One picture, many times.** Large data sets hold some pictures a thousand times, and these are what is found in samples of large models (Carlini et al. 2023). Here 15 pictures stand 10, 100 or 1,000 times among 5,000 others. A near-copy of such a picture is a sample nearer to it than every one of 10,000 held-out digits. The control is the model of the same 5,000 without them.
+# **One picture, many times.** Large data sets hold some pictures a thousand times, and most of what was found in samples of Stable Diffusion were such pictures (Carlini et al. 2023, who searched among them). Here 15 pictures stand 10, 100 or 1,000 times among 5,000 others. A near-copy of such a picture is a sample nearer to it than every one of 10,000 held-out digits. The control is the model of the same 5,000 without them.
 
 # %%
 rows = [{"model": row["model"], "each": row["copies"], "pictures": row["pictures"],
@@ -1859,11 +1868,11 @@ tables.table(rows, form, caption=f"Near-copies, {rows_of('duplicates')[0]['n']} 
 # %% [markdown]
 # ## 7.24 Bias, and what guidance does to it
 #
-# **A skew in the data comes back in the samples. Larger, or smaller?** Let $a$ be something that the prompt does not name, with the share $p$ in all data and $q$ under this prompt. If guidance sampled the tempered density (5.12), it would make of them
+# **A skew in the data comes back in the samples. Larger, or smaller?** Let $a$ be something that the prompt does not name, with the share $p$ in all data and $q$ under this prompt. If guidance tempered the shares of $a$ alone, as where the noise still hides everything else, it would make of them
 #
 # $$\operatorname{logit} p_w = (1-w)\,\operatorname{logit} p + w\,\operatorname{logit} q, \qquad \operatorname{logit} p = \log\frac p{1-p} \tag{7.39}$$
 #
-# So two skews behave in two ways. One that is the same **everywhere** has $p = q$ and stays as it is at any $w$. One that depends on **the prompt** has $p \ne q$ and grows: $p = 0.5$, $q = 0.8$ become 0.94 at $w = 2$. Two arms test it. Figures have ten heads; 80 % have blue glasses and the others red ones, either under every head, or under the first five heads, while under the others 80 % are red. The prompt names the head. (`python benchmarks/lesson7_release.py bias`)
+# (The tempered density (5.12) of whole pictures would leave $q$ as it is here, where a picture shows its prompt.) So two skews behave in two ways. One that is the same **everywhere** has $p = q$ and stays as it is at any $w$. One that depends on **the prompt** has $p \ne q$ and grows: $p = 0.5$, $q = 0.8$ become 0.94 at $w = 2$. Two arms test it. Figures have ten heads; 80 % have blue glasses and the others red ones, either under every head, or under the first five heads, while under the others 80 % are red. The prompt names the head. (`python benchmarks/lesson7_release.py bias`)
 
 # %%
 rows = {}
@@ -1872,12 +1881,13 @@ for row in rows_of("bias"):
     rows.setdefault(key, []).append(row)
 table = {}
 for key, seeds in rows.items():
-    p, q = ({"e": (0.8, 0.8), "g": (0.5, 0.8)})[key[0]]
+    p, q, others = {"e": (0.8, 0.8, 0.8), "g": (0.5, 0.8, 0.2)}[key[0]]
     none, w = seeds[0]["mitigation"] == "none", float(seeds[0]["scale"])
     table[key] = {
         "blue, first five heads": ", ".join(f"{float(r['blue_first']):.0%}" for r in seeds),
         "the others": ", ".join(f"{float(r['blue_second']):.0%}" for r in seeds),
-        "first five, by (7.39)": f"{release.tempered_share(p, q, w):.0%}" if none else "",
+        "by (7.39)": ", ".join(f"{release.tempered_share(p, share, w):.0%}"
+                               for share in (q, others)) if none else "",
         "between": ", ".join(f"{float(r['between']):.0%}" for r in seeds),
         "head right": ", ".join(f"{float(r['head_right']):.0%}" for r in seeds
                                 if r["head_right"])}
@@ -1885,9 +1895,9 @@ tables.table(table, index="arm, mitigation, guidance",
              caption=f"Two trainings a row, {rows_of('bias')[0]['n']} figures each")
 
 # %% [markdown]
-# **What the table shows.** Both directions are as (7.39) says. *Everywhere*: guidance changes nothing beyond the spread of the two trainings. *Given the prompt*: under the first five heads 92 and 89 % become 99 and 100 %. What the formula does not know is the network: without guidance, without a label even, it has 90 % where the data have 80. A fifth of its figures lie *between* the two colours and count for the nearer one.
+# **What the table shows.** *Everywhere* is as (7.39) says: guidance changes nothing beyond the spread of the two trainings. *Given the prompt* is so in part. Under the first five heads 92 and 89 % become 99 and 100 % at $w = 4$. Under the others 13 % become 17 % in one training and 1 % in the other, where (7.39) says 0. What the formula does not know is the network: without guidance, without a label even, it has 90 % where the data have 80. A fifth of its figures lie *between* the two colours and count for the nearer one.
 #
-# **Two mitigations.** *Name it*: the service adds the attribute to the prompt, half of the time each. That costs nothing and mends only what somebody thought of. *Train on*, with balanced data, which somebody has to find. Naming gives half and half, exactly, and no blends. 100 steps on balanced figures (the training had 500) bring 47 to 77 %, with more blends in most rows.
+# **Two mitigations.** *Name it*: the service adds the attribute to the prompt, half of the time each. That costs nothing and mends only what somebody thought of. *Train on*, with balanced data, which somebody has to find. Naming gives half and half, exactly, and at most one blend in 300. 100 steps on balanced figures (the training had 500) bring 47 to 77 %, with more blends in most rows.
 #
 # **And ours?** Mini-SD's figures were drawn with either background at even odds, for every head. Does it keep to that where a caption names none, also under strong guidance?
 
@@ -1905,7 +1915,7 @@ for scale in (1.0, 4.0):
           f"± {first.std() / len(x) ** 0.5:.0%}")
 
 # %% [markdown]
-# **What is printed.** Within two standard errors of one half at both scales, as it should be: no caption of its training depended on the background. Sixty pictures would not show a skew of five points.
+# **What is printed.** Within two standard errors of one half at both scales, as it should be: in its training no other part depended on the background. Sixty pictures would not show a skew of five points.
 
 # %% [markdown]
 # ## 7.25 Marking: a watermark in the noise
@@ -1964,9 +1974,9 @@ agreement = metrics.class_agreement(forged, others)
 print(f"read as the digit that the forger wanted: {agreement:.0%}")
 
 # %% [markdown]
-# **What is shown.** The mark is found in each of the 100 digits, with about 91 of 784 signs counted; without it, or with another key, in none. Noise of 0.1 hides it in most at $10^{-6}$. Only signs count where the inverted noise is at least 0.4, because plain places of a picture keep little of it. The *forged* digits are drawn by somebody who has the marked ones and the model, but no key. Inverted, their signs kept, and other digits drawn from them with $w = 2$: 74 of 100 are read as the digit that was wanted, and about half are "detected" at $10^{-6}$. A mark says "from this noise", and not "this picture is ours".
+# **What is shown.** The mark is found in each of the 100 digits, with about 91 of 784 signs counted; without it, or with another key, in none. Noise of 0.1 hides it in most at $10^{-6}$. Only signs count where the inverted noise is at least 0.4, because plain places of a picture keep little of it. The *forged* digits are drawn by somebody who has the marked ones and the model, but no key. Inverted, their signs kept, and other digits drawn from them with $w = 2$: 74 of 100 are read as the digit that was wanted, and about half are "detected" at $10^{-6}$. (In the table below it is a fifth: there the marked digits, too, are drawn with $w=2$.) A mark says "from this noise", and not "this picture is ours".
 #
-# Attacks, and the price in variety, with the numbers of pictures in the first caption (forged figures, and figures with captions, a fifth of it) (`python benchmarks/watermarks.py mini_sd`, `mnist_small`, `cifar10`):
+# Attacks, with the numbers of pictures in the first caption (forged figures, and figures with captions, a fifth of it), and the price in variety (100 pictures; photographs 64). *Real* are digits, and pixel figures for both other models (`python benchmarks/watermarks.py mini_sd`, `mnist_small`, `cifar10`):
 
 # %%
 with open(storage.ASSETS / "watermarks.csv") as file:
@@ -2000,7 +2010,7 @@ tables.table({name: {model: float(table[model, name]["variety"])
 # %% [markdown]
 # **What the tables show.** Clean, both models' pictures are found, in 99 and 97 %, and after weak noise. After JPEG 90 digits are found (99 %), figures of 32 x 32 colour pixels in 62 %. Cropping and resizing moves every pixel and defeats the detector, nearly; so does regeneration, which noises the picture and denoises it again. Photographs hold the mark best: only cropping hides it, in half of them, and a forger keeps it in all. Where there is no mark, the rate at $10^{-2}$ is as (7.41) says.
 #
-# The third table has the surprise: **a mark needs room**. The more parts a caption names, and the stronger the guidance, the less is left for the noise to decide. With all five parts named, two pictures of one caption differ by 0.01, and the mark is gone. Mini-SD's service, at $w=2$ with captions, cannot be protected in this way. The photographs of the first table are drawn under a label, which leaves nearly everything open. The last table is the price: with one nonce for all, pictures of one subject share their signs, and differ by 0.37 in place of 0.59. **Tree-ring** marks (Wen et al. 2023) put a ring into the noise's Fourier transform instead; the noise is then no longer Gaussian.
+# The third table has the surprise: **a mark needs room**. The more parts a caption names, and the stronger the guidance, the fewer marks are found. A part of that is the detector's ignorance: with one part named and $w=1$, 5.5 % become 57 % if the inversion knows the caption. With five parts hardly any is found even then. Two pictures of one such caption differ by 0.01, so probably too little is left for the noise to decide. Mini-SD's service, at $w=2$ with captions, cannot be protected in this way. The photographs are drawn under a label at $w=1$, and 826 of their signs are counted (digits: 91). The last table is the price: with one nonce for all, digits of one subject share their signs, and differ by 0.37 in place of 0.59. **Tree-ring** marks (Wen et al. 2023) put a ring into the noise's Fourier transform instead; the noise is then no longer Gaussian.
 
 # %% [markdown]
 # ## 7.26 Cards and rules
@@ -2063,10 +2073,10 @@ with Service(painter, Limits(steps=20, queue=4)) as service:
 #
 # - **Everything has a limit.** Prompt, steps, batch, the size of what is sent, the queue, the time to wait and to draw. A service without limits is stopped by its first large number.
 # - **One request draws, the others wait.** A queue that is full refuses at once. To wait without an end is worse for a client than a no.
-# - **Nothing of one client reaches another.** A request is known by a random id alone; its prompt is forgotten once it is drawn, and the log has no prompts.
+# - **Nothing of one client reaches another.** A request is known by a random id alone; its prompt is forgotten once it is drawn, but for the note in the client's own picture, and the log has no prompts.
 # - **A client that has left costs nothing.** Who does not look for ten seconds is given up, in the middle of a drawing, too.
 #
-# **Does it hold?** `python benchmarks/service.py` sends 20 requests at once, then 60, then 20 with hostile clients beside them: nonsense, huge numbers, path names, connections that die or send two bytes a second. Each client of the table asks for one picture of 10 steps; the queue holds 16, and a turn must come within 60 s. On two cores, beside four other jobs that took most of both (`OMP_NUM_THREADS=1`):
+# **Does it hold?** `python benchmarks/service.py` sends 20 requests at once, then 60, then 20 with 20 and with 60 hostile clients beside them: nonsense, huge numbers, path names, connections that die or send two bytes a second. Each client of the table asks for one picture of 10 steps; the queue holds 16, and a turn must come within 60 s. On two cores, beside four other jobs that took most of both (`OMP_NUM_THREADS=1`):
 #
 # | clients at once | served | refused | served: median, 95 %, longest |
 # | --- | --- | --- | --- |
@@ -2075,7 +2085,7 @@ with Service(painter, Limits(steps=20, queue=4)) as service:
 # | 20, and 20 hostile | 13 | 7 | 33.9, 55.0, 55.0 s |
 # | 20, and 60 hostile | 11 | 9 | 35.1, 59.8, 59.8 s |
 #
-# All others got a refusal in one sentence. Nobody got another's picture, no hostile client anything but a refusal or a cut line, the log had no word of a prompt, and the service came to rest. Idle cores serve more.
+# All others got a refusal in one sentence. Nobody got another's picture, no hostile client anything but a refusal or a cut line, the log had no word of a prompt, and the service came to rest. Idle cores should serve more.
 #
 # **What does a picture cost?** A machine costs $c$ an hour and draws a picture in $s$ seconds; it is busy a fraction $u$ of the time:
 #
@@ -2098,7 +2108,7 @@ for row in seconds:
 #
 # $$\mathrm{AUROC} = P(s_{\text{odd}} > s_{\text{normal}}) + \tfrac12 P(s_{\text{odd}} = s_{\text{normal}}) \tag{7.43}$$
 #
-# $\frac12$ is a coin, 1 perfect; below $\frac12$ the score prefers the odd ones.
+# $\frac12$ is a coin, 1 perfect; below $\frac12$ the score takes the odd ones for the more normal.
 
 # %%
 Q = train.load("mnist_likelihood", "cpu")
@@ -2139,7 +2149,7 @@ tables.table({kind: {name: with_error(row, name, 2) for name in scores}
              caption=f"AUROC against test digits, {rows['digits']['n']:.0f} of each")
 
 # %% [markdown]
-# **What the table shows.** By its bits, a blank picture, a dot and half a digit look *more* normal than digits: 0.00 to 0.12. Both repairs turn these three around, to 0.83 and more. But less the PNG, two digits in one picture pass (0.39); and the error of denoising fails at the blank one and at the dot. The distance to the nearest training digit, without any model, fails at these two as well, and at faint digits. The two-sided score alone is at least 0.82 for every kind of anomaly. Which kinds are asked about decides which score wins. Choosing one by a table of anomalies is choosing for these anomalies.
+# **What the table shows.** By its bits, a blank picture, a dot and half a digit look *more* normal than digits: 0.00 to 0.12. The first two repairs turn these three around, to 0.83 and more. But less the PNG, two digits in one picture pass (0.39); and the error of denoising fails at the blank one and at the dot. The distance to the nearest training digit, without any model, fails at these two as well, and at faint digits. The two-sided score alone is at least 0.82 for every kind of anomaly. Which kinds are asked about decides which score wins. Choosing one by a table of anomalies is choosing for these anomalies.
 #
 # ## 7.29 What accumulation keeps · deeper
 #
@@ -2163,7 +2173,7 @@ print(f"after 30 fits to n = 20: measured {toy['accumulate'][-1]:.3f}, by (7.46)
 # %% [markdown]
 # ## 7.30 Eight bits, and other programs · deeper
 #
-# **A smaller number format** saves memory always, and time where the hardware multiplies it. **Symmetric int8** keeps for each row of a weight matrix a scale and whole numbers:
+# **A smaller number format** saves memory where the weights are kept in it, and time where the hardware multiplies it. **Symmetric int8** keeps for each row of a weight matrix a scale and whole numbers:
 #
 # $$W_{ij} \approx s_i\,q_{ij}, \qquad s_i = \frac{\max_j|W_{ij}|}{127}, \qquad q_{ij} = \operatorname{round}\frac{W_{ij}}{s_i} \tag{7.47}$$
 #
@@ -2187,7 +2197,7 @@ rows = {name: {"touched": shown_as(row["touched"], ".0%"),
 tables.table(rows, index="", caption="The same 20 evaluations, computed in other ways")
 
 # %% [markdown]
-# **What the table shows.** Int8 touches the linear layers alone, 28 % of the multiply-adds: the others are convolutions and attention's products. Weight-only saves a quarter of the memory and no time, since each product first makes floats of the weights. Dynamic int8 is slower at batch 1, probably because to find each layer's scale costs more than its product saves, and hardly faster at 64. torch.compile and ONNX Runtime fuse small operations, and save most where calls, and not products, are the time: at batch 1. On another machine the order may be another one.
+# **What the table shows.** Int8 touches the linear layers alone, 28 % of the multiply-adds: the others are convolutions, attention's products, and the parts outside the U-Net (6 %). Weight-only saves a quarter of the memory and no time, probably since each product first makes floats of the weights. Dynamic int8 is slower at batch 1, probably because to find each layer's scale costs more than its product saves, and hardly faster at 64. torch.compile and ONNX Runtime fuse small operations, and save most at batch 1, probably since calls, and not products, are the time there. On another machine the order may be another one.
 
 # %% [markdown]
 # ## 7.31 Was this picture in the training? · deeper
@@ -2211,10 +2221,11 @@ loss = {name: torch.from_numpy(kept[f"{name}_500"]) for name in ("members", "poo
 s = {name: release.membership_scores(own, other) for name, (own, other) in loss.items()}
 by_hand = auroc(s["pool"], s["members"])                    # (7.43)
 assert abs(by_hand - release.auc(s["members"], s["pool"])) < 1e-9
-print(f"n = 500, calibrated, all pairs counted: {by_hand:.3f}")
+print(f"n = 500, calibrated, {len(s['pool']):,} of the pool: {by_hand:.3f} "
+      "(the table: half of them)")
 
 # %% [markdown]
-# **What the table shows.** For a model of 500 digits the loss alone tells members from others hardly better than a coin (0.56). Calibrated by the reference it is right in three pairs of four; but at the threshold of an accusation it finds one member in twenty. For 5,000 digits nothing is left but 0.527 ± 0.013. With test writers in place of the pool both scores by the loss alone fall by 0.03: their digits are a little easier, which is handwriting and not membership.
+# **What the table shows.** For a model of 500 digits the loss alone tells members from others hardly better than a coin (0.56). Calibrated by the reference it is right in three pairs of four; but at the threshold of an accusation it finds one member in twenty. For 5,000 digits nothing is left but 0.527 ± 0.013. With test writers in place of the pool both scores by the loss alone fall by 0.03: their digits are a little easier, which is probably handwriting, and not membership.
 
 # %% [markdown]
 # ## 7.32 Erased, and back again · deeper
@@ -2245,7 +2256,7 @@ plots.curves(torch.tensor(steps), curves, errors=errors, xlabel="steps of 64",
              ylabel="sevens", title="Asked for a 7, after showing 20 digits; three seeds")
 
 # %% [markdown]
-# **What table and figure show.** Asked for a 7, the erased model draws one in 2 % (100 % before), and the other labels are unharmed. From a noised 7 it draws sevens as before; but so does the network that never saw one, so this door says nothing of what a model knows: at $t=0.6$ the picture still shows in the noise. The figure does. After 20 steps on 20 real sevens, 98 % are back, with all three seeds. The network without sevens draws none after 40 such steps, and other digits bring none back. So the 7 was hidden, and not gone.
+# **What table and figure show.** Asked for a 7, the erased model draws one in 2 % (100 % before), and the other labels are unharmed. From a noised 7 it draws sevens as before; but so does the network that never saw one, so this door says nothing of what a model knows: at $t=0.6$ the picture still shows in the noise. The figure does. After 20 steps on 20 real sevens, 98 % are back, with all three seeds. The network without sevens draws none after 40 such steps, and other digits bring none back. So the 7 was probably hidden, and not gone (the other network was trained for 800 steps, `mnist_small` for 5,000). Without a label it draws fewer sevens, too, 1 % in place of 8, which nobody asked for.
 
 # %% [markdown]
 # ## 7.33 Filters, and their two error rates · deeper
@@ -2286,7 +2297,7 @@ tables.table(rows, dict.fromkeys(["right refusals, if 1 in 10", "1 in 1,000"], "
 #
 # ## 7.34 A signature in the file · deeper
 #
-# **C2PA** is a standard for a signed note in the file: who made it, with what. Change one byte, and the signature is wrong. Save the picture anew, and the note is gone, without a trace. `python tools/recipes/sign_c2pa.py` signs a digit with `c2pa-python` and reads three files. Signed, it is *valid*, made by a *trained algorithmic medium*, by somebody on no list of trust. With one byte of a pixel changed, it is *invalid*: the hash does not match. Opened and saved anew, there is *no manifest*, and the pixels are the same. The signature makes 31 kB of 1.5 kB.
+# **C2PA** is a standard for a signed note in the file: who made it, with what. Change one byte, and the signature is wrong. Save the picture anew, and the note is gone, without a trace. `python tools/recipes/sign_c2pa.py` signs a digit with `c2pa-python` and reads four files. Signed, it is *valid*, made by a *trained algorithmic medium*, by somebody on no list of trust. With one byte of a pixel changed, it is *invalid*: the hash does not match. Opened and saved anew, there is *no manifest*, and the pixels are the same. The signature makes 31 kB of 1.5 kB.
 
 # %% [markdown]
 # ## 7.35 Rules, and questions without a single answer · deeper
@@ -2315,7 +2326,7 @@ tables.table(rows, dict.fromkeys(["right refusals, if 1 in 10", "1 in 1,000"], "
 #
 # **Style.** Copyright protects works, not a style as such. That does not make it fair to train an adapter on a living person's dozen pictures and to sell what it draws under their name; names and marks have rules of their own.
 #
-# **Who is what?** With section 7.27's service you would be a provider: mark what comes out (Gaussian Shading, metadata, a C2PA signature: three ways, each lost by another attack). Who puts such a picture on a page is a deployer: the caption says so.
+# **Who is what?** With section 7.27's service you would be a provider: mark what comes out (metadata, a C2PA signature, each lost when the picture is saved anew; Gaussian Shading only where a caption leaves room, 7.25). Who puts such a picture on a page is a deployer: the caption says so.
 #
 # **Five questions, each with more than one answer that can be defended.**
 #
@@ -2324,10 +2335,6 @@ tables.table(rows, dict.fromkeys(["right refusals, if 1 in 10", "1 in 1,000"], "
 # 3. Two adapters, each trained on a dozen pictures by one artist. One artist has chosen CC0, the other has said no on their page. The mathematics is the same. What may you publish: the pictures, the adapter, the recipe?
 # 4. A watermark detector has a false-positive rate of one in a million, and somebody can forge the mark. A student's drawing is flagged. What should follow from it, and who should be told of the rate?
 # 5. Weights that you released contain one person's photographs, and the person asks you to take them out. Others have downloaded the file. What do you owe: a new file, a note on the card, a retraining, nothing that helps? What could you have done before?
-
-# %% [markdown]
-# ---
-# **For the sheet's second half.** Everything below is the exercise; its check is in `sec_cards_check.py`.
 
 # %% [markdown]
 # ## 7.36 What we built
@@ -2382,7 +2389,6 @@ tables.table(rows, dict.fromkeys(["right refusals, if 1 in 10", "1 in 1,000"], "
 # | (7.23) | Meng et al. 2023, *On Distillation of Guided Diffusion Models*; Jensen & Sadat 2025 (points of guided paths) |
 # | (7.24), (7.25) | Esser et al. 2024, *Scaling Rectified Flow Transformers*, eq. 23; Lin et al. 2023 |
 # | (7.27) to (7.29) | Esser et al. 2024; the code of Flux in diffusers; Su et al. 2021, *RoFormer* |
-#
 # | (7.30) | Blau & Michaeli 2018, *The Perception-Distortion Tradeoff*; Saharia et al. 2021, *SR3* |
 # | (7.31), (7.32) | Li et al. 2023, *Your Diffusion Model is Secretly a Zero-Shot Classifier*; Clark & Jaini 2023 |
 # | (7.33), (7.45), (7.46) | Shumailov et al. 2024, *AI models collapse when trained on recursively generated data*; Gerstgrasser et al. 2024 |
