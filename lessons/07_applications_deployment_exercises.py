@@ -1097,7 +1097,7 @@ if check.passed("7.11"):
 # `about` is what a header says: `data`, `command`, `steps`, `seconds`, and `metrics`, in which `n` and `judged_by` stand beside the measures. A measure is a number, or a list of a number and its standard error. `said` is what a person adds: section, in small letters, to text. Any of all this may be missing. Write `model_card`, which returns a text:
 #
 # - the nine sections of Mitchell et al. 2019, in this order, each a line `## Section`;
-# - *Model details* has `command`, `steps`, `seconds` and `judged_by`, *Training data* has `data`, *Quantitative analyses* a line for each measure, with its name, its value to at least three digits, its standard error if there is one, and `n = ...`;
+# - *Model details* has `command`, `steps`, `seconds` and `judged_by`, *Training data* has `data`, *Quantitative analyses* a line for each measure, with its name, its value to at least three digits, its standard error, if there is one, to at least one digit, and `n = ...`;
 # - the other six have the text that was said;
 # - what is missing is called `not recorded`. No other number stands in the card.
 
