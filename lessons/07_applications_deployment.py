@@ -1805,15 +1805,14 @@ timed = f"{naive['rounds_1']} rounds of batch 1, {naive['rounds_64']} of batch 6
 core = ("naive reference", "lesson 5's default", "guidance in one pass",
         "empty text encoded once", "every 2nd step cached", "ONNX Runtime", "bf16",
         "no guidance", "7 steps", "5 steps", "3 steps", "3 steps, guided in the first",
-        "half as wide, guidance distilled", "5 steps, not guided",
-        "5 steps, not guided, ONNX Runtime", "3 steps, guided in the first, cached",
-        "3 steps, not guided, cached", "2 steps, not guided", "1 step, not guided",
-        "consistent, 1 step")
+        "5 steps, not guided", "5 steps, not guided, ONNX Runtime",
+        "3 steps, guided in the first, cached", "3 steps, not guided, cached",
+        "2 steps, not guided", "1 step, not guided", "consistent, 1 step")
 tables.table({name: lab[name] for name in core if name in lab}, form, index="",
              caption=f"{timed}; faster: times the default")
 
 # %% [markdown]
-# **What the table shows.** *Fewer evaluations* bring most. Without guidance ten remain of twenty, in half the time, and no part loses more than 0.6 ± 0.3 points. **Even one unguided evaluation loses nothing.** These captions name every part, so hardly anything is left to draw, and the mean of what is left is the picture. Few steps *with* guidance fail sooner: at three steps the body loses 7 points, and with guidance in the first step alone nothing. The consistent student (lesson 4; 800 steps of training) is worse than no student: its single evaluation loses 3.4 ± 0.9 points of the body. A student of half the width, taught for 800 steps, loses 88 points of its accessories: too small, or taught too briefly.
+# **What the table shows.** *Fewer evaluations* bring most. Without guidance ten remain of twenty, in half the time, and no part loses more than 0.6 ± 0.3 points. **Even one unguided evaluation loses nothing.** These captions name every part, so hardly anything is left to draw, and the mean of what is left is the picture. Few steps *with* guidance fail sooner: at three steps the body loses 7 points, and with guidance in the first step alone nothing. The consistent student (lesson 4; 800 steps of training) is worse than no student: its single evaluation loses 3.4 ± 0.9 points of the body.
 #
 # *Cheaper evaluations* help a single picture, which probably does not fill the cores: one pass for both predictions makes it 1.2 ± 0.05 times as fast (a row that saves 1 % of the work has 1.2 ± 0.07), a cache at every second step as well 1.7 times, ONNX Runtime 2.0 times. For 64 at once one pass brings nothing and ONNX Runtime little (two rounds). bf16 is *slower*, six times at batch 64 (`lscpu` lists no bf16). All rows stand in 7.30.
 #
@@ -1842,7 +1841,7 @@ tables.table(rows, index="captions", caption=f"{len(row)} pictures a row, standa
 # %% [markdown]
 # **What the figure shows.** With all parts named one evaluation draws what is asked for. With the head alone, it draws the mean of all bodies, which is grey; three unguided steps decide for one, nearly as colourful as after ten guided ones. The laboratory's measure cannot see this, because its captions name everything. So a table of speed says what is lost of what it measures.
 #
-# **Together.** Three unguided steps with a cache need 3 evaluations in place of 20, which alone would make 6.7 times; they are 6.2 ± 0.4 times as fast for one picture and 5.8 ± 0.3 for 64. ONNX Runtime makes five unguided steps 1.6 times as fast for one picture. With a guided first step its U-Net is faster, too, but the whole takes 90 ms in place of 70; why, these rows do not say. New methods like to be compared with a naive reference: beside it three cached steps have "28 times". Beside a tuned baseline that changes no program, one or five unguided steps, less is left:
+# **Together.** Three unguided steps with a cache need 3 evaluations in place of 20, which alone would make 6.7 times; they are 6.2 ± 0.4 times as fast for one picture and 5.8 ± 0.3 for 64. ONNX Runtime makes five unguided steps 1.6 times as fast for one picture. New methods like to be compared with a naive reference: beside it three cached steps have "28 times". Beside a tuned baseline that changes no program, one or five unguided steps, less is left:
 
 # %%
 fastest = ("5 steps, not guided", "3 steps, not guided, cached", "1 step, not guided")
@@ -1898,7 +1897,7 @@ for n in (*sizes[:2], sizes[-1]):
 plots.show(shown, columns=8, title="The same eight noises")
 
 # %% [markdown]
-# **What table and figure show.** With 50 digits each the two models are nearly strangers: their pairs correlate at 0.49, little more than pairs of one label (0.43), and 79 % of their samples are near-copies of their own half. A second training on the *same* 50 has 0.70: so not all of the difference is the data's. With 500 they are twins (0.88), and no sample is a near-copy; of held-out digits 1.4 % are. So samples lie further off than real digits do, and many are broken: to be no copy is not to be good. From there on more data change little (0.92 at 30,000). All were trained alike, 1,500 steps of 32; longer training may move the border.
+# **What table and figure show.** With 50 digits each the two models are nearly strangers: their pairs correlate at 0.49, little more than pairs of one label (0.43), and 79 % of their samples are near-copies of their own half. A second training on the *same* 50 has 0.70: so not all of the difference is the data's. With 500 they are twins (0.88), and no sample is a near-copy; of held-out digits 1.4 % are. So samples lie further off than real digits do, and many are broken: to be no copy is not to be good. All were trained alike, 1,500 steps of 32; longer training may move the border.
 #
 # **One picture, many times.** Large data sets hold some pictures a thousand times, and most of what was found in samples of Stable Diffusion were such pictures (Carlini et al. 2023, who searched among them). Here 15 pictures stand 10, 100 or 1,000 times among 5,000 others. A near-copy of such a picture is a sample nearer to it than every one of 10,000 held-out digits. The control is the model of the same 5,000 without them. (*Of held-out digits*: others, so a number above 0 for several pictures.)
 
@@ -1968,7 +1967,7 @@ for scale in (1.0, 4.0):
 # %% [markdown]
 # ## 7.25 Marking: a watermark in the noise
 #
-# **How can somebody tell later that your model made a picture?** A note in the file is lost when the picture is saved anew. A pattern added to the pixels costs quality. **Gaussian Shading** (Yang et al. 2024) adds nothing. A sampler starts from noise, and a deterministic one can be run backwards (DDIM inversion, section 4.4). So put the mark into the *signs* of that noise. A secret key and a **nonce**, a number that is used once, give a stream of bits $b$ that looks random to everybody else:
+# **How can somebody tell later that your model made a picture?** A note in the file is lost when the picture is saved anew. **Gaussian Shading** (Yang et al. 2024) adds nothing. A sampler starts from noise, and a deterministic one can be run backwards (DDIM inversion, section 4.4). So put the mark into the *signs* of that noise. A secret key and a **nonce**, a number that is used once, give a stream of bits $b$ that looks random to everybody else:
 #
 # $$z_i = (2\,b_i - 1)\,|n_i|, \qquad n_i\sim\mathcal N(0, 1) \tag{7.40}$$
 #
@@ -2121,8 +2120,8 @@ with Service(painter, Limits(steps=20, queue=4)) as service:
 # %% [markdown]
 # **What is printed.** The picture's file has the settings it was drawn with. Each refusal is one sentence, and none of these requests reached the network. Four rules of the service, each with its reason:
 #
-# - **Everything has a limit.** Prompt, steps, batch, the size of what is sent, the queue, the time to wait and to draw. A service without limits is stopped by its first large number.
-# - **One request draws, the others wait.** A queue that is full refuses at once. To wait without an end is worse for a client than a no.
+# - **Everything has a limit.** Prompt, steps, batch, the size of what is sent, the queue, the time to wait and to draw.
+# - **One request draws, the others wait.** A queue that is full refuses at once.
 # - **Nothing of one client reaches another.** A request is known by a random id alone; its prompt is forgotten once it is drawn, but for the note in the client's own picture, and the log has no prompts.
 # - **A client that has left costs nothing.** Who does not look for ten seconds is given up, in the middle of a drawing, too.
 #
@@ -2149,7 +2148,7 @@ for row in seconds:
           f"and u = 0.5, {1000 * each * 0.10 / 3600 / 0.5:.4f} for 1,000")
 
 # %% [markdown]
-# Batches lower $s$, and a queue that fills batches makes clients wait. With many clients one puts a server in front that batches requests as they come, for example NVIDIA Triton or Ray Serve; one process and one queue are enough here. `Containerfile` describes a container with the service (not tried: no container engine was at hand).
+# Batches lower $s$, and clients wait while they fill. With many clients one puts a server in front that does this, such as NVIDIA Triton or Ray Serve. `Containerfile` describes a container (not tried: no container engine was at hand).
 
 # %% [markdown]
 # ## 7.28 Anomalies, and where likelihood fails · deeper
@@ -2251,6 +2250,8 @@ tables.table(lab, form, index="", caption=f"All rows; {timed}")
 
 # %% [markdown]
 # **What the table shows.** Int8 touches the linear layers alone, 28 % of the multiply-adds: the others are convolutions, attention's products, and the parts outside the U-Net (6 %). Weight-only saves a quarter of the memory and no time, probably since each product first makes floats of the weights. Dynamic int8 is slower at batch 1, probably because to find each layer's scale costs more than its product saves, and hardly faster at 64. torch.compile and ONNX Runtime fuse small operations, and save most at batch 1, probably since calls, and not products, are the time there. On another machine the order may be another one.
+#
+# **All rows.** Heun on its own grid fails at five steps; solver and grid were changed together, so the row does not say which of them fails. A student of half the width, taught for 800 steps, loses 88 points of its accessories: too small, or taught too briefly. ONNX Runtime makes five unguided steps faster. With a guided first step its U-Net is faster, too, but the whole takes 90 ms in place of 70; why, these rows do not say.
 
 # %% [markdown]
 # ## 7.31 Was this picture in the training? · deeper
@@ -2392,7 +2393,7 @@ tables.table(rows, dict.fromkeys(["right refusals, if 1 in 10", "1 in 1,000"], "
 # %% [markdown]
 # ## 7.36 What we built
 #
-# **Part I.** A Stable Diffusion in a folder of short files: a byte-pair code, CLIP's text encoder, a U-Net with transformers in it, an autoencoder, a sampler that was there already; and a map of names, through which the published weights get in. In small it was trained on one core (two hours, as its recipe says), and then taught a new head, to follow an outline, and to please a judge.
+# **Part I.** A Stable Diffusion in a folder of short files: a byte-pair code, CLIP's text encoder, a U-Net with transformers in it, an autoencoder, a sampler that was there already; and a map of names, through which the published weights get in. In small it was trained on one core, and then taught a new head, to follow an outline, and to please a judge.
 #
 # **Part II.** Applications, each beside what does it without a diffusion model. A table of what makes a model fast. What a model keeps of its data, what guidance does to a skew, how well a mark holds. Cards of all models, and a service on this machine.
 #
