@@ -13,7 +13,7 @@
 #
 # Twelve questions, 38 points, about five and a half hours, and a project of your own at the end. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("7.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
 #
-# As in the lesson, $t = 0$ is data and $t = 1$ is noise, $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with standard deviations $\alpha$ and $\sigma$, and step $i = 0\dots T-1$ of a schedule of $T$ steps is the time $t = (i+1)/T$. Section numbers are the lesson's. Questions 7.1 to 7.7 need its first part, 7.8 to 7.12 its second. 7.4, 7.7 and 7.8 use mini-SD, 7.9 and 7.10 the small model of digits, and the others no trained model.
+# As in the lesson, $t = 0$ is data and $t = 1$ is noise, $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with standard deviations $\alpha$ and $\sigma$, and step $i = 0\dots T-1$ of a schedule of $T$ steps is the time $t = (i+1)/T$. Section numbers are the lesson's. Questions 7.1 to 7.7 need its first part, 7.8 to 7.12 its second. The core sections suffice for all. 7.4, 7.7 and 7.8 use mini-SD, 7.9 and 7.10 the small model of digits, and the others no trained model.
 
 # %% tags=["setup"]
 {{setup}}
