@@ -1804,7 +1804,7 @@ for name, row in speed.items():
                      "batch 64, s": float(row["median_64"]), "faster ": faster(row, 64),
                      "n": row["n"], "worst part": worst(row),
                      "distance": shown_as(row["distance"], ".3f")}
-form = {"batch 1, ms": ".0f", "95 %": ".0f", "batch 64, s": ".2f"}
+lab_form = {"batch 1, ms": ".0f", "95 %": ".0f", "batch 64, s": ".2f"}
 timed = f"{naive['rounds_1']} rounds of batch 1, {naive['rounds_64']} of batch 64"
 core = ("naive reference", "lesson 5's default", "guidance in one pass",
         "empty text encoded once", "every 2nd step cached", "ONNX Runtime", "bf16",
@@ -1812,7 +1812,7 @@ core = ("naive reference", "lesson 5's default", "guidance in one pass",
         "5 steps, not guided", "5 steps, not guided, ONNX Runtime",
         "3 steps, guided in the first, cached", "3 steps, not guided, cached",
         "2 steps, not guided", "1 step, not guided", "consistent, 1 step")
-tables.table({name: lab[name] for name in core if name in lab}, form, index="",
+tables.table({name: lab[name] for name in core if name in lab}, lab_form, index="",
              caption=f"{timed}; faster: times the default")
 
 # %% [markdown]
@@ -2250,7 +2250,7 @@ rows = {name: {"touched": shown_as(row["touched"], ".0%"),
 tables.table(rows, index="", caption="The same 20 evaluations, computed in other ways")
 
 # %%
-tables.table(lab, form, index="", caption=f"All rows; {timed}")
+tables.table(lab, lab_form, index="", caption=f"All rows; {timed}")
 
 # %% [markdown]
 # **What the table shows.** Int8 touches the linear layers alone, 28 % of the multiply-adds: the others are convolutions, attention's products, and the parts outside the U-Net (6 %). Weight-only saves a quarter of the memory and no time, probably since each product first makes floats of the weights. Dynamic int8 is slower at batch 1, probably because to find each layer's scale costs more than its product saves, and hardly faster at 64. torch.compile and ONNX Runtime fuse small operations, and save most at batch 1, probably since calls, and not products, are the time there. On another machine the order may be another one.
