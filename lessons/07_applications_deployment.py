@@ -1833,7 +1833,8 @@ pictures = {"real figures": noun_parts.render(row)}
 ways = {"all, 1 step": ("all", 1, 1.0), "head, 1 step": ("head", 1, 1.0),
         "head, 3 steps": ("head", 3, 1.0), "head, 10 guided": ("head", 10, 2.0)}
 for name, (what, steps, w) in ways.items():
-    pictures[name] = sampling.text_to_image(mini, texts[what], steps=steps, scale=w, vae=vae)
+    pictures[name] = sampling.text_to_image(mini, texts[what], steps=steps, scale=w,
+                                            vae=vae)
 plots.show({name: x[:6] for name, x in pictures.items()}, columns=6,
            title="Captions that name all parts, or the head alone")
 rows = {}
