@@ -592,7 +592,7 @@ CARD = {
                                'if name in ("sharpness", "near_copies")')),
     "fewer than three digits": card(('return f"{value:.4g}"\n', 'return f"{value:.1g}"\n')),
     "the standard error of wetness": card((" ± {value[1]:.3g}", "")),
-    "nothing is left of it": card((" ± {value[1]:.3g}", " ± {value[1]:.1f}")),
+    "nothing is left of the standard error": card((" ± {value[1]:.3g}", " ± {value[1]:.1f}")),
     "steps is 0 in the header": card((GAP, 'return table.get(key) or "not recorded"')),
     "without its n": card((", n = {known(metrics, 'n')}", "")),
     "the header has no n": card(("n = {known(metrics, 'n')}", "n = {metrics.get('n', '?')}")),

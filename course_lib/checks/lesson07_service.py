@@ -403,6 +403,13 @@ def first_measure(c: Case, wrong: Callable) -> str:
     return c.name
 
 
+def error_unsaid(line: str, value: object) -> bool:
+    """Whether a measure has a standard error that its line lacks."""
+    return isinstance(value, list) and not any(
+        rounded(m, value[1]) for m in NUMBER.findall(line)
+    )
+
+
 def head_of(value: object) -> float:
     return value[0] if isinstance(value, list) else value
 
@@ -472,10 +479,11 @@ SUSPECTS = {
         lambda c: first_measure(c, lambda c, k, line, v: not line),
     "of {c.name} another number is given than the header's, or one of fewer than three digits":
         lambda c: first_measure(c, lambda c, k, line, v: v != 0 and not has(line, head_of(v))),
-    "the standard error of {c.name} is in the header and not in the card, or nothing is left of it "
-    "after rounding":
-        lambda c: first_measure(c, lambda c, k, line, v: isinstance(v, list)
-                                and not any(rounded(m, v[1]) for m in NUMBER.findall(line))),
+    "nothing is left of the standard error of {c.name} after rounding: keep a digit of it, at least":
+        lambda c: first_measure(c, lambda c, k, line, v: error_unsaid(line, v)
+                                and any(number(m) == 0 for m in NUMBER.findall(line))),
+    "the standard error of {c.name} is in the header and not in the card":
+        lambda c: first_measure(c, lambda c, k, line, v: error_unsaid(line, v)),
     "{c.name} stands there without its n: what it is worth depends on it":
         lambda c: first_measure(c, lambda c, k, line, v: c.n is not None and not has(line, c.n)),
     "the header has no n, and the line of {c.name} does not say that: `n = not recorded`":
