@@ -479,7 +479,7 @@ SUSPECTS = {
         lambda c: first_measure(c, lambda c, k, line, v: not line),
     "of {c.name} another number is given than the header's, or one of fewer than three digits":
         lambda c: first_measure(c, lambda c, k, line, v: v != 0 and not has(line, head_of(v))),
-    "nothing is left of the standard error of {c.name} after rounding: keep a digit of it, at least":
+    "nothing is left of the standard error of {c.name} after rounding: keep a digit of it":
         lambda c: first_measure(c, lambda c, k, line, v: error_unsaid(line, v)
                                 and any(number(m) == 0 for m in NUMBER.findall(line))),
     "the standard error of {c.name} is in the header and not in the card":
