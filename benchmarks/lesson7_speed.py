@@ -1,29 +1,33 @@
-"""One model, mini-SD, made fast: each change alone, then the best of them together.
+"""One model, mini-SD, made fast: each change alone, then several together.
 
     python benchmarks/lesson7_speed.py                     everything that is still missing
     python benchmarks/lesson7_speed.py judge --n 2000      attribute accuracy, paired
     python benchmarks/lesson7_speed.py time                latencies, all rows in turns
+    python benchmarks/lesson7_speed.py time --later --only ROW ...   beside the default alone
     python benchmarks/lesson7_speed.py table               the CSV from what was measured so far
 
 To course_lib/assets/lesson7_speed.csv. What is measured is kept in runs/lesson7_speed, and the same
 command goes on from there. `judge` takes about 25 minutes of one idle core, `time` 15 of both. int8
 by torchao, ONNX Runtime and torch.compile are optional (`pip install torchao onnx onnxscript
-onnxruntime`, a C++ compiler); where one is missing its row says so. Two rows need
-lesson7_speed_students.py first.
+onnxruntime`, a C++ compiler); where one is missing its row says so. Six
+rows need lesson7_speed_students.py first.
 
 Every row draws the same captions (new combinations of known parts) from the same noises, from
-tokens to pictures. Each changes one thing of lesson 5's default, 10 steps of DPM-Solver++(2M) with
-w = 2 in two passes; only the naive reference, Heun (its grid, too) and the last rows change more.
+tokens to pictures. Most change one thing of lesson 5's default, 10 steps of DPM-Solver++(2M) with
+w = 2 in two passes. Heun has its grid, too, a cache guidance in one pass, and the last rows
+several things.
 
     evaluations  of the U-Net, for each picture, guidance included; calls: of the module, a batch
     mmacs        million multiply-adds of a picture, text encoder and decoder included
     touched      the share of the default's multiply-adds that the row leaves out, or does in
                  another way
     median_B, p95_B, rounds_B   latency of a batch of B in seconds, and how often it was timed
+    faster_B, faster_se_B       times faster than the default: mean of the ratio in one round, over
+                 the rounds, and its standard error
     unet_ms_B    time in the U-Net, in ms for each evaluation of each picture, a median
     PART, PART_diff, PART_se    share of pictures whose part is right; minus the default's on the
                  same n captions, in points; its standard error; n is a quarter of --n, but for
-                 the default and the best rows
+                 the default and the fastest rows
     distance     root-mean-square distance, over 100 pictures, to 60 steps of DPM-Solver++(2M) from
                  the same noise; only where the guided ODE is the default's
     as           the row whose pictures are the same up to rounding; its accuracy stands for both
@@ -71,7 +75,10 @@ JUDGED = 100                            # pictures drawn at once when judged
 EXACT_STEPS = 60
 HEAD = noun_parts.PARTS.index("head")
 NAIVE, DEFAULT = "naive reference", "lesson 5's default"
-FULL = DEFAULT, "3 steps, guided in the first"              # judged on all n captions
+TIMES, LATER = "times.json", "times_later.json"             # of all rows; of rows added later
+BEST = "1 step, not guided"                                  # where a caption names every part
+FULL = (DEFAULT, BEST, "3 steps, guided in the first", "3 steps, guided in the first, cached",
+        "3 steps, not guided, cached")                      # judged on all n captions
 
 
 # ---- other ways to compute the same U-Net
@@ -200,7 +207,7 @@ class Row(NamedTuple):
     def judged(self, n: int) -> int:
         """How many pictures are judged: n of the rows that the goal is about, a quarter of others.
         """
-        return n if self.name in FULL or self.name.startswith("best") else math.ceil(n / 4)
+        return n if self.name in FULL else math.ceil(n / 4)
 
 
 ROWS = [
@@ -232,9 +239,11 @@ ROWS = [
     Row("consistent, 4 steps", consistent, 4, scale=1.0, student="consistency"),
     Row("consistent, 2 steps", consistent, 2, scale=1.0, student="consistency"),
     Row("consistent, 1 step", consistent, 1, scale=1.0, student="consistency"),
-    Row("best, guided in the first step", steps=3, scale=FIRST, one_pass=True, null_kept=True,
+    Row("2 steps, not guided", steps=2, scale=1.0),
+    Row("1 step, not guided", steps=1, scale=1.0),
+    Row("3 steps, guided in the first, cached", steps=3, scale=FIRST, one_pass=True, null_kept=True,
         cached=(2, 2)),
-    Row("best, not guided", steps=3, scale=1.0, cached=(2, 2)),
+    Row("3 steps, not guided, cached", steps=3, scale=1.0, cached=(2, 2)),
     Row("3 steps, guidance distilled", steps=3, scale=1.0, student="guided"),
     Row("5 steps, not guided", steps=5, scale=1.0),
     Row("5 steps, not guided, cached", steps=5, scale=1.0, cached=(2, 2)),
@@ -242,7 +251,7 @@ ROWS = [
     Row("5 steps, guidance distilled", steps=5, scale=1.0, student="guided"),
     Row("5 steps, not guided, ONNX Runtime", steps=5, scale=1.0, execute=OnnxUNet,
         same_as="5 steps, not guided"),
-    Row("best, guided in the first step, ONNX Runtime", steps=3, scale=FIRST, one_pass=True,
+    Row("3 steps, guided in the first, ONNX Runtime", steps=3, scale=FIRST, one_pass=True,
         null_kept=True, execute=OnnxUNet, same_as="3 steps, guided in the first"),
 ]                                                                                    # fmt: skip
 
@@ -413,7 +422,7 @@ def paired(right: np.ndarray, default: np.ndarray) -> dict[str, float]:
 
 # ---- time
 
-def time_rows(rows: list[Row], rounds: dict[int, int]) -> None:
+def time_rows(rows: list[Row], rounds: dict[int, int], file: str) -> None:
     """Every row once a round, in turns. Other rows than last time, or another machine, begin anew.
     """
     drawers, missing = {}, {}
@@ -422,14 +431,14 @@ def time_rows(rows: list[Row], rounds: dict[int, int]) -> None:
             drawers[row.name] = Drawer(row, *models())
         except Unavailable as error:
             missing[row.name] = str(error)
-    kept = load_json("times.json")
+    kept = load_json(file)
     about = {"rows": sorted(drawers), "machine": train.about_machine()}
     if kept.get("about") != about:
         kept = {"about": about}
     kept["missing"] = missing
     for B in BATCHES:
         rows_of = kept.setdefault(str(B), {name: {"seconds": [], "unet": []} for name in drawers})
-        time_batch(drawers, B, rounds[B], rows_of, lambda: save_json("times.json", kept))
+        time_batch(drawers, B, rounds[B], rows_of, lambda: save_json(file, kept))
 
 
 def time_batch(drawers: dict, B: int, rounds: int, rows_of: dict, save: Callable) -> None:
@@ -522,7 +531,7 @@ def megabytes(row: Row) -> float | str:
 # ---- the table
 
 def table(rows: list[Row]) -> list[dict]:
-    times = load_json("times.json")
+    times, later = load_json(TIMES), load_json(LATER)
     plain = counts(Row(DEFAULT))
     exact = exact_pictures()
     default = right_of(Row(DEFAULT))
@@ -536,7 +545,7 @@ def table(rows: list[Row]) -> list[dict]:
         line = {"row": row.name, "note": times.get("missing", {}).get(row.name, "")}
         line |= {"evaluations": one["evaluations"], "calls": one["calls"]}
         line |= {"mmacs": round(one["mmacs"], 1), "touched": touched(row, one, plain)}
-        line |= latencies(row, times)
+        line |= latencies(row, times if row.name in times.get("1", {}) else later)
         line |= {"megabytes": megabytes(row), "as": row.same_as or "", "n": ""}
         line |= quality(row, default, exact)
         found.append(line)
@@ -552,12 +561,15 @@ def latencies(row: Row, times: dict) -> dict:
     line = {}
     for B in BATCHES:
         kept = times.get(str(B), {}).get(row.name)
-        names = f"median_{B}", f"p95_{B}", f"rounds_{B}", f"unet_ms_{B}"
+        names = [f"{name}_{B}" for name in
+                 ("median", "p95", "rounds", "unet_ms", "faster", "faster_se")]
         if not kept or not kept["seconds"]:
             line |= dict.fromkeys(names, "")
             continue
         one, unet = inference.latency(kept["seconds"]), inference.latency(kept["unet"])
-        values = round(one.median, 5), round(one.p95, 5), one.rounds, round(1e3 * unet.median, 4)
+        faster = np.array(times[str(B)][DEFAULT]["seconds"]) / kept["seconds"]      # by rounds
+        values = (round(one.median, 5), round(one.p95, 5), one.rounds, round(1e3 * unet.median, 4),
+                  round(faster.mean(), 3), round(faster.std(ddof=1) / one.rounds**0.5, 3))
         line |= dict(zip(names, values))
     return line
 
@@ -600,6 +612,8 @@ def main() -> None:
     parser.add_argument("stage", nargs="?", default="all", choices=stages)
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--only", nargs="+", metavar="ROW", help="of judge and time")
+    parser.add_argument("--later", action="store_true",
+                        help="time --only these and the default, in a run of their own")
     parser.add_argument("--rounds", type=int, nargs=2, default=[ROUNDS[B] for B in BATCHES],
                         help="of a batch of 1, of 64")
     a = parser.parse_args()
@@ -607,7 +621,8 @@ def main() -> None:
     if a.stage in ("all", "judge"):
         judge(rows, a.n)
     if a.stage in ("all", "time"):
-        time_rows(rows, dict(zip(BATCHES, a.rounds)))
+        timed_rows = [Row(DEFAULT), *rows] if a.later else rows
+        time_rows(timed_rows, dict(zip(BATCHES, a.rounds)), LATER if a.later else TIMES)
     write(table(ROWS))
 
 

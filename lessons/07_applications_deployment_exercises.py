@@ -13,7 +13,7 @@
 #
 # Twelve questions, 38 points, about five and a half hours, and a project of your own at the end. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("7.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
 #
-# As in the lesson, $t = 0$ is data and $t = 1$ is noise, $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with standard deviations $\alpha$ and $\sigma$, and step $i = 0\dots T-1$ of a schedule of $T$ steps is the time $t = (i+1)/T$. Section numbers are the lesson's. Questions 7.1 to 7.7 need its first part, 7.8 to 7.12 its second. 7.4, 7.7 and 7.8 use mini-SD, 7.9 and 7.10 the small model of digits, and the others no trained model.
+# As in the lesson, $t = 0$ is data and $t = 1$ is noise, $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with standard deviations $\alpha$ and $\sigma$, and step $i = 0\dots T-1$ of a schedule of $T$ steps is the time $t = (i+1)/T$. Section numbers are the lesson's. Questions 7.1 to 7.7 need its first part, 7.8 to 7.12 its second. The core sections suffice for all. 7.4, 7.7 and 7.8 use mini-SD, 7.9 and 7.10 the small model of digits, and the others no trained model.
 
 # %% tags=["setup"]
 {{setup}}
@@ -797,7 +797,7 @@ tables.table({name: dict(zip(noun_parts.PARTS, row)) for name, row in right.item
 # %% [markdown]
 # ## 7.8 Half of the evaluations (3 points, 25 minutes)
 #
-# The second part of the lesson begins here. Mini-SD is drawn from by five steps with guidance $w=2$: ten evaluations of the U-Net for each picture. Draw with *five*, and lose at most two points of attribute accuracy. The check does not look at a clock. It counts evaluations where the U-Net's first layer is, row by row, so a batch of $2B$ counts twice for each picture, and so does a step whose deeper features are cached. Then it draws 32 captions, with the same noise by your function and by `draw_today`, and compares the parts that are right.
+# The second part of the lesson begins here. Mini-SD is drawn from by five steps with guidance $w=2$: ten evaluations of the U-Net for each picture. Draw with *five*, and lose at most two points of attribute accuracy. The check does not look at a clock. It counts evaluations where the U-Net's first layer is, row by row, so a batch of $2B$ counts twice for each picture, and so does a step whose deeper features are cached. Then it draws 32 captions, with the same noise by your function and by `draw_today`, and compares the parts that are right (half a minute).
 
 # %%
 def draw_today(D, noise, tokens):
@@ -826,7 +826,7 @@ assert check.passed("7.8")
 ### END HIDDEN TESTS
 
 # %% [markdown] tags=["solution"]
-# **Solution, beside others.** Four steps, of which the first is guided: five evaluations. Two others with at most five: no guidance and five steps; two guided steps. The check's captions and noises, 32 pictures of five parts, with the standard error over pictures of the paired difference.
+# **Solution, beside others.** Four steps, of which the first is guided: five evaluations. Others with at most five: no guidance and five steps, or one; two guided steps. The check's captions and noises, 32 pictures of five parts, with the standard error over pictures of the paired difference.
 
 # %% tags=["solution"]
 def drawn_with(steps, scale):
@@ -839,6 +839,7 @@ def drawn_with(steps, scale):
 
 today, case, rows = release.right_parts().double(), release.latency_case(), {}
 for name, draw_by in {"5 steps, no guidance": drawn_with(5, 1),
+                      "1 step, no guidance": drawn_with(1, 1),
                       "2 guided steps": drawn_with(2, 2.0)}.items():
     latents, evaluations = release.counted(draw_by, case, torch.arange(len(today)))
     lost = 100 * (today - release.parts_of(case, latents).double())     # (32, 5)
@@ -849,7 +850,7 @@ tables.table(rows, {"points lost": ".1f", "error": ".1f"}, index="",
              caption=f"Ten evaluations: {today.mean():.1%} of the parts are right")
 
 # %% [markdown] tags=["solution"]
-# **What the table shows.** Five steps without guidance lose nothing that 32 captions can show: the difference is within its standard error of zero. So the five evaluations that they save were guidance, and these captions, which name all five parts, did not need it. Two guided steps cost less and lose 3.8 ± 1.4 points: so the steps that were left out there were needed. 32 pictures are few: two points are less than two standard errors. With 2,000 the error would be about $1.1\sqrt{32/2000} = 0.14$. What guidance changes beside the parts, such as variety, this test does not see.
+# **What the table shows.** Five steps without guidance lose nothing that 32 captions can show: the difference is within its standard error of zero. So the five evaluations that they save were guidance, and these captions, which name all five parts, did not need it. A single step without guidance loses about as little (section 7.22 says what it cannot do). Two guided steps lose 3.8 ± 1.4 points: few steps fail here *with* guidance. 32 pictures are few: two points are less than two standard errors. With 2,000 the error would be about $1.1\sqrt{32/2000} = 0.14$. What guidance changes beside the parts, such as variety, this test does not see.
 
 # %% [markdown]
 # ## 7.9 Break the watermark, mend it, forge it (4 points, 45 minutes)
@@ -1097,7 +1098,7 @@ if check.passed("7.11"):
 # `about` is what a header says: `data`, `command`, `steps`, `seconds`, and `metrics`, in which `n` and `judged_by` stand beside the measures. A measure is a number, or a list of a number and its standard error. `said` is what a person adds: section, in small letters, to text. Any of all this may be missing. Write `model_card`, which returns a text:
 #
 # - the nine sections of Mitchell et al. 2019, in this order, each a line `## Section`;
-# - *Model details* has `command`, `steps`, `seconds` and `judged_by`, *Training data* has `data`, *Quantitative analyses* a line for each measure, with its name, its value to at least three digits, its standard error if there is one, and `n = ...`;
+# - *Model details* has `command`, `steps`, `seconds` and `judged_by`, *Training data* has `data`, *Quantitative analyses* a line for each measure, with its name, its value to at least three digits, its standard error, if there is one, to at least one digit, and `n = ...`;
 # - the other six have the text that was said;
 # - what is missing is called `not recorded`. No other number stands in the card.
 

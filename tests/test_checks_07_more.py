@@ -12,6 +12,7 @@ import pytest
 import torch
 from catalogues import (
     ODD,
+    assert_accepted,
     assert_own_diagnoses,
     assert_random_numbers_are_left_alone,
     assert_refused_in_one_sentence,
@@ -591,6 +592,8 @@ CARD = {
                                'if name in ("sharpness", "near_copies")')),
     "fewer than three digits": card(('return f"{value:.4g}"\n', 'return f"{value:.1g}"\n')),
     "the standard error of wetness": card((" ± {value[1]:.3g}", "")),
+    "nothing is left of the standard error": card((" ± {value[1]:.3g}", " ± {value[1]:.1f}")),
+    "steps is 0 in the header": card((GAP, 'return table.get(key) or "not recorded"')),
     "without its n": card((", n = {known(metrics, 'n')}", "")),
     "the header has no n": card(("n = {known(metrics, 'n')}", "n = {metrics.get('n', '?')}")),
     "the text that was said is missing": card(("known(said, section.lower())",
@@ -631,6 +634,7 @@ OTHER_STYLE = {
 THIRD_STYLE = {
     "7.8": drawing(5, solver=ddim),
     "7.9": four(p_value=p_by_logarithms, attack=lambda x: x.roll((-1, 1), (2, 3))),
+    "7.12": card((" ± {value[1]:.3g}", " ± {value[1]:.3f}")),
 }
 WRONG = {
     "7.8": LATENCY,
@@ -746,3 +750,10 @@ def test_the_sheet_s_points():
     assert len(points) == 12 and sum(points) == 38 and "Twelve questions, 38 points" in text
     part = text[text.index("## The capstone"):]
     assert sum(int(n) for n in re.findall(r"^# \| \*\*.*?\*\* \((\d)\)", part, re.M)) == 25
+
+
+@pytest.mark.parametrize("form", [" ± {value[1]:.1g}", " +- {100 * value[1]:.2f} %",
+                                  " ± {value[1]:.1e}"])
+def test_a_standard_error_may_be_rounded(form):
+    answer = card((" ± {value[1]:.3g}", form))
+    assert_accepted("7.12", answer, times=20)

@@ -313,7 +313,7 @@ def test_paired_differences():
 
 
 def test_judging_goes_on_where_it_stopped(runs):
-    row = benchmark.Row("best of one step", steps=1, one_pass=True)
+    row = benchmark.Row(benchmark.BEST, steps=1, one_pass=True)
     benchmark.judge([row], 2)
     first = benchmark.right_of(row)
     benchmark.judge([row], 3)
@@ -343,20 +343,21 @@ def test_every_row_is_there_once_with_its_numbers():
 
 
 def test_the_goal():
-    """The best row: 20 times the naive reference, 3 times lesson 5's default, 2 points at most."""
+    """The fastest row: 20 times the naive reference, 3 times lesson 5's default, 2 points at most.
+    So is the fastest of those that take three steps, for captions that leave something open.
+    """
     rows = rows_of_table()
-    best = [row for name, row in rows.items() if name.startswith("best") and not row["note"]]
-    if not best or not best[0]["n"] or int(best[0]["n"]) < 2000:
-        pytest.skip("missing: python benchmarks/lesson7_speed.py judge --n 2000")
     time = lambda row, B: float(row[f"median_{B}"])
-    for B in benchmark.BATCHES:
-        fastest = min(best, key=lambda row: time(row, B))
-        assert time(rows[benchmark.NAIVE], B) >= 20 * time(fastest, B)
-        assert time(rows[benchmark.DEFAULT], B) >= 3 * time(fastest, B)
-    for row in best:
+    for name in (benchmark.BEST, "3 steps, not guided, cached"):
+        row = rows[name]
+        if not row["n"] or int(row["n"]) < 2000 or not row["median_1"]:
+            pytest.skip("missing: python benchmarks/lesson7_speed.py")
+        for B in benchmark.BATCHES:
+            assert time(rows[benchmark.NAIVE], B) >= 20 * time(row, B)
+            assert float(row[f"faster_{B}"]) >= 3
         for part in noun_parts.PARTS:
             low = float(row[f"{part}_diff"]) - 1.96 * float(row[f"{part}_se"])
-            assert low > -2, (row["row"], part)
+            assert low > -2, (name, part)
 
 
 def test_the_consistent_student_learns_the_end_of_the_guided_path():

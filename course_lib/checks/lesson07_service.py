@@ -4,6 +4,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable
+from decimal import Decimal
 
 import torch
 from torch import Tensor
@@ -300,8 +301,8 @@ def judge_probe(f: Callable) -> None:
             reject_if((leak not in found, f"a service passes that leaks by {leak!r}: "
                        f"{MISSED[kind]}"))
             for name in sorted(found - {leak}):
-                raise Wrong(f"a service that leaks by {leak!r} alone is accused of {name!r}, too: "
-                            f"what else could be the reason? {ACCUSED[name]}")
+                raise Wrong(f"a service that leaks by {leak!r} alone is accused of {name!r}, too; "
+                            f"ask what else changed between its two answers. {ACCUSED[name]}")
     for _ in range(5):
         leaks = three_leaks(secrets.token_hex(8))
         found = found_by(f, tuple(secrets.choice(LEAKY_SERVICES[name]) for name in leaks))
@@ -365,8 +366,10 @@ def describe(c: Case) -> None:
     for text in [*filter(None, words), *c.said.values()]:
         rest = rest.replace(text, "")
     known = [*flat(metrics), *flat({k: c.about.get(k) for k in ("steps", "seconds")})]
+    errors = [v[1] for v in c.measures.values() if isinstance(v, list)]
     c.strange = next((m for m in NUMBER.findall(rest)
-                      if not any(near(number(m), v) for v in known)), "")
+                      if not any(near(number(m), v) for v in known)
+                      and not any(rounded(m, v) for v in errors)), "")
 
 
 def flat(table: dict) -> list[float]:
@@ -387,10 +390,24 @@ def near(got: float, wanted: float) -> bool:
     return any(abs(got - w) <= 0.006 * abs(w) for w in (wanted, 100 * wanted))
 
 
+def rounded(text: str, wanted: float) -> bool:
+    """Whether the printed number is this one, plain or in per cent, rounded at its last place."""
+    got, last_place = number(text), Decimal(text.replace(",", "")).as_tuple().exponent
+    half = 0.501 * 10.0**last_place
+    return got != 0 and any(abs(got - w) <= half for w in (wanted, 100 * wanted))
+
+
 def first_measure(c: Case, wrong: Callable) -> str:
     """The first measure for which wrong(c, name, line, value) holds; "" if for none."""
     c.name = next((k for k, v in c.measures.items() if wrong(c, k, c.lines[k], v)), "")
     return c.name
+
+
+def error_unsaid(line: str, value: object) -> bool:
+    """Whether a measure has a standard error that its line lacks."""
+    return isinstance(value, list) and not any(
+        rounded(m, value[1]) for m in NUMBER.findall(line)
+    )
 
 
 def head_of(value: object) -> float:
@@ -413,6 +430,14 @@ def section_unsaid(c: Case) -> bool:
     c.section = next((s for s in SECTIONS if s.lower() in TEXTS and s.lower() not in c.said
                       and MISSING not in c.under[s]), "")
     return bool(c.section)
+
+
+def zero_detail(c: Case) -> bool:
+    """A detail that is 0, and not in its section."""
+    details = c.under["Model details"]
+    c.name = next((k for k in ("steps", "seconds")
+                   if c.about.get(k) == 0 and not has(details, 0.0)), "")
+    return bool(c.name)
 
 
 def detail_without(c: Case) -> bool:
@@ -454,9 +479,11 @@ SUSPECTS = {
         lambda c: first_measure(c, lambda c, k, line, v: not line),
     "of {c.name} another number is given than the header's, or one of fewer than three digits":
         lambda c: first_measure(c, lambda c, k, line, v: v != 0 and not has(line, head_of(v))),
+    "nothing is left of the standard error of {c.name} after rounding: keep a digit of it":
+        lambda c: first_measure(c, lambda c, k, line, v: error_unsaid(line, v)
+                                and any(number(m) == 0 for m in NUMBER.findall(line))),
     "the standard error of {c.name} is in the header and not in the card":
-        lambda c: first_measure(c, lambda c, k, line, v: isinstance(v, list)
-                                and not has(line, v[1])),
+        lambda c: first_measure(c, lambda c, k, line, v: error_unsaid(line, v)),
     "{c.name} stands there without its n: what it is worth depends on it":
         lambda c: first_measure(c, lambda c, k, line, v: c.n is not None and not has(line, c.n)),
     "the header has no n, and the line of {c.name} does not say that: `n = not recorded`":
@@ -465,6 +492,9 @@ SUSPECTS = {
         section_without,
     "nobody said anything for {c.section!r}, and the card does not say that: `not recorded`":
         section_unsaid,
+    "{c.name} is 0 in the header, so it is known, and Model details lacks it or calls it `not "
+    "recorded`: `or` and `if value` take 0 for nothing":
+        zero_detail,
     "{c.name} is in the header and not under Model details":
         detail_without,
     "the header does not say {c.name}, and Model details does not say that: `not recorded`":
@@ -498,6 +528,7 @@ def judge_card(f: Callable) -> None:
     unsaid = {k: v for k, v in said.items() if k != "ethical considerations"}
     gaps = (
         (about, said, ""),
+        (about | {"steps": 0}, said, ""),                   # not trained at all
         (without(about, "seconds", "metrics.n"), said, "seconds and n are missing"),
         (without(about, "metrics.judged_by", "steps", "data"), unsaid,
          "judged_by, steps, data and one text are missing"),
