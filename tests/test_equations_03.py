@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from course_lib import DDPM, Denoiser, Schedule, ddim, last
 from course_lib.ddpm import discretised_gaussian_log_prob
 from course_lib.denoiser import TARGETS
-from course_lib.lab import features, metrics
+from course_lib.lab import features, metrics, train
 from course_lib.lab.data import GaussianMixture
+from course_lib.lab.training.muon import orthogonalize
 
 F64 = torch.float64
 G = lambda seed=0: torch.Generator().manual_seed(seed)
@@ -722,3 +723,59 @@ def test_eq_3_43():
         )
         assert abs(gap.mean()) < 5 * gap.std() / N**0.5
         assert (wrong - best).square().sum(1).mean() > 50 * gap.std() / N**0.5
+
+
+# ---- formulas of the second edition
+
+
+def _weight(alpha, sigma, a, b, t):
+    """Weight of the eps error of the target a x0 + b eps, times |dt / d lambda|, by autograd."""
+    lam = 2 * (alpha(t).log() - sigma(t).log())
+    slope = torch.autograd.grad(lam.sum(), t)[0]
+    al, si = alpha(t), sigma(t)
+    return (((al * b(t) - si * a(t)) / al) ** 2 / slope.abs()).detach(), lam.detach()
+
+
+def test_eq_3_44():
+    t = torch.linspace(0.02, 0.98, 50, dtype=torch.float64, requires_grad=True)
+    cos, sin = (lambda t: (math.pi / 2 * t).cos()), (lambda t: (math.pi / 2 * t).sin())
+    w, lam = _weight(cos, sin, lambda t: -sin(t), cos, t)
+    torch.testing.assert_close(w, (-lam / 2).exp() / math.pi)
+    line, same = (lambda t: 1 - t), (lambda t: t)
+    w, lam = _weight(line, same, lambda t: -1 + 0 * t, lambda t: 1 + 0 * t, t)
+    torch.testing.assert_close(w, (-lam / 2).exp() / 2)
+    torch.testing.assert_close(lam, Schedule.flow().log_snr(t.detach()))
+
+
+def test_eq_3_45():
+    g = torch.Generator().manual_seed(0)
+    start = torch.randn(5, generator=g, dtype=torch.float64)
+    p = torch.nn.Parameter(start.clone())
+    lr, decay, betas, eps = 0.1, 0.3, (0.9, 0.99), 1e-8
+    optimizer = torch.optim.AdamW([p], lr, betas=betas, eps=eps, weight_decay=decay)
+    m = v = torch.zeros_like(start)
+    theta = start
+    for n in range(1, 4):
+        grad = torch.randn(5, generator=g, dtype=torch.float64)
+        p.grad = grad.clone()
+        optimizer.step()
+        m, v = betas[0] * m + (1 - betas[0]) * grad, betas[1] * v + (1 - betas[1]) * grad**2
+        m_hat, v_hat = m / (1 - betas[0] ** n), v / (1 - betas[1] ** n)
+        theta = (1 - lr * decay) * theta - lr * m_hat / (v_hat.sqrt() + eps)
+        torch.testing.assert_close(p.detach(), theta)
+
+
+def test_eq_3_46():
+    g = torch.Generator().manual_seed(0)
+    grad = torch.randn(16, 8, generator=g)
+    u, _, vh = torch.linalg.svd(grad, full_matrices=False)
+    start = torch.randn(16, 8, generator=g)
+    p = torch.nn.Parameter(start.clone())
+    p.grad = grad.clone()
+    lr, decay = 0.1, 0.5
+    train.Muon([p], lr, weight_decay=decay).step()
+    step = ((1 - lr * decay) * start - p.detach()) / lr
+    core = u.T @ step @ vh.T                                # diagonal, with values near 1
+    torch.testing.assert_close(core, core.diagonal().diag(), atol=2e-3, rtol=0)
+    assert core.diagonal().min() > 0.6 and core.diagonal().max() < 1.3
+    torch.testing.assert_close(step, orthogonalize([grad])[0], atol=2e-3, rtol=0)
