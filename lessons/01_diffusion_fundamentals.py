@@ -92,7 +92,7 @@ plots.animate_points(path[::5], [f"t = {t:.2f}" for t in times[::5]],
 # | autoregressive | one pixel or token after the other | exact likelihood, very stable | as many passes as pixels, and an order must be chosen |
 # | diffusion | many passes, all pixels at once | a bound on the likelihood, with a *fixed* encoder: adding noise | many passes (lesson 4 brings a thousand down to ten and fewer) |
 #
-# A diffusion model is a close relative of the VAE: its code is the noisy image, as large as the image itself, and making it needs no learning. Section 1.8 uses the VAE's bound.
+# A diffusion model is a close relative of the VAE: its code is the noisy image, as large as the image itself, and making it needs no learning.
 #
 # ## 1.2 Box: three facts about Gaussians
 #
@@ -130,7 +130,7 @@ print(f"KL by the formula {kl(m1, v1, m2, v2):.4f}, by averaging over draws {by_
 # %% [markdown]
 # ## 1.3 One step of the forward process
 #
-# **What happens to an image when noise is added step by step?** Before any formula, do it. Take a digit, multiply its pixels by a number slightly below 1, add a little noise, and repeat a thousand times. How much at step $t$ is set by one small number, $\beta_t$ (in code, `betas[i]` with $i = t - 1$). All steps together are the **forward process**, or diffusion process.
+# **What happens to an image when noise is added step by step?** Take a digit, multiply its pixels by a number slightly below 1, add a little noise, and repeat a thousand times. How much at step $t$ is set by one small number, $\beta_t$ (in code, `betas[i]` with $i = t - 1$). All steps together are the **forward process**, or diffusion process.
 
 # %%
 T = 1000
@@ -170,7 +170,7 @@ print(f"variance of the pixels: data {digits[:500].var():.2f}; after 1000 steps 
       f"{kept.var():.2f} with the factor, {grown.var():.2f} without")
 
 # %% [markdown]
-# With the factor, the variance ends at 1: the process is called *variance preserving*. Without it, the variance grows by the sum of the betas, here about 10. The first kind keeps a network's input at one size; lesson 6 meets the second.
+# With the factor, the variance ends at 1: the process is called *variance preserving*. Without it, the variance grows by the sum of the betas, here about 10.
 #
 # ## 1.4 Jumping straight to step t
 #
@@ -192,7 +192,7 @@ print(f"after 300 steps: mean {stepped.mean():.3f}, "
 #
 # $$q(x_t \mid x_0) = \mathcal N\!\big(\sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t) I\big), \qquad x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon \tag{1.7}$$
 #
-# Here $\epsilon$ is one new draw from $\mathcal N(0, I)$: the $x_t$ that it gives has the same *distribution* as the end of $t$ steps, not the same value. At $t = T$ the factor $\sqrt{\bar\alpha_T}$ is 0.0064. Whatever $x_0$ was, $x_T$ is practically a draw from $\mathcal N(0, I)$, which we can make without any image. Sampling will start there.
+# Here $\epsilon$ is one new draw from $\mathcal N(0, I)$: the $x_t$ that it gives has the same *distribution* as the end of $t$ steps, not the same value. At $t = T$ the factor $\sqrt{\bar\alpha_T}$ is 0.0064. Whatever $x_0$ was, $x_T$ is practically a draw from $\mathcal N(0, I)$. Sampling will start there.
 
 # %%
 def q_sample(x0, i, eps, alpha_bar):
@@ -258,7 +258,7 @@ plots.densities(panels, title="The exact density of x_t")
 # %% [markdown]
 # **What the figure shows.** The arms widen and merge, from the inside outwards, while their centre line shrinks towards the middle; at t = 0.5 hardly anything tells it from $\mathcal N(0, I)$.
 #
-# **And a digit: at which noise level does it become unreadable?** Move the slider. (Without a running kernel you see five of its positions.) Watch the histogram, too: background, at -1, and strokes, at +1, merge into one Gaussian.
+# **And a digit: at which noise level does it become unreadable?** Move the slider. (Without a running kernel you see five of its positions.)
 
 # %%
 one_noise = torch.randn(1, 1, 28, 28)
@@ -317,7 +317,7 @@ tables.table(rows, ".1f", index="schedule", caption="Distance to real digits, "
              f"{trained[0]['steps']} updates, n = {trained[0]['n']}")
 
 # %% [markdown]
-# **What the table shows.** Clipped, all four draw digits, after so short a training still far from real ones. Scaled linear scores lowest with both seeds and linear highest; the two seeds of a schedule differ by half a point at most. As they are, cosine and sigmoid *fail*: all samples have one shape. Their last levels hold next to no signal, and the predicted image is divided by $\sqrt{\bar\alpha_t}$ there, (1.27). Clipping alone repairs it.
+# **What the table shows.** Clipped, all four draw digits, after so short a training still far from real ones. Scaled linear scores lowest with both seeds and linear highest; the two seeds of a schedule differ by half a point at most. As they are, cosine and sigmoid *fail*: all samples have one shape. Their last levels hold next to no signal, and the predicted image is divided by $\sqrt{\bar\alpha_t}$ there, as 1.9 derives. Clipping repairs it.
 #
 # ### Where is the information destroyed, and what does the end cost? · deeper
 #
@@ -473,7 +473,7 @@ plots.curves(torch.arange(1, T + 1),
              title="Variance of a forward step, and of a reverse step if the data is known")
 
 # %% [markdown]
-# **What the figure shows.** After some fifty steps the two are the same to the eye: knowing $x_0$ narrows the reverse step only when $x_t$ is almost $x_0$ itself. ($\tilde\beta_1 = 0$ has no place on a logarithmic axis.)
+# **What the figure shows.** After some fifty steps the two are the same to the eye: knowing $x_0$ narrows the reverse step only when $x_t$ is almost $x_0$ itself.
 #
 # ## 1.8 What to learn: the variational bound, from beginning to end
 #
@@ -711,7 +711,7 @@ plots.arrows({name: (tails, h) for name, h in heads.items()}, background=points[
              title="From a noisy point at t = 0.3 to the prediction of the clean one")
 
 # %% [markdown]
-# **What the figures show.** Most of the loss is *unavoidable*: near t = 0 the noise is too fine to be told from the data's own spread, so even the exact denoiser errs by nearly 1 there. The hump near t = 0.13 is real; single points of both curves are off by up to 0.05, as each is a mean of 400 squared errors. The network pays a little more than it must: compare the two means in the title, whose draws are the same. Its arrows are nearly the exact ones; many end *between* the arms: averages of several possible clean points.
+# **What the figures show.** Most of the loss is *unavoidable*: near t = 0 the noise is too fine to be told from the data's own spread, so even the exact denoiser errs by nearly 1 there. The hump near t = 0.13 is real. The network pays a little more than it must: compare the two means in the title, whose draws are the same. Its arrows are nearly the exact ones; many end *between* the arms: averages of several possible clean points.
 
 # %%
 g = torch.Generator().manual_seed(2)
@@ -774,7 +774,7 @@ plots.curves(steps, {"mean squared error of the noise": losses},
              xlabel="training step", ylabel="loss", yscale="log")
 
 # %% [markdown]
-# **What the figures show.** The first row shows blobs and snow, the next two strokes and lumps, the last two digits, of which one can read rather more than half. The loss begins at 1, since a fresh network predicts 0; the curve's first point is the mean of fifty updates. After the first hundred it falls slowly, while the samples still improve. A part of the loss is unavoidable, as on the spiral, and for real digits nobody knows how large a part. So we do not judge a diffusion model by its loss alone.
+# **What the figures show.** The first row shows blobs and snow, the next two strokes and lumps, the last two digits, of which one can read rather more than half. The loss begins at 1, since a fresh network predicts 0. After the first hundred it falls slowly, while the samples still improve. A part of the loss is unavoidable, as on the spiral, and for real digits nobody knows how large a part. So we do not judge a diffusion model by its loss alone.
 #
 # **At which noise level is the digit decided?** Add noise to test digits up to a level, let the reverse process run from there, and ask a classifier whether the digit is still the same one. The network is `mnist_small`, which was trained longer.
 
@@ -833,7 +833,7 @@ plots.show({"noisy": torch.cat(starts), "one prediction": torch.cat(predictions)
 #
 # ## 1.12 What goes wrong, and how to see it
 #
-# > **A Fréchet distance in one paragraph.** Looking at samples is subjective, so we also compute a number. Take a **classifier** of digits (ours is right for more than 99 % of the test digits), and for each image compute its 128 features, the numbers just before its decision. Fit a Gaussian to the features of real images and another to those of the samples; with means $\mu_1, \mu_2$ and covariances $C_1, C_2$ the distance (squared, as is usual) is $\|\mu_1-\mu_2\|^2 + \operatorname{tr}\big(C_1 + C_2 - 2(C_1C_2)^{1/2}\big)$. With the features of an Inception network it is the **FID** of papers, the Fréchet Inception distance (Heusel et al. 2017). It is 0 when means and covariances agree. It sees only what the features see, and only two moments of them; estimated from few images both are off by chance, which adds to the distance. So compare at one number of images, print the **real-data baseline** beside it, what as many real images get, and look at the pictures, too.
+# > **A Fréchet distance in one paragraph.** Take a **classifier** of digits (ours is right for more than 99 % of the test digits), and for each image compute its 128 features, the numbers just before its decision. Fit a Gaussian to the features of real images and another to those of the samples; with means $\mu_1, \mu_2$ and covariances $C_1, C_2$ the distance (squared, as is usual) is $\|\mu_1-\mu_2\|^2 + \operatorname{tr}\big(C_1 + C_2 - 2(C_1C_2)^{1/2}\big)$. With the features of an Inception network it is the **FID** of papers, the Fréchet Inception distance (Heusel et al. 2017). It is 0 when means and covariances agree. It sees only what the features see, and only two moments of them; estimated from few images both are off by chance, which adds to the distance. So compare at one number of images, print the **real-data baseline** beside it, what as many real images get, and look at the pictures, too.
 #
 # Sampling code has a few classic errors, and none of them crashes. Here they are, on the same trained network, each with its Fréchet distance. All take a hundred steps, the betas of which come from every tenth $\bar\alpha_t$, except for the last one, which takes four.
 
@@ -884,7 +884,7 @@ plots.show({f"{name}  {distances[name]:.1f}": x[:14] for name, x in results.item
            title="The same network, five ways to sample, and their Fréchet distances")
 
 # %% [markdown]
-# **What the figure shows.** *No noise*, or nearly none: for a small variance, the variance is much smaller than its root. Then $x_t$ holds less noise than its time says, and the network probably removes too much: plain shapes are left; the table's last columns say how far variety is gone. *Too much noise*: grain and torn strokes remain. *Four steps* are no bug, only too few: each exact reverse step is far from Gaussian, as in 1.6. Even the right way is far above the baseline: a small network learned for two minutes.
+# **What the figure shows.** *No noise*, or nearly none: for a small variance, the variance is much smaller than its root. Then $x_t$ holds less noise than its time says, and the network probably removes too much: plain shapes are left; the table's last columns say how far variety is gone. *Too much noise*: grain and torn strokes remain. *Four steps* are no bug, only too few: each exact reverse step is far from Gaussian, as in 1.6. Even the right way is far above the baseline.
 #
 # ## 1.13 A perfect denoiser that is useless · deeper
 #

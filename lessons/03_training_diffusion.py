@@ -107,7 +107,7 @@ torch.set_num_threads(1)            # small networks gain nothing from a second 
 #
 # $$\mathbb E\big[\operatorname{clip}(Y - g_{\text{Huber}},\,-\delta,\,\delta)\big] = 0 \qquad\text{(the median for } \delta\to0\text{, the mean for } \delta\to\infty) \tag{3.3}$$
 #
-# Does it matter? Take data with two values, $-1$ (30 %) and $+1$ (70 %), a little spread. On a line we can compute all three *perfect* denoisers from the posterior on a grid of values, and sample with each.
+# Take data with two values, $-1$ (30 %) and $+1$ (70 %), a little spread. On a line we can compute all three *perfect* denoisers from the posterior on a grid of values, and sample with each.
 
 # %%
 two_values = data.GaussianMixture([[-1.0], [1.0]], 0.1, [0.3, 0.7])
@@ -211,7 +211,7 @@ plots.curves(log_snr, {name: f(log_snr.exp()) for name, f in formulas.items()},
              title="The weight that each target puts on the error of x0")
 
 # %% [markdown]
-# **What the figure shows.** $\epsilon$, $v$ and flow weigh clean images most, $x_0$ weighs all alike. At the noisy end the loss of $\epsilon$ hardly depends on the image when there is much noise, those of $v$ and flow always depend on it a little.
+# **What the figure shows.** $\epsilon$, $v$ and flow weigh clean images most, $x_0$ weighs all alike. At the noisy end the loss of $\epsilon$ hardly depends on the image, those of $v$ and flow always depend on it a little.
 #
 # **The schedule weighs, too.** If $t$ is drawn uniformly, a schedule visits each log SNR, $\lambda$, with the density $|dt/d\lambda|$. So in units of the error of $\epsilon$, where the weights of (3.5) are divided by the SNR, the whole weight is
 #
@@ -448,7 +448,7 @@ tables.table(rows, ".3f", index="loss",
 # %% [markdown]
 # ## 3.6 Designing a schedule
 #
-# **What distinguishes the well-known schedules?** For the mathematics only the log SNR matters: two schedules that pass through the same values are one schedule with two parameterisations of time, two clocks (lesson 1, section 1.14). So look at it, against time.
+# **What distinguishes the well-known schedules?** For the mathematics only the log SNR matters: two schedules that pass through the same values are one schedule with two parameterisations of time, two clocks (lesson 1, section 1.14).
 
 # %%
 ts = torch.linspace(0.002, 0.998, 200, dtype=torch.float64)
@@ -502,7 +502,7 @@ for name, (_, at) in cases.items():
 tables.table(rows, ".2f", index="image", caption="log SNR at 28 x 28")
 
 # %% [markdown]
-# **What the figure shows.** The large image at the same $t$ shows its digit clearly once it is averaged (and the eye averages, too); with the shifted time it is as hidden as the small one.
+# **What the figure shows.** The large image at the same $t$ shows its digit clearly once it is averaged; with the shifted time it is as hidden as the small one.
 #
 # ### The end must be noise · deeper
 #
@@ -571,7 +571,7 @@ tables.table(rows, ".1f", index="training",
                      f"{trainings[0]['n']} digits to the test digits")
 
 # %% [markdown]
-# **What the table shows.** The first two, which have the same loss, score the same: 6.5 and 6.6, with both seeds. $v$ on flow, another loss, scores 8.3 and 7.4; $\epsilon$, clipped, 9.1 to 9.8. As it is, $\epsilon$ on cosine fails altogether, because its predicted image is divided by $\alpha\approx0$ (lesson 1); $v$ and flow need no clipping. One small network and 1,000 updates: longer trainings may have another order.
+# **What the table shows.** The first two, which have the same loss, score the same: 6.5 and 6.6, with both seeds. $v$ on flow, another loss, scores 8.3 and 7.4; $\epsilon$, clipped, 9.1 to 9.8. As it is, $\epsilon$ on cosine fails altogether, because its predicted image is divided by $\alpha\approx0$ (lesson 1); $v$ and flow need no clipping. (One small network, 1,000 updates.)
 #
 # ## 3.7 Learning the variance, and counting bits · deeper
 #
@@ -919,7 +919,7 @@ tables.table(rows, ".4f", index="training", caption="Avoidable error of v "
              f"(never trained: {untrained:.4f}; an output of 0: {output_0:.4f})")
 
 # %% [markdown]
-# **What the table shows** (one toy, three seeds). The **learning rate** matters most: 1e-3 does not arrive in 600 steps, 1e-1 destroys the network (0.1433 is one output for every input), 1e-2 and 3e-2 are about equal. Letting it fall to zero is worth a factor of four; linear and cosine decay are about equal. A weight decay of 0.1 changes nothing here, 1 harms. Muon at 0.02 is a little better than the base with each of the three seeds, by 0.001; the rates of both were tried twice, so this toy does not decide. **Gradient clipping** at 1 changes nothing in the honest training, and saves the one with six spikes. A larger batch is better for the same number of steps, and worse for the same number of examples. **Gradient accumulation**, a batch in parts whose gradients add up, is the same training up to rounding, in less memory.
+# **What the table shows** (one toy, three seeds). The **learning rate** matters most: 1e-3 does not arrive in 600 steps, 1e-1 destroys the network (0.1433 is one output for every input), 1e-2 and 3e-2 are about equal. Letting it fall to zero is worth a factor of four; linear and cosine decay are about equal. A weight decay of 0.1 changes nothing here, 1 harms. Muon at 0.02 is better than the base with each seed, by 0.001; of both, few rates were tried. **Gradient clipping** at 1 changes nothing in the honest training, and saves the one with six spikes. A larger batch is better for the same number of steps, and worse for the same number of examples. **Gradient accumulation**, a batch in parts whose gradients add up, is the same training up to rounding, in less memory.
 #
 # ### Augmentation that does not leak · deeper
 #
@@ -1432,7 +1432,7 @@ print(f"distance {my_frechet(a, b):.3f}, work of the map {work:.3f}")
 # %% [markdown]
 # ### Features
 #
-# Pictures first go through a network that extracts what matters, the **feature extractor**: here the digit classifier, with 128 features. The published **FID** (**Fréchet Inception distance**) takes 2,048 features of Inception, trained on photographs. The code stays the same; the scale does not, so never compare across networks. Its extractor (91 MB, downloaded once, checked by digest; needs torch-fidelity):
+# Pictures first go through a network that extracts what matters, the **feature extractor**: here the digit classifier, with 128 features. The published **FID** (**Fréchet Inception distance**) takes 2,048 features of Inception, trained on photographs. Its scale is another, so never compare across networks. Its extractor (91 MB, downloaded once, checked by digest; needs torch-fidelity):
 #
 # ```python
 # feature_fn = features.inception()             # or features.dinov2()
@@ -1888,7 +1888,7 @@ plots.panels(at, fractions, title="How near is the nearest training image?",
              xlabel="ratio to test median", ylabel="fraction nearer than this")
 
 # %% [markdown]
-# **What the figure shows.** Pixels find every noisy copy and are blind to a shift. Features find that the shifted copies, as a set, are too near, and are blind to the noise. The model's samples lie nearly as test digits do, so this search found no copies. Use more than one distance.
+# **What the figure shows.** Pixels find every noisy copy and are blind to a shift. Features find that the shifted copies, as a set, are too near, and are blind to the noise. The model's samples lie nearly as test digits do, so this search found no copies.
 #
 # ## 3.16 Why not simply the loss? · deeper
 #
@@ -1967,9 +1967,9 @@ plots.scatter(clouds, title="Samples from the same noise, and the fraction in a 
 # python -m course_lib.lab.training configs/pictures.toml --folder photos
 # ```
 #
-# The file `configs/pictures.toml` says how large the pictures become, which target, schedule and network are used, and for how long they are trained. Its choices are those of this lesson. Flips are on in it; switch them off for pictures with writing, or with a left and a right. A few hundred pictures are a *small* set: copies are to be feared, and by section 3.11 a Fréchet distance from 100 pictures says little.
+# The file `configs/pictures.toml` says how large the pictures become, which target, schedule and network are used, and for how long they are trained. Flips are on in it; switch them off for pictures with writing, or with a left and a right. A few hundred pictures are a *small* set: copies are to be feared, and by section 3.11 a Fréchet distance from 100 pictures says little.
 #
-# **Keep some pictures back** before you train. Below, 300 small figures play the part of your folder and 100 more are held out. Use your own two.
+# **Keep some pictures back** before you train. Below, 300 small figures play the part of your folder and 100 more are held out.
 
 # %%
 folder, held_out_folder = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
@@ -2022,7 +2022,7 @@ for row in read_rows("lesson3_pictures.csv"):
 tables.table(rows, index="100 pictures", caption="Against 100 held-out pictures")
 
 # %% [markdown]
-# **What the table shows.** Other real pictures pass both questions, 50 % and 1.01. Copies pass the first, 55 %, and fail the second, 0. One picture with noise fails both. So does the trial: 100 %, and farther from the training set than real pictures. Neither column suffices alone: 1-NNA does not ask whether a picture is new, nor the ratio whether it is good. With 100 pictures the intervals are wide. Longer trainings: «python benchmarks/lesson3_pictures.py».
+# **What the table shows.** Other real pictures pass both questions, 50 % and 1.01. Copies pass the first, 55 %, and fail the second, 0. One picture with noise fails both. So does the trial: 100 %, and farther from the training set than real pictures. Neither column suffices alone: 1-NNA does not ask whether a picture is new, nor the ratio whether it is good. Longer trainings: «python benchmarks/lesson3_pictures.py».
 #
 # ## What we built
 #
