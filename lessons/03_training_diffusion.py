@@ -2022,7 +2022,7 @@ for row in read_rows("lesson3_pictures.csv"):
 tables.table(rows, index="100 pictures", caption="Against 100 held-out pictures")
 
 # %% [markdown]
-# **What the table shows.** Other real pictures pass both questions, 50 % and 1.01. Copies pass the first, 55 %, and fail the second, 0. One picture with noise fails both. So does the trial: 100 %, and farther from the training set than real pictures. Neither column suffices alone: 1-NNA does not ask whether a picture is new, nor the ratio whether it is good. Longer trainings: «python benchmarks/lesson3_pictures.py».
+# **What the table shows.** Other real pictures pass both questions, 50 % and 1.01. Copies pass the first, 55 %, and fail the second, 0. One picture with noise fails both. So does the trial: 100 %, and farther from the training set than real pictures. Neither column suffices alone: 1-NNA does not ask whether a picture is new, nor the ratio whether it is good. Longer trainings (`python benchmarks/lesson3_pictures.py`) come nearer: 94 % and 1.41 after 1,000 updates, 72 % and 1.00 after 4,000. The last are as new as held-out pictures, and still told apart from them.
 #
 # ## What we built
 #
