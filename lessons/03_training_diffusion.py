@@ -1387,7 +1387,7 @@ print(f"(0 - 0.5)^2 + (1 - 0.4)^2 = {0.5**2 + 0.6**2:.2f}")
 #
 # $$d^2 = |\mu_1-\mu_2|^2 + \operatorname{tr}\big(A + B - 2\,(A^{1/2}BA^{1/2})^{1/2}\big) \tag{3.34}$$
 #
-# This is the **Fréchet distance**, squared as is usual. For numbers it is (3.30).
+# This is the **Fréchet distance**, squared as is usual.
 #
 # ### The matrix case · deeper
 #
@@ -1503,7 +1503,7 @@ plots.curves(n, lines, xscale="log", yscale="log", xlabel="number of digits n",
              ylabel="Fréchet distance", title="Real digits against the 10,000 test digits")
 
 # %% [markdown]
-# **What the figure shows.** Real digits against real digits fall nearly as predicted. Extrapolated to infinite $n$, no more is left than the error of the 10,000 test digits themselves. **500 perfect digits score worse than 5,000 of which 25 are pure noise**: at $n = 500$ the distance measures $n$. For Inception's 2,048 features 50,000 pictures are the custom. So keep to one $n$, and print beside it the **real-data baseline**, what as many real pictures score (a floor for any model), with its spread.
+# **What the figure shows.** Real digits against real digits fall nearly as predicted. **500 perfect digits score worse than 5,000 of which 25 are pure noise**: at $n = 500$ the distance measures $n$. For Inception's 2,048 features 50,000 pictures are the custom. So keep to one $n$, and print beside it the **real-data baseline**, what as many real pictures score (a floor for any model), with its spread.
 #
 # ## 3.12 Kernel distances · deeper
 #
@@ -1626,7 +1626,7 @@ rows = {name: {"Inception Score": my_inception_score(probabilities(z))}
 tables.table(rows, ".3f", index="pictures", caption="Inception Score, at most 10")
 
 # %% [markdown]
-# Ten pictures beat all of MNIST. **Precision and recall** do look at the data $r_i$. Around each $r_i$ lay a ball that reaches to its $k$-th neighbour in the data, of radius $\rho_k(r_i)$. For $M$ samples $g_j$, and $N$ real ones,
+# **Precision and recall** do look at the data $r_i$. Around each $r_i$ lay a ball that reaches to its $k$-th neighbour in the data, of radius $\rho_k(r_i)$. For $M$ samples $g_j$, and $N$ real ones,
 #
 # $$\mathrm{precision} = \frac1M\sum_{j=1}^M\mathbf 1\big[\,|g_j-r_i|\le\rho_k(r_i)\ \text{for some } i\,\big], \qquad \mathrm{recall}: g \text{ and } r \text{ exchanged} \tag{3.41}$$
 #
