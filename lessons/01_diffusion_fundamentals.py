@@ -15,7 +15,7 @@
 #
 # **After this lesson you can** jump to any noise level in one step and prove that this is allowed; choose a noise schedule and say where it destroys the picture; derive the reverse process and the training loss from the likelihood (the probability that the model gives to the data), with no step left out; write a **denoising diffusion probabilistic model**, or DDPM, in forty lines that learn a spiral; train the library's on all 60,000 digits of MNIST in two minutes; and tell from bad samples what went wrong.
 #
-# **You need** Python, some PyTorch, calculus, and the Gaussian distribution. **It takes** about 4 minutes to run on two CPU cores, and an hour or two to read; on a GPU the same cells train a larger network. The exercises are in `exercises/01_diffusion_fundamentals.ipynb`.
+# **You need** Python, some PyTorch, calculus, and the Gaussian distribution. **It takes** 4 to 7 minutes to run on two CPU cores, and an hour or two to read; on a GPU the same cells train a larger network. The exercises are in `exercises/01_diffusion_fundamentals.ipynb`.
 #
 # | section | | minutes | what it gives |
 # | --- | --- | --- | --- |

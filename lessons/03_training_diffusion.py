@@ -15,7 +15,7 @@
 #
 # **After this lesson you can** say what each loss estimates; change targets, weightings and times, and know what changes; derive flow matching; choose a schedule for a resolution; choose an optimizer and average weights; find the mistake in a training that fails; judge samples by metrics with error bars; and train on your own pictures and judge the result honestly.
 #
-# **You need** lessons 1 and 2. **It takes** about 2 minutes to run on two CPU cores. The exercises are in `exercises/03_training_diffusion.ipynb`.
+# **You need** lessons 1 and 2. **It takes** 2 to 4 minutes to run on two CPU cores. The exercises are in `exercises/03_training_diffusion.ipynb`.
 #
 # | section | | minutes | what it gives |
 # | --- | --- | --- | --- |
