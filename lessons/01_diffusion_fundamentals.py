@@ -317,7 +317,7 @@ tables.table(rows, ".1f", index="schedule", caption="Distance to real digits, "
              f"{trained[0]['steps']} updates, n = {trained[0]['n']}")
 
 # %% [markdown]
-# **What the table shows.** Clipped, all four draw digits, after so short a training still far from real ones. Scaled linear scores lowest with both seeds and linear highest; the two seeds of a schedule differ by 0.1 to 0.6. As they are, cosine and sigmoid *fail*: all samples have one shape. Their last levels hold next to no signal, and the predicted image is divided by $\sqrt{\bar\alpha_t}$ there, as 1.9 derives. Clipping repairs it.
+# **What the table shows.** Clipped, all four are far from real digits after so short a training. Scaled linear scores lowest with both seeds; the two seeds of a schedule differ by 0.1 to 0.6. As they are, cosine and sigmoid *fail*: nearly all samples are read as one digit (the file's `most_frequent`). Their last levels hold next to no signal, and the predicted image is divided by $\sqrt{\bar\alpha_t}$ there, as 1.9 derives. Clipping repairs it.
 #
 # ### Where is the information destroyed, and what does the end cost? · deeper
 #

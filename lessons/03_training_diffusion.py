@@ -571,7 +571,7 @@ tables.table(rows, ".1f", index="training",
                      f"{trainings[0]['n']} digits to the test digits")
 
 # %% [markdown]
-# **What the table shows.** The first two, which have the same loss, score the same: 6.5 and 6.6, with both seeds. $v$ on flow, another loss, scores 8.3 and 7.4; $\epsilon$, clipped, 9.1 to 9.8. As it is, $\epsilon$ on cosine fails altogether, because its predicted image is divided by $\alpha\approx0$ (lesson 1); $v$ and flow need no clipping. (One small network, 1,000 updates.)
+# **What the table shows.** The first two, which have the same loss, score about the same: 6.5 to 6.6. $v$ on flow, another loss, scores 8.3 and 7.4; $\epsilon$, clipped, 9.1 to 9.8. As it is, $\epsilon$ on cosine fails altogether, because its predicted image is divided by $\alpha\approx0$ (lesson 1); $v$ and flow need no clipping. (One small network, 1,000 updates.)
 #
 # ## 3.7 Learning the variance, and counting bits · deeper
 #
