@@ -8,16 +8,14 @@ and the distance to the nearest training picture, over that of held-out ones, ea
 interval. Rows go to course_lib/assets/lesson3_pictures.csv as they are finished; one that is there
 is not repeated. Interrupted, the same command goes on.
 """
-import csv
-
 import torch
+from common.growing_table import Table
 
 from course_lib import Denoiser, Schedule, UNet
 from course_lib.lab import data, features, sampling, small_sets, storage, train
 
 CSV = storage.ASSETS / "lesson3_pictures.csv"
 LENGTHS = (1_000, 4_000, 16_000)
-COLUMNS = ["steps", "nna", "nna_low", "nna_high", "near", "near_low", "near_high"]
 
 
 def judged(x: torch.Tensor, training: torch.Tensor, held_out: torch.Tensor) -> dict:
@@ -41,21 +39,12 @@ def trained(x: torch.Tensor, steps: int) -> Denoiser:
 
 def main() -> None:
     training, held_out = data.nouns(400).x.split((300, 100))
-    rows = []
-    if CSV.is_file():
-        with CSV.open() as file:
-            rows = list(csv.DictReader(file))
-    there = {int(row["steps"]) for row in rows}
+    table = Table(CSV, "steps")
     for steps in LENGTHS:
-        if steps in there:
+        if (steps,) in table:
             continue
         x = sampling.samples(trained(training, steps), n=100).float().cpu().clamp(-1, 1)
-        rows.append({"steps": steps} | judged(x, training, held_out))
-        print(rows[-1], flush=True)
-        with CSV.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        table.add(steps=steps, **judged(x, training, held_out))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@
 To course_lib/assets/lesson7_speed.csv. What is measured is kept in runs/lesson7_speed, and the same
 command goes on from there. `judge` takes about 25 minutes of one idle core, `time` 15 of both. int8
 by torchao, ONNX Runtime and torch.compile are optional (`pip install torchao onnx onnxscript
-onnxruntime`, a C++ compiler); where one is missing its row says so. Six
-rows need lesson7_speed_students.py first.
+onnxruntime`, a C++ compiler); where one is missing its row says so. Seven rows need
+lesson7_speed_students.py first.
 
 Every row draws the same captions (new combinations of known parts) from the same noises, from
 tokens to pictures. Most change one thing of lesson 5's default, 10 steps of DPM-Solver++(2M) with
-w = 2 in two passes. Heun has its grid, too, a cache guidance in one pass, and the last rows
-several things.
+w = 2 in two passes. Heun has its grid, too, a cache guidance in one pass, and the last rows several
+things.
 
     evaluations  of the U-Net, for each picture, guidance included; calls: of the module, a batch
     mmacs        million multiply-adds of a picture, text encoder and decoder included
@@ -76,7 +76,7 @@ EXACT_STEPS = 60
 HEAD = noun_parts.PARTS.index("head")
 NAIVE, DEFAULT = "naive reference", "lesson 5's default"
 TIMES, LATER = "times.json", "times_later.json"             # of all rows; of rows added later
-BEST = "1 step, not guided"                                  # where a caption names every part
+BEST = "1 step, not guided"             # where a caption names every part
 FULL = (DEFAULT, BEST, "3 steps, guided in the first", "3 steps, guided in the first, cached",
         "3 steps, not guided, cached")                      # judged on all n captions
 

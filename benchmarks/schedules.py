@@ -13,10 +13,10 @@ lesson 3 five pairs. Rows go to course_lib/assets/schedules.csv as they are fini
 there is not repeated. Interrupted, the same command goes on.
 """
 import argparse
-import csv
 import itertools
 
 import torch
+from common.growing_table import Table
 
 from course_lib import Denoiser, Schedule, UNet, ancestral, clip, last, timesteps
 from course_lib.lab import data, features, metrics, storage, train
@@ -41,8 +41,6 @@ PAIRS = (
 SEEDS = (0, 1)
 STEPS = 1_000
 N = 1_000
-COLUMNS = ["target", "schedule", "seed", "steps", "n", "loss", "distance", "most_frequent",
-           "distance_unclipped", "most_frequent_unclipped"]
 
 
 def trained(target: str, schedule: str, seed: int, x: torch.Tensor) -> Denoiser:
@@ -90,27 +88,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     seeds = parser.parse_args().seeds
     x = data.mnist("train")[0]
-    rows = []
-    if CSV.is_file():
-        with CSV.open() as file:
-            rows = list(csv.DictReader(file))
-    there = {(row["target"], row["schedule"], int(row["seed"])) for row in rows}
+    table = Table(CSV, "target", "schedule", "seed")
     for seed, (target, name) in itertools.product(seeds, (*PAIRS, ("none", "real digits"))):
-        if (target, name, seed) in there:
+        if (target, name, seed) in table:
             continue
         row = {"target": target, "schedule": name, "seed": seed, "steps": STEPS, "n": N}
         if target == "none":
-            row |= {"loss": ""} | judged(x[N * seed:N * (seed + 1)])
+            found = judged(x[N * seed:N * (seed + 1)])
         else:
             D = trained(target, name, seed, x)
-            loss = sum(value for _, value in D.history[-10:]) / 10
-            row |= {"loss": loss} | measured(D)
-        rows.append(row)
-        print(rows[-1], flush=True)
-        with CSV.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            found = {"loss": sum(value for _, value in D.history[-10:]) / 10} | measured(D)
+        table.add(**row, **found)
 
 
 if __name__ == "__main__":
