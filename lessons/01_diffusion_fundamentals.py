@@ -13,9 +13,9 @@
 #
 # A picture of a digit is destroyed by noise in a thousand small steps. A network learns to undo the noise. Run it on pure noise, a thousand times over, and it draws new digits. In this lesson you derive how that works, check every formula with numbers, and watch a network learn on your own machine.
 #
-# **After this lesson you can** jump to any noise level in one step and prove that this is allowed; choose a noise schedule and say where it destroys the picture; derive the reverse process and the training loss from the likelihood (the probability that the model gives to the data), with no step left out; write a **denoising diffusion probabilistic model**, or DDPM, in forty lines that learn a spiral; train the library's on all 60,000 digits of MNIST in two minutes; and tell from bad samples what went wrong.
+# **After this lesson you can** jump to any noise level in one step and prove that this is allowed; choose a noise schedule and say where it destroys the picture; derive the reverse process and the training loss from the likelihood (the probability that the model gives to the data), with no step left out; write a **denoising diffusion probabilistic model**, or DDPM, in fifty lines that learn a spiral; train the library's on the digits of MNIST for two minutes; and tell from bad samples what went wrong.
 #
-# **You need** Python, some PyTorch, calculus, and the Gaussian distribution. **It takes** 4 to 7 minutes to run on two CPU cores, and an hour or two to read; on a GPU the same cells train a larger network. The exercises are in `exercises/01_diffusion_fundamentals.ipynb`.
+# **You need** Python, some PyTorch, calculus, and the Gaussian distribution. **It takes** 4 to 7 minutes to run on two CPU cores, and about two hours to read; on a GPU the same cells train a larger network. The exercises are in `exercises/01_diffusion_fundamentals.ipynb`.
 #
 # | section | | minutes | what it gives |
 # | --- | --- | --- | --- |
@@ -30,8 +30,9 @@
 # | 1.8 What to learn: the bound | core | 15 | from likelihood to denoising |
 # | 1.8 Does the bound hold? | deeper | 8 | every term computed where the truth is known |
 # | 1.9 Three names for one thing | core | 10 | noise, image, score |
-# | 1.10 A DDPM, written out | core | 12 | forty lines that learn a spiral |
+# | 1.10 A DDPM, written out | core | 12 | fifty lines that learn a spiral |
 # | 1.11 All of MNIST, live | core | 10 | a network learns digits while you watch |
+# | 1.11 One prediction, or the reverse process? | deeper | 3 | one evaluation beside many |
 # | 1.12 What goes wrong | core | 8 | errors that do not crash, and a number that sees them |
 # | 1.13 A perfect denoiser that is useless | deeper | 6 | why a network had better be imperfect |
 # | 1.14 A Rosetta stone | deeper | 6 | the same thing in other papers' letters |
@@ -63,7 +64,7 @@ print(f"{len(digits):,} digits of shape {tuple(digits.shape[1:])}, "
 # %% [markdown]
 # ## 1.1 From noise to data, in one moving picture
 #
-# **What does a diffusion model do?** Here is one at work on points in the plane. The data lie on a spiral; a thousand points start as pure noise and take a hundred small steps. Every step evaluates a **denoiser** once: a function of a noisy point and its time that returns where the clean point was, on average. For this spiral it is a formula, which section 1.9 derives. For pictures a network learns it.
+# **What does a diffusion model do?** Here is one at work on points. The data lie on a spiral; a thousand points start as pure noise and take a hundred small steps. Every step evaluates a **denoiser** once: a function of a noisy point and its time that returns where the clean point was, on average. For this spiral it is a formula, which section 1.9 derives. For pictures a network learns it.
 
 # %%
 # closer and closer in angle, so that the arm is covered evenly
@@ -81,9 +82,9 @@ plots.animate_points(path[::5], [f"t = {t:.2f}" for t in times[::5]],
 # %% [markdown]
 # The last lines say: a **schedule** of 1000 **noise levels**; a hundred and one of its times; random steps from time to time with the denoiser; draw.
 #
-# **What the film shows.** For more than four fifths of the time hardly anything seems to happen. Then, in the last few frames, arms appear and tighten, until nearly every point lies on the spiral. No point was given a goal: where it ends depends on its start and on the small random pushes on its way. That is *generating*, or **sampling**: drawing new samples from the distribution of the data.
+# **What the film shows.** For more than four fifths of the time hardly anything seems to happen. Then, in the last few frames, arms appear and tighten, until nearly every point lies on the spiral. No point was given a goal: where it ends depends on its start and on small random pushes. That is *generating*, or **sampling**: drawing new samples from the distribution of the data.
 #
-# Why go this way? Adding noise is easy, and learning to remove it is ordinary regression: known input, known answer, squared error. Other generative models pay elsewhere. Nothing below depends on this table:
+# Why go this way? Adding noise is easy, and learning to remove it is ordinary regression: known input, known answer, squared error. Other generative models pay elsewhere. In short:
 #
 # | | how it generates | what training is like | what it costs |
 # | --- | --- | --- | --- |
@@ -92,7 +93,7 @@ plots.animate_points(path[::5], [f"t = {t:.2f}" for t in times[::5]],
 # | autoregressive | one pixel or token after the other | exact likelihood, very stable | as many passes as pixels, and an order must be chosen |
 # | diffusion | many passes, all pixels at once | a bound on the likelihood, with a *fixed* encoder: adding noise | many passes (lesson 4 brings a thousand down to ten and fewer) |
 #
-# A diffusion model is a close relative of the VAE: its code is the noisy image, as large as the image itself, and making it needs no learning.
+# It is a close relative of the VAE: its code is the noisy image, as large as the image itself, and made without learning.
 #
 # ## 1.2 Box: three facts about Gaussians
 #
@@ -241,7 +242,7 @@ print("course_lib.Schedule agrees")
 #
 # $$\beta' = 1 - \frac{\bar\alpha_t}{\bar\alpha_s} \tag{1.37}$$
 #
-# Any subsequence of the levels is a diffusion process of its own, with the same $q(x_t\mid x_0)$ at the levels it keeps. So a network that was trained on 1000 steps takes 100 or 4 below.
+# Any subsequence of the levels is a diffusion process of its own, with the same $q(x_t\mid x_0)$ at the levels it keeps. So one network can be run with 100 steps or with 4, as below.
 #
 # **What does noise do to a whole distribution?** It blurs it. For the spiral we can say exactly how. Its distribution, $q(x_0)$, is a mixture of Gaussians with weights $w_k$, means $m_k$ and variance $s^2$; by (1.1) each of them stays a Gaussian:
 #
@@ -258,7 +259,7 @@ plots.densities(panels, title="The exact density of x_t")
 # %% [markdown]
 # **What the figure shows.** The arms widen and merge, from the inside outwards, while their centre line shrinks towards the middle; at t = 0.5 hardly anything tells it from $\mathcal N(0, I)$.
 #
-# **And a digit: at which noise level does it become unreadable?** Move the slider. (Without a running kernel you see five of its positions.)
+# **And a digit: at which noise level does it become unreadable?** Move the slider.
 
 # %%
 one_noise = torch.randn(1, 1, 28, 28)
@@ -317,7 +318,7 @@ tables.table(rows, ".1f", index="schedule", caption="Distance to real digits, "
              f"{trained[0]['steps']} updates, n = {trained[0]['n']}")
 
 # %% [markdown]
-# **What the table shows.** Clipped, all four are far from real digits after so short a training. Scaled linear scores lowest with both seeds; the two seeds of a schedule differ by 0.1 to 0.6. As they are, cosine and sigmoid *fail*: nearly all samples are read as one digit (the file's `most_frequent`). Their last levels hold next to no signal, and the predicted image is divided by $\sqrt{\bar\alpha_t}$ there, as 1.9 derives. Clipping repairs it.
+# **What the table shows.** Clipped, all four are far from real digits after so short a training. Scaled linear scores lowest with both seeds; the two seeds of a schedule differ by 0.1 to 0.6. As they are, cosine and sigmoid *fail*: nearly all samples are read as one digit (the file's `most_frequent_unclipped`). Their last levels hold next to no signal, and an error in the predicted noise is divided by $\sqrt{\bar\alpha_t}$ there, as 1.9 derives. Clipping repairs it.
 #
 # ### Where is the information destroyed, and what does the end cost? · deeper
 #
@@ -497,7 +498,7 @@ plots.curves(torch.arange(1, T + 1),
 #
 # $$L = \underbrace{\mathrm{KL}\big(q(x_T\mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t=2}^T \underbrace{\mathbb E_{q(x_t\mid x_0)}\,\mathrm{KL}\big(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t)\big)}_{L_{t-1}} \underbrace{-\,\mathbb E_{q(x_1\mid x_0)}\log p_\theta(x_0\mid x_1)}_{L_0} \tag{1.22}$$
 #
-# $L_T$ is the mismatch (1.14), and nothing in it can be learned. Each $L_{t-1}$ compares two Gaussians, the posterior, which is given $x_0$, and the model's reverse step. By (1.3), with $d$ pixels,
+# $L_T$ compares $x_T$ with pure noise, as (1.14) does, and nothing in it can be learned. Each $L_{t-1}$ compares two Gaussians, the posterior, which is given $x_0$, and the model's reverse step. By (1.3), with $d$ pixels,
 #
 # $$L_{t-1} = \mathbb E\bigg[\frac{\|\tilde\mu_t - \mu_\theta\|^2}{2\sigma_t^2}\bigg] + \frac d2\Big(\log\frac{\sigma_t^2}{\tilde\beta_t} + \frac{\tilde\beta_t}{\sigma_t^2} - 1\Big) \tag{1.23}$$
 #
@@ -711,7 +712,7 @@ plots.arrows({name: (tails, h) for name, h in heads.items()}, background=points[
              title="From a noisy point at t = 0.3 to the prediction of the clean one")
 
 # %% [markdown]
-# **What the figures show.** Most of the loss is *unavoidable*: near t = 0 the noise is too fine to be told from the data's own spread, so even the exact denoiser errs by nearly 1 there. The hump near t = 0.13 is real. The network pays a little more than it must: compare the two means in the title, whose draws are the same. Its arrows are nearly the exact ones; many end *between* the arms: averages of several possible clean points.
+# **What the figures show.** Most of the loss is *unavoidable*: near t = 0 the noise is too fine to be told from the data's own spread, so even the exact denoiser errs by nearly 1 there. Single spikes are chance: a point averages 400 draws. The network pays a little more than it must: compare the two means in the title, whose draws are the same. Its arrows are nearly the exact ones; many end *between* the arms: averages of several possible clean points.
 
 # %%
 g = torch.Generator().manual_seed(2)
@@ -744,7 +745,7 @@ print("course_lib.DDPM and course_lib.Denoiser agree")
 # %% [markdown]
 # ## 1.11 All of MNIST, live
 #
-# The network is now a U-Net, an image-to-image network that lesson 2 takes apart; here it is a box: noisy image and time in, noise out. `train.train` repeats the step you have just seen. It differs in five points, all of lesson 3: continuous times, spread evenly over each batch; a learning rate that rises first; the optimizer Muon for the matrices inside the network; numbers of 16 bits where the processor is fast at them; and samples from a running average of the weights (**EMA**, exponential moving average).
+# The network is now a U-Net, an image-to-image network that lesson 2 takes apart; here it is a box: noisy image and time in, noise out. `train.train` repeats the step you have just seen. It differs in five main points, all of lesson 3: continuous times, spread evenly over each batch; a learning rate that rises first; the optimizer Muon for the matrices inside the network; numbers of 16 bits where the processor is fast at them; and samples from a running average of the weights (**EMA**, exponential moving average).
 #
 # Each time the training time has doubled, the current network turns the same twelve noise images into digits. To save time it takes 50 large steps in place of 1000, by (1.37). In the library, `sample_prior` draws the starting noise, `timesteps` chooses the times, `ancestral` takes the steps and `last` keeps the final image. **Watch when they become digits.**
 
@@ -774,9 +775,9 @@ plots.curves(steps, {"mean squared error of the noise": losses},
              xlabel="training step", ylabel="loss", yscale="log")
 
 # %% [markdown]
-# **What the figures show.** The first row shows blobs and snow, the next two strokes and lumps, the last two digits, of which one can read rather more than half. The loss begins at 1, since a fresh network predicts 0. After the first hundred it falls slowly, while the samples still improve. A part of the loss is unavoidable, as on the spiral, and for real digits nobody knows how large a part. So we do not judge a diffusion model by its loss alone.
+# **What the figures show.** The first row shows blobs and snow, the next two strokes and lumps, the last two digits, of which one can read about half. After the first hundred the loss falls slowly, while the samples still improve. A part of the loss is unavoidable, as on the spiral, and for real digits nobody knows how large a part. So we do not judge a diffusion model by its loss alone.
 #
-# **At which noise level is the digit decided?** Add noise to test digits up to a level, let the reverse process run from there, and ask a classifier whether the digit is still the same one. The network is `mnist_small`, which was trained longer.
+# **At which noise level is the digit decided?** Add noise to test digits up to a level, let the reverse process run from there, and ask a classifier whether the digit is still the same one (standard errors up to 5 points). The network is the shipped `mnist_small`, smaller and trained longer.
 
 # %%
 small = train.load("mnist_small", device)
@@ -808,7 +809,7 @@ with train.autocast():
 plots.animate(frames, columns=10, alt="Twenty digits appear from noise in a thousand steps")
 
 # %% [markdown]
-# **What the film shows.** By the table most of the deciding falls between $t = 0.63$ and 0.3, where the eye still sees mostly snow. Then strokes appear and settle, and the last steps remove the grain.
+# **What the film shows.** By the table most of the deciding falls between $t = 0.63$ and 0.3, where the eye sees snow, then outlines. (Table and film are of two networks.) Then strokes appear and settle, and the last steps remove most of the grain. (The film has only six grey levels.)
 #
 # ### One prediction, or the reverse process? · deeper
 #
@@ -884,7 +885,7 @@ plots.show({f"{name}  {distances[name]:.1f}": x[:14] for name, x in results.item
            title="The same network, five ways to sample, and their Fréchet distances")
 
 # %% [markdown]
-# **What the figure shows.** *No noise*, or nearly none: for a small variance, the variance is much smaller than its root. Then $x_t$ holds less noise than its time says, and the network probably removes too much: plain shapes are left; the table's last columns say how far variety is gone. *Too much noise*: grain and torn strokes remain. *Four steps* are no bug, only too few: each exact reverse step is far from Gaussian, as in 1.6. Even the right way is far above the baseline.
+# **What the figure shows.** *No noise*, or nearly none: for a small variance, the variance is much smaller than its root. Then $x_t$ holds less noise than its time says, and the network probably removes too much: plain shapes are left; the table's last columns say how far variety is gone. *Too much noise*: grain and torn strokes remain. *Four steps* are no bug, only too few for this network. The table cannot say whether the step's shape (1.6) or the network's error costs more. Even the right way is far above the baseline.
 #
 # ## 1.13 A perfect denoiser that is useless · deeper
 #
@@ -924,7 +925,7 @@ print(f"distance to the nearest training digit: perfect "
       f"unseen real digits {nearest(unseen).values.mean():.1f} (300 each)")
 
 # %% [markdown]
-# **What the figure shows.** Every sample of the perfect denoiser *is* one of the stored images. It has learned nothing but the list. On average the trained network's digits lie a fifth to a third further from the training digits than unseen real ones do: in general they are not copies. Part of the distance is no merit: badly drawn digits are far from every real one. What saves the network is that it is *not* perfect. Why it errs in a useful way is an open question, and nothing here tests an answer. Possible reasons are its size, 0.55 million weights for 60,000 images; few passes over the data; and what its layers find easy: Kadkhodaie et al. 2024 find that two networks trained on disjoint halves of enough data agree, Kamb & Ganguli 2024 explain samples by local filters alone. Large networks trained long on few images do memorise; lesson 3 tests for it.
+# **What the figure shows.** Every sample of the perfect denoiser *is* one of the stored images. It has learned nothing but the list. On average the trained network's digits lie about a third further from the training digits than unseen real ones do: in general they are not copies. Part of the distance is no merit: badly drawn digits are far from every real one. What saves the network is that it is *not* perfect. Why it errs in a useful way is an open question, and nothing here tests an answer. Possible reasons are its size, 0.55 million weights for 60,000 images; less than one pass over the data, here about 40,000 digits; and what its layers find easy: Kadkhodaie et al. 2024 find that two networks trained on disjoint halves of enough data agree, Kamb & Ganguli 2024 explain samples of convolutional networks by locality and equivariance. Large networks trained long on few images do memorise; lesson 3 tests for it.
 #
 # ## 1.14 A Rosetta stone · deeper
 #
@@ -979,7 +980,7 @@ print("every conversion checked")
 # %% [markdown]
 # ## What we built
 #
-# A forward process and its closed form; four schedules; the exact reverse step; the variational bound; a DDPM in forty lines that learned a spiral, and the library's on all of MNIST; its typical errors.
+# A forward process and its closed form; four schedules; the exact reverse step; the variational bound; a DDPM in fifty lines that learned a spiral, and the library's on all of MNIST; its typical errors.
 #
 # **Three things to remember.** (1) Noise is added by *variance*: wherever a $\beta$ or $1-\bar\alpha$ multiplies noise, there is a square root. (2) A perfect network predicts an *average*, so one step gives a blur; many steps, each with a new prediction, end at one digit. Leaving out their noise and nothing else is a mistake (lesson 4 leaves it out rightly). (3) Noise, image and score are one thing, and the likelihood's bound is a weighted sum of denoising errors.
 #
@@ -993,7 +994,7 @@ print("every conversion checked")
 # | prior | what sampling starts from |
 # | reverse process | the way from noise to data |
 # | Markov chain | each state depends on the one before it alone |
-# | posterior | a distribution once something is known: of $x_{t-1}$ given $x_t$ and $x_0$ (1.7); of the image given its noisy copy (1.5) |
+# | posterior | a distribution once something is known: of $x_{t-1}$ given $x_t$ and $x_0$ (1.18); of the image given its noisy copy (1.13) |
 # | variational bound, ELBO | an upper bound of minus the log-likelihood; its negative |
 # | KL divergence | the mean of log q - log p under q, (1.3) |
 # | denoiser | the mean clean image, given a noisy one |

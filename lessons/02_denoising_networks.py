@@ -15,7 +15,7 @@
 #
 # **After this lesson you can** compute a network's receptive field and what it costs; write the time embedding, the residual block, self-attention and cross-attention, and know how to test them; put a U-Net and a diffusion transformer together; add a condition of your own; and read, and make, an ablation table.
 #
-# **You need** lesson 1, and `nn.Module`. **It takes** about 2 minutes to run on two CPU cores. The exercises are in `exercises/02_denoising_networks.ipynb`.
+# **You need** lesson 1, and `nn.Module`. **It takes** 2 to 3 minutes to run on two CPU cores. The exercises are in `exercises/02_denoising_networks.ipynb`.
 #
 # | section | | minutes | what it gives |
 # | --- | --- | --- | --- |
@@ -135,9 +135,9 @@ for kernel, stride in stem_and_encoder + bottom:
 print(f"(2.1) down to the end of the bottom: {r} pixels")
 
 # %% [markdown]
-# **What the figure shows.** The receptive field of the six convolutions is a square of side 13, as (2.1) says. That of the U-Net, with sixteen 3x3 convolutions in a row, is the whole image even without attention, strongest in the middle. Attention makes no difference that one could see: with random weights it takes a little from everywhere, and what to take must be learned. The last printed line leaves out the decoder; even so it gives more than the image's 28 pixels. These networks have random weights: read from the figure which pixels count at all, not how much.
+# **What the figure shows.** The receptive field of the six convolutions is a square of side 13, as (2.1) says. That of the U-Net, with sixteen 3x3 convolutions in a row, is the whole image even without attention. Attention makes no difference that one could see: with random weights it takes a little from everywhere, and what to take must be learned. The last printed line leaves out the decoder; even so it gives more than the image's 28 pixels. These networks have random weights: read from the figure which pixels count at all, not how much.
 #
-# **Another cheap trick** is our network's first step. `pixel_unshuffle` (also called *space-to-depth*) folds each square of 2x2 pixels, a **patch**, into four channels: nothing is lost, and every layer after it works on a quarter of the pixels. Section 2.9 measures its price in quality.
+# **Another cheap trick** is our network's first step. `pixel_unshuffle` (also called *space-to-depth*) folds each square of 2x2 pixels, a **patch**, into four channels: nothing is lost, and every layer after it works on a quarter of the pixels. Section 2.9 gives an idea of its price in quality.
 
 # %%
 toy = torch.arange(16.0).view(1, 1, 4, 4)
@@ -245,7 +245,7 @@ tables.table(rows, ".3f", index="embedding",
 #
 # **A residual connection**, or **shortcut**. The block's output is *added* to its input, and its last convolution starts at zero (**zero initialisation**); so a new block whose input and output have equal widths changes nothing, and learns what to change. Where the number of channels changes, the shortcut is a 1x1 convolution. It can learn: the gradient of a layer's weights is made of what comes *in* and of what comes back from above, and neither is zero. Only two layers of zeros in a row would wait for each other for ever.
 #
-# **Where does the time go in?** Three ways are in use, all after the first convolution. *Add* a vector per channel, made from the embedding $e$ by a linear layer (Ho et al. 2020); *scale and shift* the normalised features by two such vectors (**FiLM**, feature-wise linear modulation, Perez et al. 2018; Dhariwal & Nichol 2021 call it **adaptive group normalisation**, AdaGN):
+# **Where does the time go in?** Three ways are in use, *Add* one number per channel, made from the embedding $e$ by a linear layer (Ho et al. 2020); *scale and shift* the normalised features by two such vectors (**FiLM**, feature-wise linear modulation, Perez et al. 2018; Dhariwal & Nichol 2021 call it **adaptive group normalisation**, AdaGN):
 #
 # $$h \leftarrow (1 + a(e))\,\operatorname{norm}(h) + b(e) \tag{2.7}$$
 #
@@ -271,7 +271,7 @@ for name, result in results.items():
 tables.table(rows, ".2f", caption="Two channels of one image, 8 x 8 pixels")
 
 # %% [markdown]
-# Adding moves the channels; scaling and shifting can also turn one up and another down. (The last two rows agree, because a new norm has $\gamma = 1$ and $\delta = 0$.) Now the whole block:
+# Adding moves the channels' means; scaling and shifting can also turn one up and another down. (The last two rows agree, because a new norm has $\gamma = 1$ and $\delta = 0$.) Now the whole block:
 
 # %%
 class MyResnetBlock(nn.Module):
@@ -357,7 +357,7 @@ tables.table(rows, ".1e", index="block with",
              caption="Standard deviation after twenty blocks; of the gradient at the input")
 
 # %% [markdown]
-# **What the figure shows.** With PyTorch's small weights and neither, what is left after two blocks comes almost only from the biases; that the signal is gone, the gradient shows. Either of the two then lets signal and gradient pass. With Kaiming's weights the shortcut *alone* lets both grow with every block, and with norms the size stays moderate. So a shortcut needs norms, or branches that start small, as zero initialisation makes them. Gradients of rows with outputs of different sizes cannot be compared closely: the loss is a mean square, and a larger output sends back a larger gradient.
+# **What the figure shows.** With PyTorch's small weights and neither, what is left after two blocks comes almost only from the biases; that the signal is gone, the gradient shows. Either of the two then lets signal and gradient pass. With Kaiming's weights the shortcut *alone* lets the output grow with every block, and the gradient at the input is large, and with norms the size stays moderate. So a shortcut needs norms, or branches that start small, as zero initialisation makes them. Gradients of rows with outputs of different sizes cannot be compared closely: the loss is a mean square, and a larger output sends back a larger gradient.
 #
 # With both, the sum still grows with each block: variances add. EDM2 (Karras et al. 2024) *preserves magnitudes* instead: mix $a$ and $b$ with a weight $\tau$ and divide by the standard deviation that the mixture has if both are independent, with standard deviation 1,
 #
@@ -440,7 +440,7 @@ difference = (mine(shuffled(x)) - shuffled(mine(x))).abs().max()
 print(f"shuffle, then attend, against attend, then shuffle: {difference:.1e}")
 
 # %% [markdown]
-# The last line is a *necessary* test of an attention block: nothing in it depends on *where* a token is, so shuffling the pixels before or after must be the same. It is **permutation-equivariant**. Code that confuses tokens with channels fails it. A 1x1 convolution passes, and so does a block whose last layer is zero, as the library's is at its start: so random weights were loaded into it here.
+# The last line is a *necessary* test of an attention block: nothing in it depends on *where* a token is, so shuffling the pixels before or after must be the same. It is **permutation-equivariant**. Code that confuses tokens with channels fails it. A 1x1 convolution passes, and so does a block whose last layer is zero, as the library's is at its start: so it is `mine`, with random weights, that is shuffled here.
 #
 # **Why only at 7x7?** With $N$ tokens of $C$ channels, the three linear maps and the last one cost $4NC^2$, and comparing and averaging cost
 #
@@ -467,7 +467,7 @@ tables.table(rows, ".1f", index="image",
 #
 # ### Two refinements · deeper
 #
-# Large models have two more, each in a line. **RMS normalisation** (RMSNorm) divides by the root of the mean square and subtracts no mean; and **QK normalisation** applies it to queries and keys, so that no dot product can run away. Models that use it also learn a factor for the result, because logits of at most $\sqrt d$ could not concentrate on one token among many.
+# Large models have two more, each in a line. **RMS normalisation** (RMSNorm) divides by the root of the mean square and subtracts no mean; and **QK normalisation** applies it to queries and keys, so that no dot product can run away. Models that use it also learn a factor for the result, because with few channels $d$ logits of at most $\sqrt d$ concentrate badly on one token among many.
 #
 # $$\operatorname{RMS}(z) = \frac{z}{\sqrt{\tfrac1d\sum_i z_i^2 + \varepsilon}}, \qquad |\operatorname{RMS}(q)\cdot\operatorname{RMS}(k)|/\sqrt d \le \sqrt d \tag{2.12}$$
 
@@ -701,7 +701,7 @@ reordered = joint_attention(image, text.flip(1), maps)[0]
 torch.testing.assert_close(reordered, joint_attention(image, text, maps)[0])
 
 # %% [markdown]
-# **What the table shows.** With few words joint attention is the cheaper one; with CLIP's 77 tokens it costs half as much again, and for that it updates the text, too.
+# **What the table shows.** With few words joint attention is the cheaper one. With CLIP's 77 tokens it costs half as much again, here, where the image has only 49 pixels of 64 channels. By the same formulas the ratio falls to 1.02 for 1,024 pixels, and to 0.77 with 1,536 channels as well. For that it updates the text, too.
 #
 # ## 2.8 The diffusion transformer
 #
@@ -859,9 +859,9 @@ tables.table(rows, index="positional encoding",
 #
 # ## 2.9 Which parts matter? An ablation
 #
-# Everything above sounded reasonable. So do many things that are not so. An **ablation** takes parts out, or exchanges them, and compares with a **baseline**, here called *base*. The table below changes **one thing at a time**, as far as that can be done: two rows with another patch size have other levels and widths as well. Each network is trained on the same 32,000 images of class-conditional MNIST, once, with the same learning rates, a tenth of the labels dropped, and two **seeds**. Two rows are to be read with care: *no zero initialisation, no shortcuts* is to be compared with *no zero initialisation*, since with zeros and without shortcuts nothing would ever pass; and the DiT is another network altogether, with as many multiply-adds and 1.7 times the parameters.
+# Everything above sounded reasonable. So do many things that are not so. An **ablation** takes parts out, or exchanges them, and compares with a **baseline**, here called *base*. The table below changes **one thing at a time**, as far as that can be done: two rows with another patch size have other levels and widths as well. Each network is trained with two **seeds**, once on 32,000 images of class-conditional MNIST, for one seed the same for all networks, with the same learning rates and a tenth of the labels dropped. Two rows are to be read with care: *no zero initialisation, no shortcuts* is to be compared with *no zero initialisation*, since with zeros and without shortcuts nothing would ever pass; and the DiT is another network altogether, with as many multiply-adds and 1.7 times the parameters.
 #
-# The networks predict **v**, a mixture of noise and image that lesson 3 explains; *validation loss* is the mean squared error of that prediction on 1,000 test digits at 16 noise levels. The *Fréchet distance* is that of lesson 1, of 500 samples in 20 steps. Lower is better for both. The seeds' own spread is pooled from all networks whose loss is within a tenth of the base's, since much worse ones vary more: with two seeds each, the standard deviation of one run is the root of the mean of gap²/2. The difference of two rows, each a mean of two seeds, has the same deviation. The table was made by `python benchmarks/ablations.py`, which takes an hour or two.
+# The networks predict **v**, a mixture of noise and image that lesson 3 explains; *validation loss* is the mean squared error of that prediction on 1,000 test digits at 16 noise levels. The *Fréchet distance* is that of lesson 1, of 500 samples in 20 steps. Lower is better for both. The seeds' own spread is pooled from all networks whose loss is at most a tenth above the base's, since some much worse ones vary far more: with two seeds each, the standard deviation of one run is the root of the mean of gap²/2. The difference of two rows, each a mean of two seeds, has the same deviation. The table was made by `python benchmarks/ablations.py`, which takes about an hour.
 
 # %%
 runs = pandas.read_csv(storage.ASSETS / "ablations.csv").groupby("variant")
@@ -890,14 +890,14 @@ print(f"standard deviation of a difference, pooled over {near.sum()} rows: loss 
 # - **The transformer** is far behind the base after 32,000 images, with the same learning rates. Part of it may be its patches of 4: the U-Net with such patches is no better, though it is also smaller. Part may be that a transformer has no **inductive bias** towards neighbours, as a convolution has; this table does not separate the two. Without *positions* it is much worse still.
 # - **Fine pixels.** The best network of all works on the pixels as they are (*patch 1*), with narrow layers where the image is large: about as many parameters as the base, 1.4 times the multiply-adds, and one level more, which may help, too. Spending more than that on width (*48, 96*) or on blocks (*depth 2*) buys less. Coarse patches of 4 are far worse, at 0.6 times the multiply-adds.
 # - **Shortcuts** around the blocks and **zero initialisation** keep the samples good in so short a training.
-# - **Normalisation** is worth 6 per cent of the loss, *SiLU* over ReLU 2; *dropout* hurts here: it guards against learning images by heart (**overfitting**), and a network that is trained on each image at most once cannot do that.
-# - **Time** matters less than one would think. Without any, the loss is only 4 per cent higher and the Fréchet distance a quarter; presumably the network can infer the noise level from the image. The bare number and a learned table come within one per cent of the sinusoids; the sinusoids *without the 1000*, which look all alike (section 2.2), get only a quarter of what time is worth, less than the bare number, although the linear probe of section 2.2 put them before it: that test did not foretell what a network needs. Scale and shift (FiLM) beat adding.
-# - **Attention** at 14 x 14 as well lowers the loss by 2 per cent, as much as SiLU does, for a quarter more work; the Fréchet distance shows no difference beyond the seeds.
-# - **Null results.** *Attention* at 7 x 7, *QK normalisation* and the *transposed convolution* change the loss by no more than the seeds do, and the Fréchet distance hardly. The transposed convolution is one of 4x4 in one place; the 3x3 of section 2.5 was not trained. On larger and richer images *more* attention levels do pay: Dhariwal & Nichol 2021, table 1, compare several with one.
+# - **Normalisation** is worth 6 per cent of the loss. *SiLU* scores 2 per cent lower than ReLU, and *dropout* 2 per cent higher than none; both differences are under three deviations, so they are hints. Dropout guards against learning images by heart (**overfitting**), which a network that sees each image at most once cannot do.
+# - **Time** matters less than one would think. Without any, the loss is only 4 per cent higher; presumably the network can infer the noise level from the image. The bare number and a learned table come within one per cent of the sinusoids; the sinusoids *without the 1000*, which look all alike (section 2.2), do worse than with it. Whether they are worse than the bare number, which the linear probe of section 2.2 put behind them, two seeds cannot say. Nor whether scale and shift (FiLM) beat adding: 2 per cent, under three deviations.
+# - **Attention** in every block, four more of them, two at each size, lowers the loss by 2 per cent for a quarter more work. That is a hint as well, and the Fréchet distance shows no difference.
+# - **Null results.** *Attention* at 7 x 7, *QK normalisation* (queries and keys divided by their size) and the *transposed convolution* change the loss by no more than the seeds do, and the Fréchet distance hardly. The transposed convolution is one of 4x4 in one place; the 3x3 of section 2.5 was not trained. On larger and richer images *more* attention levels do pay: Dhariwal & Nichol 2021, table 1, compare several with one.
 #
 # What this table cannot show is which network is best after a long training, or with learning rates of its own.
 #
-# **Design rules.** What large U-Nets choose, and where it was measured. *Channels*: a multiple of the first level's, 1, 2, 3, 4 from top to bottom (Dhariwal & Nichol 2021), so that a level costs about as much as the next. *Blocks*: two or three a level; depth is worth less than width at equal time (the same, section 4). *Heads*: of 64 channels each, better than a fixed number (their table 2). *Attention levels*: those of 32 x 32 pixels and below. *Resolution*: each doubling adds a level and needs noisier schedules (lesson 3); *simple diffusion* (Hoogeboom et al. 2023) puts most blocks where the image has 16 x 16 pixels. *Latents*: beyond some 64 x 64 pixels most models work on the numbers of an autoencoder (lesson 6). *Scaling*: a transformer's quality follows its multiply-adds (Peebles & Xie 2023, figure 8).
+# **Design rules.** What large U-Nets choose, and where it was measured. *Channels*: a multiple of the first level's, 1, 2, 3, 4 from top to bottom (Dhariwal & Nichol 2021), so that a level costs as much as the one above or less: 1, 1, 9/16, 1/4 by (2.2). *Blocks*: two or three a level; depth is worth less than width at equal time (the same, section 3). *Heads*: more of them help (their table 2); 64 channels each gave most for the time. *Attention levels*: those of 32 x 32 pixels and below. *Resolution*: each doubling adds a level and needs noisier schedules (lesson 3); *simple diffusion* (Hoogeboom et al. 2023) puts most blocks where the image has 16 x 16 pixels. *Latents*: beyond some 64 x 64 pixels most models work on the numbers of an autoencoder (lesson 6). *Scaling*: a transformer's quality follows its multiply-adds (Peebles & Xie 2023, figure 8).
 #
 # **One row again, live**, with about half the images and a loss at 8 noise levels: compare these two with each other only. In the library, `UNet.concat_skip` is the `torch.cat` of `my_forward`. To take the skip connections away, it is enough to put zeros in their place; the number of parameters stays the same.
 
@@ -1002,7 +1002,7 @@ tables.table(rows, ".2f",
 #
 # The U-Net from its parts, each asserted equal to the library's; a transformer from its parts; conditions that enter in three ways; three tests that find what shapes cannot; and a table that says which parts earn their keep.
 #
-# **Three things to remember.** (1) Fine detail and a wide view must both reach the output: by skip connections in a U-Net, by keeping all tokens in a transformer. (2) Test properties, not only shapes: attention does not depend on order, examples do not influence each other, a new block is the identity. (3) An architecture is an opinion until it is measured, one change at a time, with the gap between seeds beside it.
+# **Three things to remember.** (1) Fine detail and a wide view must both reach the output: by skip connections in a U-Net, by keeping all tokens in a transformer. (2) Test properties, not only shapes: attention does not depend on order, examples do not influence each other, a new block is the identity. (3) An architecture is an opinion until it is measured, one change at a time, with the seeds' spread beside it.
 #
 # | term | in one line |
 # | --- | --- |

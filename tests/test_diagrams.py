@@ -100,3 +100,31 @@ def test_what_cannot_be_drawn(drawn, draw, words):
     with pytest.raises((TypeError, ValueError), match=words):
         draw()
     assert not drawn
+
+
+def test_guidance_vectors_draws_and_refuses(drawn):
+    points = torch.tensor([0.2, 1.1]), torch.tensor([0.0, 0.2]), torch.tensor([1.0, -0.1])
+    diagrams.guidance_vectors(*points, [2.0])
+    axes = drawn[0][0].axes[0]
+    marked = torch.tensor([[line.get_xdata()[0], line.get_ydata()[0]] for line in axes.lines])
+    wanted = torch.stack([*points, points[1] + 2 * (points[2] - points[1])])
+    torch.testing.assert_close(marked.float(), wanted)
+    with pytest.raises(ValueError, match="two numbers"):
+        diagrams.guidance_vectors(torch.zeros(3), *points[1:], [2.0])
+
+
+def test_overlaid_draws_all_clouds_in_one_panel(drawn):
+    diagrams.overlaid({"a": torch.zeros(3, 2), "b": torch.ones(4, 2)}, "title", "x", "y")
+    [axes] = drawn[0][0].axes
+    assert [len(c.get_offsets()) for c in axes.collections] == [3, 4]
+    with pytest.raises(ValueError, match="at least one cloud"):
+        diagrams.overlaid({}, "title", "x", "y")
+
+
+def test_the_map_of_samplers_has_a_box_for_each_cell(drawn):
+    diagrams.sampler_map({("no noise", 1): ["DDIM", "Euler"], ("noise", 2): ["SDE"]})
+    [(figure, alt)] = drawn
+    assert {"DDIM\nEuler", "SDE", "order 1", "order 2", "noise", "no noise"} <= set(texts(figure))
+    assert alt == "no noise, order 1: DDIM, Euler; noise, order 2: SDE"
+    with pytest.raises(ValueError, match="at least one cell"):
+        diagrams.sampler_map({})

@@ -802,3 +802,27 @@ def test_eq_4_41():
     first = mean_velocity(x, t - d, t)
     second = mean_velocity(x - d * first, t - 2 * d, t - d)
     close((first + second) / 2, mean_velocity(x, t - 2 * d, t))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("schedule", [Schedule.cosine(), Schedule.flow()], ids=repr)
+def test_eq_4_42(schedule, eta):
+    """A tiny step of DDIM's family has the drift and the variance of (4.42)."""
+    mix = GaussianMixture([[-1.0], [0.8]], [0.3, 0.5], [1.0, 2.0])
+    t = torch.tensor(0.6005, dtype=F64, requires_grad=True)
+    n, dt = 200_000, 1e-5
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    [d_alpha] = torch.autograd.grad(alpha, t)
+    [d_sigma] = torch.autograd.grad(sigma, t)
+    t, alpha, sigma = t.detach(), alpha.detach(), sigma.detach()
+    g2 = 2 * sigma * d_sigma - 2 * sigma**2 * d_alpha / alpha
+    x = torch.tensor([[-0.7], [0.1], [1.3]], dtype=F64)
+    x0_hat = mix.denoiser(schedule)(x, t)
+    score = (alpha * x0_hat - x) / sigma**2
+    drift = d_alpha / alpha * x - (1 + eta**2) / 2 * g2 * score
+    many, guesses = (z.repeat(1, n).reshape(-1, 1) for z in (x, x0_hat))
+    y = samplers.step(schedule, many, guesses, t, t - dt, eta, generator=G()).view(3, -1)
+    noise = eta * (g2 * dt).sqrt()
+    error = 4 * noise / n**0.5 + 1e-4 * dt
+    assert ((y.mean(1) - x[:, 0] + drift[:, 0] * dt).abs() <= error).all()
+    torch.testing.assert_close(y.var(1), (noise**2).expand(3), rtol=0.02, atol=1e-12)
