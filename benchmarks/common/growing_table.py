@@ -23,7 +23,7 @@ class Table:
                 self.rows = list(csv.DictReader(stream))
 
     def __contains__(self, key: tuple) -> bool:
-        wanted = [str(value) for value in key]
+        wanted = [_text(value) for value in key]
         return any([row[name] for name in self.keys] == wanted for row in self.rows)
 
     def add(self, **row) -> None:

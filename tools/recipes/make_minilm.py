@@ -206,8 +206,9 @@ def search(words: list[str], names: dict[str, list[str]], run) -> None:
             parts = reduced(torch.cat([of_words, *of_names.values()]), dim).split(
                 [len(words), *map(len, names.values())]
             )
-            vectors, of_names = dict(zip(words, parts[0])), dict(zip(names, parts[1:]))
-            print(f"{wording:24} {dim:4} {right_answers(vectors, of_names, names):.3f}")
+            vectors = dict(zip(words, parts[0]))
+            share = right_answers(vectors, dict(zip(names, parts[1:])), names)
+            print(f"{wording:24} {dim:4} {share:.3f}")
 
 
 def main() -> None:
