@@ -2,28 +2,29 @@
 
     python benchmarks/lesson4_spread.py
 
-Part 1: real digits, as many of each label, twelve draws at n = 4,000 and at n = 1,000 (the floors).
-Part 2: five samplers with 8, 15, 30 and 50 evaluations at w = 1 and w = 2, three seeds each,
-n = 4,000; samplers with the same seed begin with the same noise and labels, so differences are
-paired. Part 3: the small teacher and its consistency student with four evaluations and fewer.
-Features of real images are those of the test split; recall counts test digits that lie near a
-sample. Rows go to course_lib/assets/lesson4_spread.csv as they are finished; a row that is there is
-not repeated. Interrupted, the same command goes on.
+Part 1: real digits, as many of each label, twelve draws at n = 1,000, 2,000 and 4,000 (the floors).
+Part 2: the small teacher and its consistency student with at most four evaluations, three seeds,
+n = 2,000. Part 3: five samplers with 8 and 30 evaluations at w = 1, with 8 at w = 2, n = 2,000,
+three seeds each; samplers with the same seed begin with the same noise and labels, so
+differences are paired. Features of real images are those of the test split; recall counts test
+digits that lie near a sample. Rows go to course_lib/assets/lesson4_spread.csv as they are finished;
+a row that is there is not repeated. Interrupted, the same command goes on. About an hour of one
+core.
 """
-import csv
-
 import torch
+from common.growing_table import Table
 
 from course_lib import samplers
 from course_lib.lab import data, features, metrics, sampling, storage, train
 
 CSV = storage.ASSETS / "lesson4_spread.csv"
-COLUMNS = ["model", "sampler", "scale", "asked", "evaluations", "n", "seed", "distance", "kid",
-           "precision", "recall", "agreement"]
 KEY = ("model", "sampler", "scale", "asked", "n", "seed")
 NAMES = ("ancestral", "ddim", "heun", "dpmpp", "unipc")
-N = 4_000
+N = 2_000
+FLOOR_SIZES = (1_000, N, 4_000)
 FLOOR_DRAWS = 12
+ASKED = {1.0: (8, 30), 2.0: (8,)}                       # by guidance scale
+SEEDS = range(3)
 RECALL_POINTS = 2_000
 consistency = sampling.SamplerConfig(samplers.consistency_sampling)
 SMALL = {
@@ -57,52 +58,34 @@ def measured(x: torch.Tensor, y: torch.Tensor) -> dict:
     }
 
 
-def wanted() -> list[dict]:
+def wanted() -> list[tuple]:
     """The keys of all rows."""
-    rows = [dict(zip(KEY, ("real", "real", 1.0, 0, n, seed)))
-            for n in (1_000, N) for seed in range(FLOOR_DRAWS)]
-    rows += [dict(zip(KEY, ("mnist", name, scale, asked, N, seed)))
-             for seed in range(3) for scale in (1.0, 2.0) for asked in (8, 15, 30, 50)
-             for name in NAMES]
-    rows += [dict(zip(KEY, (model, name, 1.0, asked, N, seed)))
-             for seed in range(3) for model, configs in SMALL.items() for asked in (1, 2, 4)
+    rows = [("real", "real", 1.0, 0, n, seed) for n in FLOOR_SIZES for seed in range(FLOOR_DRAWS)]
+    rows += [(model, name, 1.0, asked, N, seed)
+             for seed in SEEDS for model, configs in SMALL.items() for asked in (1, 2, 4)
              for name in configs if asked == 4 or name in ("ddim", "consistency")]
+    rows += [("mnist", name, scale, asked, N, seed)
+             for scale, counts in ASKED.items() for asked in counts for seed in SEEDS
+             for name in NAMES]
     return rows
 
 
-def row_of(key: dict) -> dict:
-    if key["model"] == "real":
-        return key | {"evaluations": 0} | measured(*real_digits(key["n"], key["seed"]))
-    configs = SMALL.get(key["model"], sampling.SAMPLERS)
-    y = torch.arange(key["n"]) % 10
-    x, evaluations, _ = sampling.sample_labels(
-        train.load(key["model"]), configs[key["sampler"]], key["asked"], y, key["scale"],
-        key["seed"])
-    return key | {"evaluations": evaluations} | measured(x, y)
-
-
-def identity(row: dict) -> tuple:
-    """The key of a row, as the file spells it."""
-    return tuple(str(row[name]) for name in KEY)
+def row_of(model: str, name: str, scale: float, asked: int, n: int, seed: int) -> dict:
+    """What is measured for one key."""
+    if model == "real":
+        return {"evaluations": 0} | measured(*real_digits(n, seed))
+    config = SMALL.get(model, sampling.SAMPLERS)[name]
+    y = torch.arange(n) % 10
+    x, evaluations, _ = sampling.sample_labels(train.load(model), config, asked, y, scale, seed)
+    return {"evaluations": evaluations} | measured(x, y)
 
 
 def main() -> None:
-    done = set()
-    if CSV.is_file():
-        with CSV.open() as file:
-            done = {identity(row) for row in csv.DictReader(file)}
+    table = Table(CSV, *KEY)
     print(train.about_machine())
     for key in wanted():
-        if identity(key) in done:
-            continue
-        row = row_of(key)
-        with CSV.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            if not file.tell():
-                writer.writeheader()
-            writer.writerow(row)
-        print(*(f"{row[name]:.4g}" if isinstance(row[name], float) else row[name]
-                for name in COLUMNS), flush=True)
+        if key not in table:
+            table.add(**dict(zip(KEY, key)), **row_of(*key))
 
 
 if __name__ == "__main__":

@@ -10,18 +10,17 @@ without clamping, the Wiener filter, and DPS with 20, 40 and 80 steps. Rows go t
 course_lib/assets/lesson5_spread.csv as they are finished; a row that is there is not repeated.
 Interrupted, the same command goes on.
 """
-import csv
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from common.growing_table import Table
 
 from course_lib import Schedule, ancestral, clip, dpmpp, editing, guidance, last, timesteps
 from course_lib.lab import data, features, metrics, storage, train
 
 CSV = storage.ASSETS / "lesson5_spread.csv"
 KEY = ("part", "what", "setting", "seed")
-COLUMNS = [*KEY, "n", "agreement", "distance", "kid", "precision", "recall", "error", "residual"]
 SCALES = (1.0, 1.05, 1.1, 1.15, 1.25, 1.5, 2.0, 3.0)
 N = 2_000
 SOLVED = 200
@@ -128,32 +127,19 @@ def wanted() -> list[tuple]:
     return keys
 
 
-def row_of(key: tuple) -> dict:
-    part, what, setting, seed = key
+def row_of(part: str, what: str, setting: float | str, seed: int) -> dict:
+    """What is measured for one key."""
     if part == "inverse":
-        result = solved(what, setting, seed)
-    else:
-        result = real_digits(seed) if what == "real" else guided_digits(setting, seed)
-    return dict(zip(KEY, key)) | result
+        return solved(what, setting, seed)
+    return real_digits(seed) if what == "real" else guided_digits(setting, seed)
 
 
 def main() -> None:
-    done = set()
-    if CSV.is_file():
-        with CSV.open() as file:
-            done = {tuple(row[name] for name in KEY) for row in csv.DictReader(file)}
+    table = Table(CSV, *KEY)
     print(train.about_machine())
     for key in wanted():
-        if tuple(map(str, key)) in done:
-            continue
-        row = row_of(key)
-        with CSV.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            if not file.tell():
-                writer.writeheader()
-            writer.writerow(row)
-        print(*(f"{value:.4g}" if isinstance(value, float) else value for value in row.values()),
-              flush=True)
+        if key not in table:
+            table.add(**dict(zip(KEY, key)), **row_of(*key))
 
 
 if __name__ == "__main__":

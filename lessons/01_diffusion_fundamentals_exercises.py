@@ -192,7 +192,7 @@ plots.curves(lengths, {"mismatch": mismatches}, yscale="log",
 
 # %% tags=["answer:1.6"]
 def step_back(x0, x, a_t, a_s):
-    """Mean (B, ...) and variance of q(x_s | x_t, x_0).
+    """Mean (B, ...) and variance, one number, of q(x_s | x_t, x_0).
 
     x0, x: (B, ...); a_t < a_s: alpha_bar_t and alpha_bar_s
     """
@@ -215,7 +215,7 @@ assert check.passed("1.6")
 # %% [markdown]
 # ## 1.7 The training loss, from blank (3 points, 15 minutes)
 #
-# Write (1.26): draw a step and noise for every example, make $x_t$, evaluate the network, compare. Return one number that can be differentiated. The network takes `net(x, t)` with $t = (i+1)/T$, one for each example. It must work for any shape (B, ...), points (B, 2) and images (B, C, H, W), and any length of `alpha_bar`, and draw anew in each call. (Careful: where does an off-by-one hide?)
+# Write (1.26): draw a step and noise for every example, independently, make $x_t$, evaluate the network, compare. Return one number that can be differentiated. The network takes `net(x, t)` with $t = (i+1)/T$, one for each example. It must work for any shape (B, ...), points (B, 2) and images (B, C, H, W), and any length of `alpha_bar`, and draw anew in each call. (Careful: where does an off-by-one hide?)
 
 # %% tags=["answer:1.7"]
 def training_loss(net, x0, alpha_bar):

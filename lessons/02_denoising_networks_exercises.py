@@ -79,7 +79,7 @@ for shape in ((32, 48, 20), (24, 24, 10)):
 # %% [markdown]
 # ## 2.2 Derivation: the receptive field (3 points, 15 minutes)
 #
-# The *receptive field* of a stack of convolutions is the width, in input pixels, of the window that one output pixel depends on. A stack is a list of pairs (kernel, stride), first layer first; no kernel is smaller than its stride. Derive on paper what one more layer adds. (Section 2.1 has the result; here you find out why.) Write it as a formula: an answer that runs convolutions is refused. Then check yourself by measuring: `seen` builds the stack in one dimension, takes one output pixel, and counts the input pixels that have a gradient.
+# The *receptive field* of a stack of convolutions is the width, in input pixels, of the window that one output pixel depends on. A stack is a list of one or more pairs (kernel, stride), first layer first; no kernel is smaller than its stride. Derive on paper what one more layer adds. (Section 2.1 has the result; here you find out why.) Write it as a formula: an answer that runs convolutions, of whatever library, is refused. Then check yourself by measuring: `seen` builds the stack in one dimension, takes one output pixel, and counts the input pixels that have a gradient.
 
 # %%
 def seen(layers):
@@ -136,7 +136,7 @@ print(f"the same without any stride: {receptive_field(flat)} of the image's 28 p
 #
 # $$f_k = 10000^{-k / (\text{half} - 1)}, \qquad k = 0, \dots, \text{half} - 1,$$
 #
-# and the angles are $1000\, t\, f_k$. First all sines, then all cosines. A widely used version returns `dim - 1` numbers when `dim` is odd, and divides by zero when `dim` is 2. Yours must refuse an odd `dim`, and one below 4, with a `ValueError`.
+# and the angles are $1000\, t\, f_k$. First all sines, then all cosines. A widely used version returns `dim - 1` numbers when `dim` is odd, and divides by zero when `dim` is 2. Yours must refuse an odd `dim`, and one below 4, with a `ValueError`. (`TimeEmbedding` itself is good for comparing, and refused.)
 
 # %% tags=["answer:2.3"]
 def time_embedding(t, dim):
@@ -177,7 +177,7 @@ plots.curves(times, alike, title="Which times look like t = 0.5?", xlabel="t",
 # - `middle`: blocks, one after the other.
 # - `up`: pairs (grow, block), from the deepest level to the first. What comes up is grown, the kept output *of the same level* is concatenated to it along the channels (what comes up first, then the skip), and the block takes both.
 #
-# Call a block as `block(h, emb)`, the others as `shrink(h)` and `grow(h)`. Leave the three lists as they are.
+# Call a block as `block(h, emb)`, the others as `shrink(h)` and `grow(h)`. Leave the three lists as they are, what is in them included. A gradient must reach `x` and `emb` by every way, the skips too.
 
 # %% tags=["answer:2.4"]
 def through(x, emb, down, middle, up):
@@ -325,7 +325,7 @@ def tutorial_attention(q, k, v, num_heads):
     return out.reshape(B, N, C)
 
 # %% [markdown]
-# To attention the words are a set: if keys and values are permuted *together*, nothing else may change. Test that. Then write the right version. Head $h$ takes the $d = C / \text{num\_heads}$ neighbouring channels from $h\,d$ to $h\,d + d - 1$, and its scores are divided by $\sqrt d$. (`course_lib.networks.layers.attention` is good for comparing; write the softmax yourself: it and torch's fused function are refused.)
+# To attention the words are a set: if keys and values are permuted *together*, nothing else may change. Test that. Then write the right version. Head $h$ takes the $d = C / \text{num\_heads}$ neighbouring channels from $h\,d$ to $h\,d + d - 1$, and its scores are divided by $\sqrt d$. (`course_lib.networks.layers.attention` is good for comparing, but it, torch's fused function and `nn.MultiheadAttention` are refused; `softmax` is fine.) It is part of a network: a gradient must reach `q`, `k` and `v`.
 
 # %% tags=["answer:2.6"]
 def cross_attention(q, k, v, num_heads):
@@ -434,7 +434,7 @@ plots.show(digits[ranked[torch.linspace(0, len(digits) - 1, 10).long()]],
            title=f"From {thickness.min():.1f} to {thickness.max():.1f} pixels")
 
 # %% [markdown]
-# Write a module that adds it to the embedding. `thickness_input(emb_dim)` returns an `nn.Module` that is called as `module(emb, thickness)`, with `emb` (B, emb_dim) and `thickness` (B,), and returns an embedding like `emb`. It must
+# Write a module that adds it to the embedding. `thickness_input(emb_dim)` returns an `nn.Module` that is called as `module(emb, thickness)`, with `emb` (B, emb_dim) and `thickness` (B,), and returns an embedding like `emb`: the sum of `emb` and a part that comes from the thickness alone. It must
 #
 # - return `emb` unchanged at the start, so that a network that was trained without it goes on as before;
 # - let gradients through, to its own layers and to `emb`;

@@ -189,7 +189,7 @@ torch.testing.assert_close(by_hand.item(), metrics.frechet_distance(a, b))
 # %% [markdown]
 # ## 3.4 What would the distance be with infinitely many samples? (3 points, 20 minutes)
 #
-# The Fréchet distance from $n$ samples is, on average, about $a/n + b$. You have measured it at several $n$. Estimate $b$ by a straight line in $1/n$, fitted to *all* values by unweighted least squares: no value is left out, and none counts more than another.
+# The Fréchet distance from $n$ samples is, on average, about $a/n + b$. You have measured it at several $n$, in any order, perhaps twice at the same $n$. Estimate $b$ by a straight line in $1/n$, fitted to *all* values by unweighted least squares: no value is left out, and none counts more than another.
 
 # %% tags=["answer:3.4"]
 def extrapolate(ns, values):
@@ -266,7 +266,7 @@ plots.curves(1 / ns, means, xlim=(0, 0.0052), ylabel="Fréchet distance",
 # Write the class `EMA`, the **exponential moving average** of a network's weights. `EMA(net, decay)` keeps, in `self.net`, a second network with weights of its own, which begins equal to `net`. `update(net)` is called after each step of the optimizer:
 #
 # - every parameter becomes $d\cdot\text{average} + (1-d)\cdot\text{parameter}$ with the warm-up $d = \min\big(\text{decay},\ \frac{1+n}{10+n}\big)$, where $n = 0, 1, 2, \dots$ counts the updates before this one;
-# - every buffer (such as the running statistics of a batch norm) becomes a copy of the network's;
+# - every buffer that `state_dict()` lists (such as the running statistics of a batch norm) becomes a copy of the network's;
 # - the average never requires gradients, and the network that is being trained is left as it is: its weights, its buffers, its gradients, its mode (training or evaluation). No tensor belongs to both.
 
 # %% tags=["answer:3.5"]
@@ -529,7 +529,7 @@ print(f"base against shifted: {difference:.3f} on average, 2 log 4 = {2 * math.l
 # %% [markdown]
 # ## 3.9 Stretch: fool the Fréchet distance (3 points, 35 minutes)
 #
-# Make `n` points whose Fréchet distance to the `real` ones is 0 (up to rounding: smaller than any honest set of samples could get), although most of them lie where no real point is. The check counts: fewer than half of your points may be inside the balls of precision around the real ones, and none of this by copying. It tries several clouds, also in three dimensions.
+# Make `n` points whose Fréchet distance to the `real` ones is 0 (up to rounding: smaller than any honest set of samples could get), although most of them lie where no real point is. The check counts: fewer than half of your points may be inside the balls of precision around the real ones, and no point may be a copy of a real one. It tries several clouds, also in three dimensions.
 #
 # Then find out by measurement, in a cell of your own: which other metrics of the lesson are fooled, too, and which are not? (For the Gaussian kernel take `width=0.5`: at 10, far above the size of these data, it sees nothing but the mean.)
 

@@ -11,13 +11,45 @@
 #
 # {{badge}}
 #
-# Training made one network. To sample with it, lesson 1 evaluated it a thousand times. This lesson asks how few evaluations will do, and what each of the well-known samplers does differently: first on data that we know exactly, where every error is the sampler's; then on the shipped model of digits, all samplers side by side at equal cost; and last with networks that are trained once more so that two evaluations suffice.
+# Training made one network. To sample with it, lesson 1 evaluated it a thousand times. This lesson asks how few evaluations will do, and what each of the well-known samplers does differently: first on data that we know exactly, then on the shipped model of digits at equal cost, and last with networks that are trained once more so that one or two evaluations suffice.
 #
-# **After this lesson you can** derive ancestral sampling, DDIM, the probability-flow ODE, Heun's method, DPM-Solver++ and UniPC, and say what each costs; measure a sampler's order; choose a grid; say when noise helps; compare samplers honestly; turn an image into its noise and back; and train a network to jump.
+# **After this lesson you can** derive ancestral sampling, DDIM, the probability-flow ODE, Heun's method and DPM-Solver++, and say what each costs; measure a sampler's order; choose the timesteps; compare samplers honestly; find the sampler behind a name in diffusers or a web interface; and train a network to jump.
 #
-# **You need** lessons 1 and 3 (from lesson 2 only that a network has weights). **It takes** about 2 minutes to run on two CPU cores, and two or three evenings to read; the ends of parts I and II are good places to stop. The exercises are in `exercises/04_sampling_generation.ipynb`.
+# **You need** lessons 1 and 3 (from lesson 2 only that a network has weights). **It takes** about 2 minutes to run on two CPU cores. The exercises are in `exercises/04_sampling_generation.ipynb`.
 #
-# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; samplers step down from $t$ to $s < t$; $x_t = \alpha_t\,x_0 + \sigma_t\,\epsilon$, where $\sigma_t = \sigma(t)$ is a standard deviation and $\alpha_t = \alpha(t)$ a factor, not their squares. $w = 1$ is no guidance (in section 4.2 $w$ is a width).
+# | section | | minutes | what it gives |
+# | --- | --- | --- | --- |
+# | 4.1 What a step costs | core | 3 | the number of function evaluations |
+# | 4.2 Ancestral sampling, and its two variances | core | 10 | the posterior for a step of any size |
+# | 4.3 DDIM | core | 12 | a family with the same marginals, with and without noise |
+# | 4.4 Sampling as an ODE | core | 8 | DDIM is Euler's method; the probability-flow ODE |
+# | 4.5 What noise is good for | core | 7 | the reverse-time SDE; what noise repairs |
+# | 4.5 A learned model's errors | deeper | 4 | does noise repair them? |
+# | 4.5 Langevin dynamics | deeper | 8 | the proof that noise forgets errors |
+# | 4.6 Order | core | 6 | how errors fall with the steps; Heun |
+# | 4.7 DPM-Solver++ | core | 9 | an exponential integrator, and orders measured |
+# | 4.7 Third order | deeper | 8 | DPM-Solver++(3M) and UniPC, built |
+# | 4.8 Where to put the steps | core | 7 | four spacings of the timesteps |
+# | 4.9 Churn | deeper | 6 | Karras et al.'s stochastic sampler |
+# | 4.10 Predictions out of range | core | 3 | clipping |
+# | 4.10 Dynamic thresholding | deeper | 3 | for strong guidance |
+# | 4.11 Interpolation | deeper | 4 | slerp |
+# | 4.11 Inversion | deeper | 6 | from a picture back to its noise |
+# | 4.12 What is fair | core | 10 | eleven samplers on one model, with floors and spreads |
+# | 4.13 The table of the DDIM paper | deeper | 6 | does it repeat on digits? |
+# | 4.14 Guidance and the ranking | core | 4 | compare with the guidance that you will use |
+# | 4.15 Digits and their noise | deeper | 6 | interpolation and inversion with a network |
+# | 4.16 Any data, any schedule | deeper | 2 | photographs, on EDM's schedule |
+# | 4.17 Consistency | core | 12 | one or two evaluations, with a teacher |
+# | 4.17 Without a teacher | deeper | 6 | consistency training |
+# | 4.18 Progressive distillation | deeper | 5 | two steps in one |
+# | 4.19 Flow maps | deeper | 10 | MeanFlow, shortcut models |
+# | 4.20 Names you will meet | core | 5 | a map: "Euler a", "DPM++ 2M Karras", diffusers' classes |
+# | 4.20 Reflow, DMD, LCM | deeper | 3 | three more ways to few steps |
+#
+# The core sections read well alone.
+#
+# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; samplers step down from $t$ to $s < t$; $x_t = \alpha_t\,x_0 + \sigma_t\,\epsilon$, where $\sigma_t = \sigma(t)$ is a standard deviation and $\alpha_t = \alpha(t)$ a factor, not their squares. $w = 1$ is no guidance. In 4.2 $w$ is a width; in 4.7 $u$ is a difference of $\lambda$ and $w_j$ a weight; in 4.10 $s$ is a quantile; in 4.19 $u$ is a mean velocity, as in the paper.
 
 # %% tags=["setup"]
 {{setup}}
@@ -31,6 +63,7 @@ from torch import nn
 
 from course_lib import Consistency, Denoiser, Schedule, clip, guidance, last, samplers
 from course_lib.lab import data, metrics, plots, tables, train, widgets
+from course_lib.lab.notebook import diagrams
 from course_lib.samplers import timesteps
 from course_lib.schedules import randn_like
 
@@ -53,7 +86,7 @@ def seeded(seed):
 #
 # ## 4.1 What a step costs
 #
-# A sampler spends its time in the network; all the rest is a few multiplications. So its price is the **number of function evaluations** (NFE) of the denoiser, here *evaluations*, and nothing else is fair: not steps (some take two evaluations a step), and not seconds (they measure the machine). **What happens to lesson 1's sampler when it gets fewer?** In this part every denoiser is exact, unless we say otherwise. So whatever goes wrong is the sampler's fault.
+# A sampler spends its time in the network; all the rest is a few multiplications. So its price is the **number of function evaluations** (NFE) of the denoiser, here *evaluations*. Steps are no fair measure, since some samplers take two evaluations a step; seconds measure the machine, too. **What happens to lesson 1's sampler when it gets fewer?** In this part every denoiser is exact, unless we say otherwise: whatever goes wrong is the sampler's fault.
 
 # %%
 noise = torch.randn(2000, 2, generator=seeded(0))
@@ -150,7 +183,7 @@ plots.panels(counts, panels, title="Two variances", xlabel="steps",
              ylabel="width of the samples / w", xscale="log", ylim=(0, 1.15))
 
 # %% [markdown]
-# **What the figure shows.** The posterior's samples are too thin in all three panels, most where the data is narrow: with 50 steps 0.41, 0.79 and 0.96 of the right width. Sigma-hat is nearer to 1 throughout; in the middle panel it overshoots by 5 %. Both approach the data as the steps become many; at width 0.02 the posterior is still about a tenth too thin with 1,000. (That is for a perfect denoiser. With a trained one on CIFAR-10, Song, Meng and Ermon, table 1, report with 10 steps FID 41 for the posterior and 367 for sigma-hat; with 1,000 steps 4.7 and 3.2. So the choice cannot be made from theory alone.)
+# **What the figure shows.** The posterior's samples are too thin in all three panels, most where the data is narrow: with 50 steps 0.41, 0.79 and 0.96 of the right width. Sigma-hat is nearer to 1 throughout; in the middle panel it overshoots by 5 %. Both approach the data as the steps become many; at width 0.02 the posterior is still about a tenth too thin with 1,000. That is for a perfect denoiser. With a trained one on CIFAR-10, Song, Meng and Ermon (2021, table 1) report with 10 steps FID 41 for the posterior and 367 for sigma-hat; with 1,000 steps 4.7 and 3.2. So the choice cannot be made from this theory alone.
 #
 # ## 4.3 DDIM: the same marginals, any amount of noise
 #
@@ -162,7 +195,7 @@ plots.panels(counts, panels, title="Two variances", xlabel="steps",
 #
 # $$(\sigma_s^2 - v^2) + v^2 = \sigma_s^2, \qquad\text{so}\qquad x_s\mid x_0 \sim \mathcal N(\alpha_s x_0,\ \sigma_s^2 I) \tag{4.5}$$
 #
-# whatever $v$ is; and so on, step by step, down to the data. This is Song, Meng and Ermon's family (2021). Most of its members are not *Markov*: in the **forward process** that belongs to them every step depends on $x_0$. One is: if $v = \tilde\sigma$,
+# whatever $v$ is; and so on, step by step, down to the data. This is the family of Song, Meng and Ermon (2021). Most of its members are not *Markov*: in the forward process that belongs to them every step depends on $x_0$. One is: if $v = \tilde\sigma$,
 #
 # $$\sqrt{\sigma_s^2-\tilde\sigma^2} = \frac{\sigma_s}{\sigma_t}\sqrt{\sigma_t^2 - \sigma_{t|s}^2} = \frac{\alpha_{t|s}\,\sigma_s^2}{\sigma_t} \tag{4.6}$$
 #
@@ -172,7 +205,7 @@ plots.panels(counts, panels, title="Two variances", xlabel="steps",
 #
 # $$\mathrm{KL} = \frac1{2v^2}\Big(\alpha_s - \frac{\alpha_t}{\sigma_t}\sqrt{\sigma_s^2-v^2}\Big)^2\|x_0-\hat x_0\|^2 \tag{4.7}$$
 #
-# once more a weighted denoising error: the same mean is best for every $v>0$, and by continuity for $v=0$, where the step is that mean itself. So one network serves the whole family. With its prediction, and $\hat\epsilon = (x_t-\alpha_t\hat x_0)/\sigma_t$, the step is
+# once more a weighted denoising error. The weights differ from level to level and with $v$, but at each level the minimum is the same conditional mean. So one network serves the whole family, *if it can fit every level*: a network that cannot must divide its errors among the levels, and then the weights decide. For $v=0$ the bound does not exist, but the step is the limit, and it uses the same mean. With its prediction, and $\hat\epsilon = (x_t-\alpha_t\hat x_0)/\sigma_t$, the step is
 #
 # $$x_s = \alpha_s\,\hat x_0 + \sqrt{\sigma_s^2-\eta^2\tilde\sigma^2}\;\hat\epsilon + \eta\,\tilde\sigma\,z \tag{4.8}$$
 
@@ -201,7 +234,7 @@ torch.testing.assert_close(ends[0], posterior)
 print("course_lib's ddim agrees, and eta = 1 is ancestral, draw by draw")
 
 # %% [markdown]
-# **Which $\eta$ is best when steps are few?** On a line the distance between samples and data is easy to compute: sort both; the mean distance from each sample to the data's quantile of the same rank is the **Wasserstein distance**. (The first draw is taken at 20,000 even quantiles. Of the noise that is added later, chance remains.)
+# **Which $\eta$ is best when steps are few?** On a line the distance between samples and data is easy to compute: sort both; the mean distance from each sample to the data's quantile of the same rank is the **Wasserstein distance**. The first draw is taken at 20,000 even quantiles; the noise that is added later is drawn three times, and the table gives the mean and the standard deviation of the three.
 
 # %%
 n = 20_000
@@ -218,22 +251,33 @@ def wasserstein(x):
 # %%
 exact = three.denoiser(cosine)
 even = (2**0.5 * torch.erfinv(2 * ranks - 1))[:, None]           # (n, 1), the first draw
+
+
+def spread(f, ts, **options):
+    """Mean +- standard deviation over three draws of the added noise."""
+    draws = 1 if options.get("eta") == 0 else 3              # eta = 0 draws nothing
+    runs = [last(f(exact, cosine, even, ts, generator=seeded(k), **options))
+            for k in range(draws)]
+    d = torch.tensor([wasserstein(x) for x in runs])
+    if draws == 1:
+        return f"{d.mean():.4f}"
+    return f"{d.mean():.4f} +- {d.std():.4f}"
+
+
 rows = []
 for steps in (5, 10, 20, 50):
     ts = timesteps(cosine, steps)
     row = {"steps": steps}
     for eta in (0, 0.2, 0.5, 1):
-        x = last(ddim(exact, cosine, even, ts, eta=eta, generator=seeded(1)))
-        row[f"eta {eta}"] = wasserstein(x)
-    x = last(ancestral(exact, cosine, even, ts, variance="beta", generator=seeded(1)))
-    row["sigma-hat"] = wasserstein(x)
+        row[f"eta {eta}"] = spread(ddim, ts, eta=eta)
+    row["sigma-hat"] = spread(ancestral, ts, variance="beta")
     rows.append(row)
 baseline = torch.tensor([wasserstein(three.sample(n, seed=k)) for k in range(10)])
-tables.table(rows, ".4f", "Wasserstein distance of 20,000 samples to the data (draws "
+tables.table(rows, caption="Wasserstein distance of 20,000 samples to the data (draws "
              f"of the data itself: {baseline.mean():.4f} +- {baseline.std():.4f})")
 
 # %% [markdown]
-# **What the table shows.** Within the family the error grows with $\eta$ at 5, 10 and 20 steps, though neighbours often differ by no more than chance; at 50 chance is too large to tell. What matters far more is the number of steps. Sigma-hat, which is outside the family, is clearly best with 5 steps here. (On CIFAR-10 it was worst, see above; the order of the $\eta$ was this one.)
+# **What the table shows.** Within the family $\eta=1$ has the largest error at every count, by more than its spread: 0.158 against 0.123 at $\eta=0$ with 5 steps, 0.038 against 0.029 with 20. Between $\eta=0.2$ and $0.5$ the difference is about the spread. What matters far more is the number of steps. Sigma-hat, outside the family, has the smallest error with 5 steps (0.089); with 10, 20 and 50 it is about equal to $\eta=0$. On CIFAR-10 it was the worst with few steps, see above.
 #
 # ## 4.4 Without noise, sampling is an ODE
 #
@@ -253,7 +297,7 @@ tables.table(rows, ".4f", "Wasserstein distance of 20,000 samples to the data (d
 #
 # $$\frac{d}{dt}\,\mathbb E f(x_t) = \mathbb E\big[\nabla f(x_t)\cdot(\alpha' x_0 + \sigma'\epsilon)\big] = \mathbb E\big[\nabla f(x_t)\cdot(\alpha'\hat x_0 + \sigma'\hat\epsilon)\big] \tag{4.12}$$
 #
-# (first the average over what passes through $x_t$, then over $x_t$), and particles that follow (4.11) obey the same rule by the chain rule. So they have the distribution of $x_t$ at every $t$ if they have it at one. With the score, $\hat\epsilon = -\sigma\nabla\log q_t$ by (1.29) and $\hat x_0 = (x-\sigma\hat\epsilon)/\alpha$, it reads
+# First the average is taken over what passes through $x_t$, then over $x_t$. Particles that follow (4.11) obey the same rule by the chain rule. So they have the distribution of $x_t$ at every $t$ if they have it at one. With the score, $\hat\epsilon = -\sigma\nabla\log q_t$ by (1.29) and $\hat x_0 = (x-\sigma\hat\epsilon)/\alpha$, it reads
 #
 # $$\frac{dx}{dt} = \frac{\alpha'}{\alpha}\,x - \frac{g^2}2\,\nabla\log q_t(x), \qquad g^2 = 2\sigma\sigma' - 2\sigma^2\,\frac{\alpha'}\alpha \tag{4.13}$$
 #
@@ -289,19 +333,11 @@ tables.table(rows, ".3f", "eta = 0: the fraction of the distribution below each 
 #
 # ## 4.5 What noise is good for
 #
-# If noise costs accuracy, why add any? Look at what it does in a small step: by $\sqrt{\sigma_s^2-v^2} = \sigma_s - \frac{v^2}{2\sigma_s} + O(v^4)$, and since $\hat\epsilon = -\sigma\nabla\log q$,
+# If noise costs accuracy, why add any? In small steps a step with noise is a step of the ODE, and then fresh noise of variance $v^2$ with a push towards denser data that just balances it. For $v=\eta\,\tilde\sigma$ and small steps $v^2 = \eta^2g^2\,|dt|$, with the $g$ of (4.13); so the whole family follows, in a time that runs backwards,
 #
-# $$\sqrt{\sigma_s^2-v^2}\;\hat\epsilon + v\,z = \sigma_s\,\hat\epsilon + \tfrac{v^2}2\,\nabla\log q + v\,z + O(v^4) \tag{4.14}$$
+# $$dx = \Big[\frac{\alpha'}{\alpha}\,x - \frac{1+\eta^2}2\,g^2\,\nabla\log q_t(x)\Big]dt + \eta\,g\,d\bar w \tag{4.42}$$
 #
-# (for $\hat\epsilon$ computed at level $s$; the step computes it at $t$, which in a small step changes nothing to this order). So a step with noise is a step of the ODE, and then a random process that stays at its level: a push towards denser data and fresh noise, $dx = \frac12\nabla\log q\,d\tau + dw$ for a "time" $\tau = v^2$, where $dw$ is noise of variance $d\tau$. This is **Langevin dynamics**. What does it do to a cloud with density $p$? For a smooth $f$, expand $f(x + \frac\tau2\nabla\log q + \sqrt\tau z)$ to first order in $\tau$ and average over $z$: the push gives $\frac\tau2\nabla f\cdot\nabla\log q$, the noise $\frac\tau2\Delta f$. ($\Delta f$ is the sum of second derivatives.) Integrate by parts, $\int p\,\Delta f = -\int\nabla p\cdot\nabla f$, and write $\nabla p = p\,\nabla\log p$:
-#
-# $$\frac{d}{d\tau}\,\mathbb E_p f = \tfrac12\,\mathbb E_p\big[\nabla f\cdot\nabla\log q + \Delta f\big] = \tfrac12\,\mathbb E_p\big[\nabla f\cdot(\nabla\log q - \nabla\log p)\big] \tag{4.15}$$
-#
-# If $p = q$ nothing changes: the marginals are kept, as they must be. And if $p\ne q$, because an earlier step went wrong? By (4.15) the divergence $\mathrm{KL}(p\|q) = \int p\log\frac pq$ changes at the rate $\frac{d}{d\tau}\mathbb E_p f$ with $f = \log\frac pq$ held fixed. (That the $p$ in the logarithm changes, too, adds $\int p\,\frac{\partial\log p}{\partial\tau} = \int\frac{\partial p}{\partial\tau} = \frac{d}{d\tau}\,1 = 0$.) So
-#
-# $$\frac{d}{d\tau}\,\mathrm{KL}(p\,\|\,q) = -\tfrac12\,\mathbb E_p\,\big\|\nabla\log p-\nabla\log q\big\|^2 \tag{4.16}$$
-#
-# never positive: **noise makes the cloud forget errors that were made before.** The ODE forgets nothing. It moves the points of $p$ and of $q$ by one and the same map, which multiplies both densities by the same factor at corresponding points, so that $\log\frac pq$ travels along and $\mathrm{KL}$ stays as it is.
+# $d\bar w$ is noise of variance $|dt|$. At $\eta=0$ this is the ODE; at $\eta=1$, ancestral sampling, it is the **reverse-time SDE** of Anderson (1982) and Song et al. (2021). All have the same marginals $q_t$. They differ in what they do with a cloud that does *not* have them: **noise makes the cloud forget errors that were made before**. The ODE keeps them. The deeper part derives both.
 #
 # **See it.** Start at level $t$ with a cloud whose fractions of the two bumps are wrong, 0.7 on the left instead of 0.3, and let the exact denoiser finish.
 
@@ -330,9 +366,11 @@ plots.curves(times, fractions | {"the data": torch.full((9,), 0.7)},
              ylabel="fraction that ends on the right")
 
 # %% [markdown]
-# **What the figure shows.** Where the wrong cloud starts at low noise, nothing helps: the bumps are too far apart. Where it starts at high noise, both kinds of cloud were nearly the same to begin with. Between, the gap between the curves is what noise repairs: started at $t = 0.8$, $\eta = 1$ ends at 0.68 and the ODE at 0.61, from $t = 0.5$ at 0.51 instead of 0.45. A part of the error is forgotten, not all.
+# **What the figure shows.** Where the wrong cloud starts at low noise, nothing helps: the bumps are too far apart. Where it starts at high noise, both kinds of cloud were nearly the same to begin with. Between, the gap between the curves is what noise repairs: started at $t = 0.8$, $\eta = 1$ ends at 0.68 and the ODE at 0.61, from $t = 0.5$ at 0.51 instead of 0.45. A part of the error is forgotten, not all. A fraction of 4,000 samples has a standard deviation of at most 0.008, and all curves start from the same cloud.
 #
-# **And a learned model's errors?** A learned model errs anew at each level: noise can repair only the errors of earlier (noisier) levels, and the prediction that follows brings errors of its own. Which wins has to be measured. Train a tiny network on the spiral, once briefly and two times for longer, and count the *strays*: samples where the data's density is lower than at 99 % of the data.
+# ### A learned model's errors · deeper
+#
+# **And a learned model's errors?** A learned model errs anew at each level: noise can repair only the errors of earlier (noisier) levels, and the prediction that follows brings errors of its own. Which wins has to be measured. Train a tiny network on the spiral, twice briefly and three times for longer, and count the *strays*: samples where the data's density is lower than at 99 % of the data. The noise on the way is drawn with three seeds each.
 
 # %%
 class Tiny(nn.Module):
@@ -381,12 +419,15 @@ def kernel_distance(x):
 
 rows = []
 ts = timesteps(cosine, 100)
-for updates, seed in ((300, 0), (1500, 0), (1500, 1)):
+for updates, seed in ((300, 0), (300, 1), (1500, 0), (1500, 1), (1500, 2)):
     D = trained("v", updates, seed)
     for eta in (0.0, 0.5, 1.0):
-        x = last(ddim(D, cosine, noise, ts, eta=eta, generator=seeded(seed)))
-        row = {"updates": f"{updates:,}", "seed": seed, "eta": f"{eta:g}"}
-        rows.append(row | {"strays": strays(x), "1000 kernel distance": kernel_distance(x)})
+        ends = [last(ddim(D, cosine, noise, ts, eta=eta, generator=seeded(k)))
+                for k in range(3 if eta else 1)]
+        row = {"updates": f"{updates:,}", "training seed": seed, "eta": f"{eta:g}"}
+        row["strays"] = sum(strays(x) for x in ends) / len(ends)
+        row["1000 kernel distance"] = sum(kernel_distance(x) for x in ends) / len(ends)
+        rows.append(row)
 
 # %%
 draws = [spiral.sample(2000, seed=k) for k in range(8)]
@@ -398,7 +439,23 @@ tables.table(rows, {"strays": ".1%", "1000 kernel distance": ".2f"},
              f"1000 kernel distance {distance:.2f} +- {distance_std:.2f}")
 
 # %% [markdown]
-# **What the table shows.** The better network strays less with noise, 25 and 26 % in place of 31 and 30 %, where chance is about 1 % (2,000 samples). For the barely trained one noise does not reduce the strays. The kernel distance, which measures the fractions along the arm rather than strays, shows no clear trend. So noise *can* correct a learned model, and whether it does must be measured for each.
+# **What the table shows.** After 1,500 updates noise lowers the share of strays, with each of three training seeds: 31 to 33 % at $\eta=0$, 27 to 29 % at 0.5, 25 to 27 % at 1. After 300 updates it does not: 72 to 73 % everywhere. The kernel distance, which compares whole distributions, is lowest at $\eta=0.5$ in all five trainings, and at $\eta=1$ higher than without noise. So noise *can* correct a learned model. Whether it does must be measured for each model, and with the measure that counts.
+#
+# ### Langevin dynamics: why noise forgets · deeper
+#
+# By $\sqrt{\sigma_s^2-v^2} = \sigma_s - \frac{v^2}{2\sigma_s} + O(v^4)$, and since $\hat\epsilon = -\sigma\nabla\log q$,
+#
+# $$\sqrt{\sigma_s^2-v^2}\;\hat\epsilon + v\,z = \sigma_s\,\hat\epsilon + \tfrac{v^2}2\,\nabla\log q + v\,z + O(v^4) \tag{4.14}$$
+#
+# Here $\hat\epsilon$ is computed at level $s$; the step computes it at $t$, which in a small step changes nothing to this order. So a step with noise is a step of the ODE, and then a random process that stays at its level: $dx = \frac12\nabla\log q\,d\tau + dw$ for a "time" $\tau = v^2$, where $dw$ is noise of variance $d\tau$. This is **Langevin dynamics**. With (4.13) it gives (4.42). What does it do to a cloud with density $p$? For a smooth $f$, expand $f(x + \frac\tau2\nabla\log q + \sqrt\tau z)$ to first order in $\tau$ and average over $z$: the push gives $\frac\tau2\nabla f\cdot\nabla\log q$, the noise $\frac\tau2\Delta f$, where $\Delta f$ is the sum of second derivatives. Integrate by parts, $\int p\,\Delta f = -\int\nabla p\cdot\nabla f$, and write $\nabla p = p\,\nabla\log p$:
+#
+# $$\frac{d}{d\tau}\,\mathbb E_p f = \tfrac12\,\mathbb E_p\big[\nabla f\cdot\nabla\log q + \Delta f\big] = \tfrac12\,\mathbb E_p\big[\nabla f\cdot(\nabla\log q - \nabla\log p)\big] \tag{4.15}$$
+#
+# If $p = q$ nothing changes: the marginals are kept, as they must be. And if $p\ne q$, because an earlier step went wrong? By (4.15) the divergence $\mathrm{KL}(p\|q) = \int p\log\frac pq$ changes at the rate $\frac{d}{d\tau}\mathbb E_p f$ with $f = \log\frac pq$ held fixed. That the $p$ in the logarithm changes, too, adds $\int p\,\frac{\partial\log p}{\partial\tau} = \int\frac{\partial p}{\partial\tau} = \frac{d}{d\tau}\,1 = 0$. So
+#
+# $$\frac{d}{d\tau}\,\mathrm{KL}(p\,\|\,q) = -\tfrac12\,\mathbb E_p\,\big\|\nabla\log p-\nabla\log q\big\|^2 \tag{4.16}$$
+#
+# never positive: noise at a level brings the cloud nearer to that level's marginal (Jordan, Kinderlehrer & Otto 1998). The ODE forgets nothing. It moves the points of $p$ and of $q$ by one and the same map, which multiplies both densities by the same factor at corresponding points, so that $\log\frac pq$ travels along and $\mathrm{KL}$ stays as it is.
 #
 # ## 4.6 Order: how fast does the error fall?
 #
@@ -486,11 +543,13 @@ def dpmpp(D, schedule, x, ts, **condition):
         yield x
 
 # %% [markdown]
+# ### Third order: DPM-Solver++(3M) and UniPC · deeper
+#
 # **Can we go on?** With $K$ predictions at points $u_1,\dots,u_K$, the integral of the polynomial through them is a weighted sum of the predictions. It must be right for $1, u, \dots, u^{K-1}$, and these conditions fix the weights:
 #
 # $$x_s = \frac{\sigma_s}{\sigma_t}\,x_t + \alpha_s\sum_{j=1}^K w_j\,\hat x_0(u_j), \qquad \sum_j w_j\,u_j^k = I_k \quad (k = 0,\dots,K-1) \tag{4.24}$$
 #
-# A polynomial through $K$ points is off by $O(h^K)$, so a step errs by $O(h^{K+1})$ and the method has order $K$. Three past predictions: an Adams-Bashforth method in $\lambda$, of order 3, known as DPM-Solver++(3M).
+# A polynomial through $K$ points is off by $O(h^K)$, so a step errs by $O(h^{K+1})$ and the method has order $K$. Three past predictions: an Adams-Bashforth method in $\lambda$, of order 3. It is closely related to the released **DPM-Solver++(3M)**, but not the same: the function `multistep_dpm_solver_third_update` gives the second difference half of the weight that (4.24) gives it. With that weight the order measured on the example below is between 2.1 and 2.4. Our name `dpmpp_3m` means (4.24).
 #
 # **UniPC** (Zhao et al. 2023) has one more idea. After a step, the network is evaluated at the predicted state anyway, for the next step. Use that prediction first to *correct* the step just made: take the polynomial through the new prediction and the two old ones, which now lie on both sides. The predictor (4.23) is off by $O(h^3)$, hence the prediction made there by $O(h^3)$. A parabola through three predictions is off by $O(h^3)$ as well. The integral over the step multiplies both by $h$, so the corrected step errs by $O(h^4)$. Order 3, still one evaluation a step.
 
@@ -557,7 +616,9 @@ for pair in pairs:
 print("course_lib's heun, dpmpp and unipc agree")
 
 # %% [markdown]
-# **Are the orders what we derived?** Three bumps of different widths in the plane, the exact denoiser, steps even in $\lambda$ from $\bar\sigma = 148$ to $\bar\sigma = 0.018$, a hundred starts. The truth is a third-order run with 1,000 steps. On log-log axes an error $\propto h^p$ is a line of slope $-p$; and what we plot against is *evaluations*.
+# ### The orders, measured
+#
+# **Are the orders what we derived?** `dpmpp_3m` uses three past predictions; **UniPC** (Zhao et al. 2023) corrects each step with the prediction that the next step needs anyway. Both have order 3 at one evaluation a step. Three bumps of different widths in the plane, the exact denoiser, steps even in $\lambda$ from $\bar\sigma = 148$ to $\bar\sigma = 0.018$, a hundred starts. The truth is a third-order run with 1,000 steps. On log-log axes an error $\propto h^p$ is a line of slope $-p$; and what we plot against is *evaluations*.
 
 # %%
 def even_in_log_snr(n):
@@ -590,7 +651,7 @@ tables.table(rows, {"error at 20": ".4f"} | dict.fromkeys(doublings, ".2f"),
              "Error at 20 evaluations, and the order measured at each doubling", "sampler")
 
 # %% [markdown]
-# **What the figure shows.** The orders come out as derived: 1 for DDIM; 2 for Heun and DPM-Solver++(2M); 3 for DPM-Solver++(3M) and UniPC. They appear only when steps are small: with 10 evaluations Heun is the worst of all, and it overtakes DDIM at about 20. At equal cost DPM-Solver++(3M) and UniPC are the best two at every count.
+# **What the figure shows.** The orders come out as derived: 1 for DDIM; 2 for Heun and DPM-Solver++(2M); 3 for DPM-Solver++(3M) and UniPC. They appear only when steps are small: with 10 evaluations Heun is the worst of all, and it overtakes DDIM at about 20. At equal cost the two of order 3 have the smallest errors at every count shown, on this example.
 #
 # ## 4.8 Where to put the steps
 #
@@ -651,9 +712,9 @@ rows = {name: {grid: e[2] for grid, e in by_grid.items()}
 tables.table(rows, ".3f", "Root mean square error at 10 evaluations (heun: 11)", "sampler")
 
 # %% [markdown]
-# **What the figures show.** Even in $t$ and quadratic fall from 80 to 6 and 3 in one step; Karras' grid goes lowest. The grid matters as much as the sampler. With 10 evaluations DPM-Solver++(2M) errs by 0.01 on the quadratic grid and by 0.24 on Karras'. No grid is best for all: DDIM does best even in $t$ or quadratic, Heun even in $t$, the two exponential ones quadratic, which is Heun's worst from 10 evaluations on. And the result is for these bumps, whose narrowest is 0.15 wide; Karras' grid goes down to $\bar\sigma = 0.002$, log-SNR's to 0.006 here. So try grids on your own model, and compare samplers only on the best grid of each.
+# **What the figures show.** Even in $t$ and quadratic fall from 80 to 6 and 3 in one step; Karras' grid goes lowest. The grid matters as much as the sampler. With 10 evaluations DPM-Solver++(2M) errs by 0.01 on the quadratic grid and by 0.24 on Karras'. No grid has the smallest error for all: for DDIM it is even in $t$ or quadratic, for Heun even in $t$, for the two exponential ones quadratic, which is Heun's worst from 10 evaluations on. This is a result for these bumps, whose narrowest is 0.15 wide; Karras' grid goes down to $\bar\sigma = 0.002$, log-SNR's to 0.006 here. So try grids on your own model, and compare samplers on the best grid of each.
 #
-# ## 4.9 Churn, done right
+# ## 4.9 Churn, done right · deeper
 #
 # **Can one have the noise of 4.5 and Heun's order?** Karras et al. (algorithm 2) do one after the other. Before each step, *add* noise (**churn**) and so go up to a higher level $\hat\sigma = (1+\gamma)\bar\sigma_t$; from there take a Heun step down to $\bar\sigma_s$. In EDM's variables, variances add:
 #
@@ -663,7 +724,7 @@ tables.table(rows, ".3f", "Root mean square error at 10 evaluations (heun: 11)",
 #
 # $$\hat\sigma^2-\bar\sigma_t^2 = \big((1+\gamma)^2-1\big)\,\bar\sigma_t^2 \le \bar\sigma_t^2 \quad\text{exactly if}\quad \gamma\le\sqrt2-1 \tag{4.28}$$
 #
-# Now $\hat x$ is a sample of level $\hat\sigma$, so **the denoiser must be given $\hat\sigma$**, and the step starts there. Code that adds the noise and then evaluates at $\bar\sigma_t$ is a classic defect. (Churn is applied only to levels in a range, `s_range`; and EDM multiplies $z$ by $S_{\text{noise}}$, slightly above 1 for learned networks. Ours is exact and takes 1.)
+# Now $\hat x$ is a sample of level $\hat\sigma$, so **the denoiser must be given $\hat\sigma$**, and the step starts there. Code that adds the noise and then evaluates at $\bar\sigma_t$ is a classic defect. Churn is applied only to levels in a range, `s_range`; and EDM multiplies $z$ by $S_{\text{noise}}$, slightly above 1 for learned networks. Ours is exact and takes 1.
 
 # %%
 def churn(schedule, x, t, gamma, s_noise, generator):
@@ -737,7 +798,11 @@ formats = {"largest prediction at t = 1": ".1f", "largest sample": ".2f",
 tables.table(rows, formats, "2,000 samples, 20 steps of DDIM", "prediction")
 
 # %% [markdown]
-# The lesson of (3.5) once more: at the noisy end the output of an $\epsilon$ network determines nothing about the image, and clipping hides it. (The spiral reaches to 1.5; for pictures it is 1.) (ii) Guidance (lesson 5) exaggerates predictions on purpose. Clipping then makes all large pixels *equal*. **Dynamic thresholding** (Saharia et al. 2022) rescales instead. With $s$ the quantile, say 99.5 %, of $|\hat x_0|$ over the pixels of an image, but at least 1,
+# At the noisy end the output of an $\epsilon$ network determines next to nothing about the image, as (3.5) said; clipping bounds the error. The range is 1.5 for the spiral, and 1 for pictures.
+#
+# ### Dynamic thresholding · deeper
+#
+# (ii) Guidance, lesson 5, exaggerates predictions on purpose. Clipping then makes all large pixels *equal*. **Dynamic thresholding** (Saharia et al. 2022) rescales instead. With $s$ the quantile, say 99.5 %, of $|\hat x_0|$ over the pixels of an image, but at least 1,
 #
 # $$\hat x_0 \ \to\ \frac{\operatorname{clip}(\hat x_0,\,-s,\,s)}{s} \tag{4.29}$$
 
@@ -780,15 +845,15 @@ tables.table(rows, {"minimum": ".2f", "maximum": ".2f", "pixels at 0.99 or beyon
              "8 samples of 16 x 16 pixels, 20 steps of DDIM")
 
 # %% [markdown]
-# **What the figure shows.** Exaggerated predictions leave the range. Clipped, two thirds of the pixels are at its ends, and ramps have become edges. The threshold keeps the ramps: 2 % of the pixels are at the ends, in the data 7 %. (Here the exaggeration was a plain factor, which a division can undo. Guidance is not so simple.)
+# **What the figure shows.** Exaggerated predictions leave the range. Clipped, two thirds of the pixels are at its ends, and ramps have become edges. The threshold keeps the ramps: 2 % of the pixels are at the ends, in the data 7 %. Here the exaggeration was a plain factor, which a division can undo. Guidance is not so simple.
 #
-# ## 4.11 Interpolation and inversion: the noise as an address
+# ## 4.11 Interpolation and inversion: the noise as an address · deeper
 #
 # The ODE gives each image *its* noise. **Can one travel between two noises?** A straight line $(1-c)\,z_1 + c\,z_2$ has variance $(1-c)^2+c^2$, only $\frac12$ in the middle: no longer noise of level 1. On an arc (**spherical interpolation**, slerp) it is right, since by (1.1)
 #
 # $$\operatorname{Var}\big(\cos\theta\,z_1 + \sin\theta\,z_2\big) = \cos^2\theta+\sin^2\theta = 1 \tag{4.30}$$
 #
-# (`slerp` turns by the actual angle between two noises. With 784 pixels that is nearly a right angle, and both are the same.)
+# `slerp` turns by the actual angle between two noises. With 784 pixels that is nearly a right angle, and both are nearly the same.
 
 # %%
 exact = spiral.denoiser(cosine)
@@ -815,11 +880,13 @@ torch.testing.assert_close(samplers.slerp(right, up, 0.3), arc)
 # %% [markdown]
 # **What the figure shows.** Halfway on the straight line, more points gather on the inner turns, and the kernel distance is far above that of new data. On the arc it is not. Each single point is on the spiral, so no picture of *one* sample would show the defect.
 #
-# **Inversion** (DDIM inversion). To find the noise of a *given* image, solve the ODE from $t = 0$ to 1: (4.9) with a noisier $s$. With $\hat\epsilon$ computed at $t$,
+# ### Inversion · deeper
+#
+# **DDIM inversion.** To find the noise of a *given* image, solve the ODE from $t = 0$ to 1: (4.9) with a noisier $s$. With $\hat\epsilon$ computed at $t$,
 #
 # $$x_s = \frac{\alpha_s}{\alpha_t}\,(x_t-\sigma_t\hat\epsilon) + \sigma_s\hat\epsilon \tag{4.31}$$
 #
-# (at $t=0$ there is no noise to predict: there, scale $x$ to level $s$, $\alpha_sx/\alpha_t$, and evaluate at $s$). **Does the way back find the image again?** Up, each step uses the slope at its clean end; down, at its noisy end. They differ by $O(h)$, so a step up and the same step down miss by $O(h^2)$, and by (4.18) the whole way there and back misses by $O(h)$.
+# At $t=0$ there is no noise to predict: there, scale $x$ to level $s$, $\alpha_sx/\alpha_t$, and evaluate at $s$. **Does the way back find the image again?** Up, each step uses the slope at its clean end; down, at its noisy end. They differ by $O(h)$, so a step up and the same step down miss by $O(h^2)$, and by (4.18) the whole way there and back misses by $O(h)$.
 
 # %%
 @torch.no_grad()
@@ -864,6 +931,8 @@ tables.table(rows, ".2f", "Root mean square error of 200 points, and its order")
 # **What the figure shows.** The error falls in inverse proportion to the number of steps: the orders tend to 1, as derived. With few steps it is large: 0.25 with 10 even in $t$ (in log-SNR 0.69), for data about 1 wide. An edited image that does not come back is often just this (lesson 5).
 
 # %% [markdown]
+# ### The explorer · deeper
+#
 # **Now try them all.** The explorer takes thirty noises to the spiral with the exact denoiser. Change the sampler, the number of steps, $\eta$ (for `ddim`) and the grid. Here five stills, in a running notebook four controls.
 
 # %%
@@ -876,7 +945,7 @@ widgets.sampler_explorer(spiral, cosine)
 #
 # ## 4.12 What is fair
 #
-# Now a learned model: `mnist`, which lesson 3 evaluated. The samplers stay; the denoiser is a network, and errs. **Which sampler is best, at which cost?** A fair answer needs equal evaluations, equal labels and noise from the same seed, a metric beside its **real-data baseline** (the floor: what real data score), and the same number of samples everywhere, since Fréchet distances at different $n$ cannot be compared (3.36). `sampling.SAMPLERS` names eleven ways to sample, each a sampler, its options and the spacing of its timesteps. A part of the study, live:
+# Now a learned model: `mnist`, which lesson 3 evaluated. **Which sampler scores well, at which cost?** A fair answer needs equal evaluations, equal labels and noise from the same seed, the same number of samples everywhere, and a metric beside two numbers: its **real-data baseline** (the floor: what real data score, over several draws), and its spread over seeds. `sampling.SAMPLERS` names eleven ways to sample: a sampler, its options, and the spacing of its timesteps. A part of the study, live:
 
 # %%
 from course_lib.lab import sampler_study, sampling
@@ -893,7 +962,7 @@ tables.table(rows, {"seconds": ".2f", "ms for each evaluation": ".0f", "agreemen
              "100 digits in each row")
 
 # %% [markdown]
-# **What the table shows.** Among these samplers an evaluation costs about the same: the network is nearly everything. So evaluations are the axis. (Heun takes an odd number of them. At 5 it fails; we come to that.) Of quality, a hundred digits say little. So we read the table that `python benchmarks/samplers.py` has filled: the Fréchet distance to the test digits, 4,000 samples in each entry, no guidance, predictions clipped.
+# **What the table shows.** Among these samplers an evaluation costs about the same, so evaluations are the axis. (Heun takes one fewer than it is asked for.) Of quality, a hundred digits say little. So we read two tables that benchmarks have filled, predictions clipped. `python benchmarks/samplers.py` gives every sampler at every cost, 4,000 samples of one seed each. `python benchmarks/lesson4_spread.py` gives five of them with three seeds of 2,000 samples, and the floors with twelve draws.
 
 # %%
 import pandas
@@ -901,6 +970,24 @@ import pandas
 from course_lib.lab import storage
 
 measured = pandas.read_csv(storage.ASSETS / "samplers.csv").to_dict("records")
+spread = pandas.read_csv(storage.ASSETS / "lesson4_spread.csv")
+
+
+def mean_and_std(rows, column, digits=3):
+    return f"{rows[column].mean():.{digits}f} +- {rows[column].std():.{digits}f}"
+
+
+def real_row(n):
+    """Real digits, as many of each label: twelve draws."""
+    return spread[(spread.model == "real") & (spread.n == n)]
+
+
+def over_seeds(scale, column):
+    """A row for each sampler, a column for each number of evaluations: mean +- std."""
+    rows = spread[(spread.model == "mnist") & (spread.scale == scale)]
+    return {name: {asked: mean_and_std(part, column)
+                   for asked, part in group.groupby("asked")}
+            for name, group in rows.groupby("sampler")}
 
 
 def by_evaluations(rows, column):
@@ -912,24 +999,29 @@ def by_evaluations(rows, column):
 
 # %%
 short = [r for r in measured if r["scale"] == 1 and r["asked"] <= 50]
-baseline = metrics.frechet_real_baseline(4000, balanced=True)
+baseline = real_row(4000).distance.mean()
 near = [r for r in short if r["frechet_distance"] < 15]
 sampler_study.plot_sampling_analysis(near, baseline)
 tables.table(by_evaluations(short, "frechet_distance"), ".3f",
-             "Fréchet distance of 4,000 samples, by evaluations", "evaluations")
-print(f"4,000 real training digits, 400 of each label: {baseline:.3f} "
-      f"(labels drawn at random: {metrics.frechet_real_baseline(4000):.3f})")
+             "Fréchet distance of 4,000 samples, one seed, by evaluations asked for",
+             "evaluations")
+
+# %%
+for column, name in (("distance", "Fréchet distance"), ("recall", "recall")):
+    tables.table(over_seeds(1, column), caption=f"{name}, 2,000 samples, mean and standard "
+                 f"deviation of 3 seeds (real digits, 12 draws: "
+                 f"{mean_and_std(real_row(2000), column)})", index="evaluations")
 
 # %% [markdown]
-# **What the figure shows.** (The baseline first. Our samples have equally many of each label; the test digits do not. So the real digits that give the baseline must have equally many, too. It makes the baseline higher.)
+# **What the figure and the tables show.** The baseline first. Like our samples, its real digits have equally many of each label. Twelve draws give 0.111 +- 0.009 with 4,000 digits and 0.125 +- 0.019 with 2,000. Two entries of one seed that differ by no more than that are about equal.
 #
-# - *Few evaluations.* UniPC is best up to 8: 0.19 with 4 evaluations, 0.16 with 6, where DDIM needs 10 for 0.18. But UniPC's own limit is 0.20, so a part of its error happens to score well. Do not read this as accuracy.
-# - *Many.* `dpmpp` and `unipc` come to rest at 0.20, `ddim` a little below. There the ODE is solved; what is left is the network's own error, and more steps do not help. Samplers with noise go lower and pass them: $\eta = 0.5$ from 10 evaluations on, `ancestral` from 15; with 30 and 50 `ancestral` is *at* the baseline. That is what (4.16) would lead us to expect of noise; measured is only the score. Sigma-hat comes later, perhaps because the network cannot remove all the noise that its large steps add; we have not tested it.
-# - *The grid.* Even in log-SNR is bad with 4 steps; from 8 on it scores like even in $t$ for `dpmpp` and a little worse for `unipc`. Quadratic steps, tried with DDIM only, are worse. And Heun: on Karras' grid, whose first levels are 80 and (of four) 10, it fails with 5 evaluations or fewer, draws half of the digits with 7 and nearly all with 9 and reaches 0.24 with 49; even in $t$ and begun at $t = 0.95$ it reaches 0.34 with 7 and then rises to 0.44 with 49, well above where the other ODE samplers end, probably because noise of the level $\sigma(0.95)$ is not quite what digits look like there. A sampler is as good as its grid. Compare samplers on the best grid of each, as section 4.8 said.
+# - *Few evaluations.* With 4 evaluations UniPC scores 0.19, DDIM 0.40. With 8 the ODE samplers even in $t$ lie between 0.175 and 0.200; with three seeds `unipc` is lowest each time, then `ddim`, then `dpmpp`, and `ancestral` is highest. UniPC at 6 scores lower than at 50, 0.16 against 0.20: a part of its error happens to score well.
+# - *Many.* `dpmpp` and `unipc` end at 0.20; `ddim` goes from 0.171 at 15 to 0.183 at 50. What is left there is the network's own error, and more steps do not help. Samplers with noise score lower: $\eta = 0.5$ from 10 evaluations on, `ancestral` from 15; with 30 and 50 `ancestral` is within the baseline's spread, also with three seeds (0.127 with 30). (4.16) would lead us to expect that of noise; measured is only the score.
+# - *The timesteps.* Even in log-SNR is bad with 4 steps; from 8 on it is about equal to even in $t$ for `dpmpp` and `unipc`. Quadratic steps, tried with DDIM only, score worse. Heun on Karras' grid starts at the level 80; with 5 evaluations or fewer it fails, and asked for 8 half of its digits carry their label (agreement 0.51). Even in $t$, begun at $t = 0.95$, it reaches 0.34 with 7 and 0.44 with 49.
 #
-# So with eight evaluations the best ODE samplers score what this ODE scores when it is solved; with noise twenty come near real digits, and thirty reach their score.
+# On this model, with these features: eight evaluations of an ODE sampler score what this ODE scores when it is solved; with noise, thirty reach the score of real digits.
 #
-# ## 4.13 The table of the DDIM paper, on digits
+# ## 4.13 The table of the DDIM paper, on digits · deeper
 #
 # Song, Meng and Ermon's table 1 has become famous: on CIFAR-10, less noise is better at every number of steps up to 100; sigma-hat is by far the worst with few steps, and the best with a thousand. **Does that hold for our digits?** Below, 50 evaluations and fewer with 4,000 samples, more with 1,000; so compare columns only within each part. KID, which does not depend on the number of samples, is given for the second.
 
@@ -941,35 +1033,40 @@ tables.table(by_evaluations(some, "frechet_distance"), ".3f",
 
 # %%
 many = [r for r in measured if r["scale"] == 1 and r["asked"] > 50]
-baseline = metrics.frechet_real_baseline(1000, balanced=True)
 tables.table(by_evaluations(many, "frechet_distance"), ".3f",
-             "Fréchet distance of 1,000 samples, by evaluations (1,000 real training "
-             f"digits, 100 of each label: {baseline:.3f})", "evaluations")
+             "Fréchet distance of 1,000 samples, one seed, by evaluations (real digits, "
+             f"12 draws: {mean_and_std(real_row(1000), 'distance')})", "evaluations")
 rows = [{"evaluations": r["asked"], "sampler": r["sampler"], "1000 KID": 1000 * r["kid"],
          "+-": 1000 * r["kid_error"], "agreement": r["agreement"]}
         for r in sorted(many, key=lambda r: (r["asked"], r["sampler"]))]
 tables.table(rows, {"1000 KID": ".2f", "+-": ".2f", "agreement": ".1%"},
-             "KID in thousandths, and agreement with the label, 1,000 samples")
+             "KID in thousandths (+- of the subsets), and agreement, 1,000 samples")
+kids = 1000 * real_row(1000).kid
+print(f"1000 KID of 1,000 real digits, 12 draws: {kids.mean():.2f} +- {kids.std():.2f}")
 
 # %% [markdown]
-# **What the tables show.** Sigma-hat is by far the worst with few steps on digits, too; with 100 it is about as good as the posterior, and so it is with 1,000, where both are far better than $\eta=0$ (in the paper 10.0 and 5.8 with 100; 3.2 and 4.7 with 1,000, and 4.0 for $\eta=0$). The rest does *not* repeat. On CIFAR-10 $\eta = 0$ was best at every number of steps up to 100. Here it is best with 4 and 6; from 8 on $\eta=0.5$ is better, from 15 on also $\eta = 1$. And quadratic steps, which the paper chose for CIFAR-10, are worse than even ones. The data, the network and the metric's features are all different; a table of samplers is a statement about a model. (The KID of the noisy samplers is negative: like the baseline, since the labels are balanced and the estimate is unbiased for independent draws alone. There is nothing better than real about them.)
+# **What the tables show.** The "+-" of a KID is only the choice of subsets; a new draw of samples varies more, as the printed line for real digits shows. Sigma-hat is by far the worst with few steps on digits, too. With 100 it is about equal to the posterior, and so it is with 1,000; there both are far below $\eta=0$. In the paper $\eta=0$, the posterior and sigma-hat have 4.2, 5.8 and 10.0 with 100, and 4.0, 4.7 and 3.2 with 1,000. The rest does *not* repeat. On CIFAR-10 $\eta = 0$ was the lowest at every number of steps up to 100. Here it is lowest of the three $\eta$ with 4 and 6; with 8, 0.190 and 0.200 are about equal; from 10 on $\eta=0.5$ is lower, from 15 on also $\eta = 1$. Quadratic steps, which the paper chose for CIFAR-10, are worse than even ones. The data, the network and the metric's features are all different; a table of samplers is a statement about a model. The KID of the noisy samplers is negative, like that of real digits: the labels are balanced here and the estimate is unbiased for independent draws alone. There is nothing better than real about them.
 #
-# ## 4.14 Guidance changes the ranking
+# ## 4.14 Guidance and the ranking
 #
-# Guidance (lesson 5) makes the denoiser follow its label more than the data does: a prediction with the label, minus a prediction without, exaggerated. It doubles the cost: here each evaluation of the guided denoiser is two of the network. **Is the best sampler without guidance the best with it?**
+# Guidance (lesson 5) makes the denoiser follow its label more than the data does: a prediction with the label, minus a prediction without, exaggerated. It doubles the cost: here each evaluation of the guided denoiser is two of the network. **Is the sampler with the lowest score without guidance the lowest with it?**
 
 # %%
-guided = [r for r in measured if r["scale"] == 2 and r["asked"] <= 15]
+guided = [r for r in measured if r["scale"] == 2]
 tables.table(by_evaluations(guided, "frechet_distance"), ".3f",
-             "w = 2: Fréchet distance of 4,000 samples", "guided evaluations")
+             "w = 2: Fréchet distance of 4,000 samples, one seed", "guided evaluations")
+for column, name in (("distance", "Fréchet distance"), ("recall", "recall")):
+    tables.table(over_seeds(2, column),
+                 caption=f"w = 2: {name}, 2,000 samples, mean and standard deviation "
+                 "of 3 seeds", index="guided evaluations")
 some = [r for r in guided if r["sampler"] in ("ancestral", "ddim", "unipc")]
 tables.table(by_evaluations(some, "agreement"), ".1%",
              "w = 2: agreement with the label, 4,000 samples", "guided evaluations")
 
 # %% [markdown]
-# **What the table shows.** At $w = 2$ nearly every digit is what was asked for, and the distances of the samplers that worked without guidance are mostly four to seven times larger: guided samples are too typical, and a Fréchet distance shows that variety is gone. The order has changed. `ancestral`, best without guidance when steps are many, is worse than `ddim` at every count; `unipc` is best up to 10; at 15 `heun`, nearly the last without guidance, is first. (A possible reason why noise no longer helps: it pulls towards what the *guided* denoiser calls probable, and that is too narrow. We have not tested it.) So choose the sampler with the guidance that you will use.
+# **What the tables show.** At $w = 2$ nearly every digit is what was asked for, and the distances of the samplers that worked without guidance are mostly four to seven times larger. Recall, the fraction of test digits that lie near a sample, says how much variety is left: «... recall at w = 1 and w = 2». Up to 20 evaluations `ancestral` is above `ddim` at every count, and `unipc` is lowest up to 10; at 15 `heun` is, which without guidance was nearly the last. The order with more evaluations was not measured. So compare samplers with the guidance that you will use.
 #
-# ## 4.15 Digits and their noise
+# ## 4.15 Digits and their noise · deeper
 #
 # Section 4.11 turned points into noise and back. **Does it work for digits, with a network that errs?** First, eight positions on the arc between the noises of two digits, the label held:
 
@@ -1011,9 +1108,9 @@ plots.show({"test digits": digits[:10], "their noise": z[:10], "and back": back[
            columns=10, width=6)
 
 # %% [markdown]
-# **What the figures show.** Between two noises of one label lie digits of that label, all of them legible. The inverted digits come back: with 40 steps the root mean square error of a pixel is 0.03 even in $t$, and 0.08 even in log-SNR (the one in the picture), of a range of 2. But look at the noise in the middle: it is no noise. Its standard deviation is half of what it should be, and the digit shows through. For a pixel that is $-1$ in every image, the ODE brings *every* noise to $-1$; so the pixel does not tell which noise it came from. The first step of the inversion is evaluated at a clean image, and the network predicts that there is no noise. What little appears there is the network's error. The noise found works as an address, since it leads back. As a draw of noise it is worthless. (Exercise 4.8 edits data that has a width everywhere, where inversion does what one hopes.)
+# **What the figures show.** Between two noises of one label lie digits of that label, all of them legible. The inverted digits come back: with 40 steps the root mean square error of a pixel is 0.03 even in $t$, and 0.08 even in log-SNR (the one in the picture), of a range of 2. But look at the noise in the middle: it is no noise. Its standard deviation is half of what it should be, and the digit shows through. For a pixel that is $-1$ in every image, the ODE brings *every* noise to $-1$; so the pixel does not tell which noise it came from. The first step of the inversion is evaluated at a clean image, and the network predicts that there is no noise. What little appears there is the network's error. The noise found works as an address, since it leads back. As a draw of noise it is worthless. Exercise 4.8 edits data that has a width everywhere, where inversion does what one hopes.
 #
-# ## 4.16 Any data, any schedule
+# ## 4.16 Any data, any schedule · deeper
 #
 # A sampler contains nothing about digits or the cosine schedule. `cifar10` is a network of 3.5 million parameters that was trained on a GPU in three minutes (`python -m course_lib.lab.training configs/cifar10.toml`), on EDM's schedule, $\alpha = 1$ and $\sigma$ from 80 to 0, with EDM's preconditioning (3.14). **What can the same call draw in twelve evaluations?**
 
@@ -1033,7 +1130,7 @@ print("airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck")
 #
 # ## 4.17 Consistency: learn where the path ends
 #
-# No solver of an ODE can do with one or two evaluations: the denoiser's prediction at high noise is an average over many images. **What would a network have to predict instead?** The *end* of the path on which $x_t$ lies. Call it $f(x_t, t)$. Two conditions define it, the second for any two points of one path:
+# With one or two evaluations no solver of this ODE gets far: the denoiser's prediction at high noise is an average over many images. **What would a network have to predict instead?** The *end* of the path on which $x_t$ lies. Call it $f(x_t, t)$. Two conditions define it, the second for any two points of one path:
 #
 # $$f(x_0, 0) = x_0, \qquad f(x_t, t) = f(x_r, r) \tag{4.32}$$
 #
@@ -1045,17 +1142,9 @@ print("airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck")
 #
 # $$L = \mathbb E\,\frac{1}{\sigma_t^2}\,\big\|D_\theta(x_t, t) - \operatorname{stop}\big[D_\theta(\Phi(x_t), r)\big]\big\|^2 \tag{4.34}$$
 #
-# *stop* means that no gradient flows through the cleaner prediction: it is the target. The level next to the data learns from $D(x, 0) = x$, the one above from it, and so on up. So the best that a student on $n$ levels can learn is to do in one evaluation what its teacher's DDIM does in $n$ steps; only for many levels is that the end of the ODE. (The weight is that of $v$, if $\alpha^2+\sigma^2=1$; the code takes a *pseudo-Huber* loss, $\sqrt{e+c^2}-c$ of each example's error $e$, so that a few large errors do not rule.)
+# *stop* means that no gradient flows through the cleaner prediction: it is the target. The level next to the data learns from $D(x, 0) = x$, the one above from it, and so on up. So the best that a student on $n$ levels can learn is to do in one evaluation what its teacher's DDIM does in $n$ steps; only for many levels is that the end of the ODE. The weight is that of $v$, if $\alpha^2+\sigma^2=1$. The code takes a *pseudo-Huber* loss, $\sqrt{e+c^2}-c$ of each example's error $e$, so that a few large errors do not rule. With a teacher the target is a function of $x_t$, and any such loss has the same minimum.
 #
-# **Can one do without the teacher?** Take the same $x_0$ and $\epsilon$ at both levels. Given $x_t$, the noise is $\epsilon = (x_t-\alpha_tx_0)/\sigma_t$, so $x_r = \alpha_rx_0 + \frac{\sigma_r}{\sigma_t}(x_t - \alpha_tx_0)$ is linear in the unknown $x_0$. Its mean and variance, given $x_t$, are
-#
-# $$\mathbb E[x_r\mid x_t] = \Phi(x_t), \qquad \operatorname{Var}(x_r\mid x_t) = \Big(\alpha_r - \frac{\sigma_r}{\sigma_t}\alpha_t\Big)^2\operatorname{Var}(x_0\mid x_t) \tag{4.35}$$
-#
-# the mean *is* a DDIM step of the exact denoiser. But the network learns the mean of $f(x_r)$, not $f$ of the mean, and they differ, in one dimension and for small variances, by
-#
-# $$\mathbb E[f(x_r)\mid x_t] - f(\Phi) \approx \tfrac12 f''(\Phi)\operatorname{Var}(x_r\mid x_t) \tag{4.36}$$
-#
-# which falls with the square of the gap $t - r$, and over $n$ levels adds up to something like $1/n$. The teacher's DDIM step errs by the square of the gap, too; the difference is what the square is multiplied by, here $\operatorname{Var}(x_0\mid x_t)$, which at high noise is the spread of all the data. So **consistency training**, without a teacher, needs more levels, closer together (Geng et al. 2024, ECT, begin with wide gaps and narrow them as training goes on), than **consistency distillation** with one. The library's `Consistency` is a denoiser with another loss, so that it trains in the same loop as everything else:
+# The library's `Consistency` is a denoiser with another loss, so that it trains in the same loop as everything else:
 
 # %%
 def consistency_loss(D, teacher, x0, t, r, eps, c=0.01):
@@ -1101,6 +1190,21 @@ def student_loss(x0):
 
 fit(student, student_loss, 2000, rate=1e-2)
 
+# %%
+# a control: the same network, updates and rates, but trained on the teacher's map itself
+starts = torch.randn(20_000, 2, generator=seeded(11))
+goals = last(samplers.ddim(exact, cosine, starts, timesteps(cosine, 16))).float()
+torch.manual_seed(0)
+direct = Denoiser(Tiny(), cosine, "v")
+
+
+def direct_loss(_):
+    rows = torch.randint(len(starts), (512,))
+    return (direct(starts[rows], torch.ones(512)) - goals[rows]).square().mean()
+
+
+fit(direct, direct_loss, 2000, rate=1e-2)
+
 # %% [markdown]
 # **One prediction, or a few.** The student's prediction from pure noise is already a sample. To improve it, go back to a lower level with *fresh* noise and predict again:
 #
@@ -1132,13 +1236,17 @@ with torch.no_grad():
         "ddim, 16": last(samplers.ddim(exact, cosine, noise, timesteps(cosine, 16))),
         "student, 1": by_student(1),
         "student, 2": by_student(2),
+        "control, 1": direct(noise, torch.tensor(1.0)),
         "data": moons.sample(2000, seed=3),
     }
 plots.scatter({f"{name}\n{kernel_distance(x):.1f}": x for name, x in clouds.items()},
               title="Evaluations, and 1000 kernel distance", limit=1.8)
+draws = [kernel_distance(moons.sample(2000, seed=k)) for k in range(20, 28)]
+draws = torch.tensor(draws)
+print(f"eight draws of the data: {draws.mean():.2f} +- {draws.std():.2f}")
 
 # %% [markdown]
-# **What the figure shows.** One prediction of the exact denoiser is the middle of the data. One prediction of the student scores better than four DDIM steps with the exact denoiser, two are better still. But many points lie between the moons, where the sixteen DDIM steps that it was taught leave few. This small network has learned the map only roughly; a second evaluation helps a little.
+# **What the figure shows.** One prediction of the exact denoiser is the middle of the data. One prediction of the student scores lower than four DDIM steps with the exact denoiser, two lower still. But many points lie between the moons, where the sixteen DDIM steps that it was taught leave few. The network is not too small for that: the control, trained directly on pairs of a noise and the end of its sixteen steps, scores 2.3, as its teacher does. What is rough is learning the map level by level, from the student's own predictions.
 #
 # **And on digits?** `python tools/recipes/distil.py --ship` made the small shipped model consistent on four levels, once with the model itself as the teacher (the *student*, which is shipped) and once without a teacher: 735 steps of 128 each, against the 5,000 that trained it. The checkpoint's card lists what came of it.
 
@@ -1154,9 +1262,19 @@ for row in rows:                                        # in the card a teacher 
     row["model"] = row["model"].replace("guide", "teacher")
 tables.table(rows, {"Fréchet distance": ".2f", "agreement": ".1%"},
              f"Fréchet distance of {card['samples'][0]['n']:,} digits "
-             f"(real training digits {card['frechet_floor']:.3f})")
-print(f"trained in {card['seconds']} s, "
-      f"the teacher in {card['teacher_seconds_in_the_same_run']} s")
+             f"(real digits, 12 draws: {mean_and_std(real_row(4000), 'distance')})")
+print(f"trained in {card['seconds']} s, the teacher in "
+      f"{card['teacher_seconds_in_the_same_run']} s, on 2 CPU threads")
+
+# %%
+small = spread[spread.model.isin(["mnist_small", "mnist_consistency"])]
+small = small.assign(model=small.model.replace(
+    {"mnist_small": "teacher", "mnist_consistency": "student"}))
+rows = [{"model": model, "sampler": name, "evaluations": asked,
+         "Fréchet distance": mean_and_std(part, "distance", 2),
+         "agreement": mean_and_std(part, "agreement")}
+        for (model, name, asked), part in small.groupby(["model", "sampler", "asked"])]
+tables.table(rows, caption="Teacher and student: mean and standard deviation of 3 seeds")
 
 # %%
 start = cosine.sample_prior((20, 1, 28, 28), generator=seeded(5))
@@ -1173,11 +1291,23 @@ made |= {f"student, {n}": draw(student, samplers.consistency_sampling, n)
 plots.show(made, columns=10, width=6)
 
 # %% [markdown]
-# **What the table and the figure show.** One evaluation of the teacher is a blurred average; one of the student is nearly a digit (its 8 and 9 are smudged). It was taught to do in one evaluation what its teacher's DDIM does in four. That it does not reach (2.37 against 1.00); with two it does (1.01); with eighteen the teacher is hardly better. One evaluation of the student beats two of the teacher. Fresh noise helps the teacher, too: with four evaluations it scores better with (4.37) than with DDIM, and agrees with its label more often than anything else here. The training was about a quarter of the teacher's work, if a pass backward counts as two forward.
+# **What the tables and the figure show.** One evaluation of the teacher is a blurred average; one of the student is nearly a digit (its 8 and 9 are smudged). It was taught to do in one evaluation what its teacher's DDIM does in four. That it does not reach: 2.37 against 1.00. With two it does (1.01). One evaluation of the student scores lower than two of the teacher. DDIM is not the teacher's lowest score at four evaluations: with three seeds UniPC has 0.66, `ancestral` 0.71 and (4.37) 0.77, the student 0.65 +- 0.07. So the student's gain is in one and two evaluations. The training was about a quarter of the teacher's work, if a pass backward counts as two forward.
 #
-# Without a teacher, one evaluation is hardly a jump: at gaps of a quarter the target is still an average. With four evaluations and fresh noise it gives the best score of all. An average is just what a sampler with noise wants.
+# ### Without a teacher · deeper
 #
-# ## 4.18 Progressive distillation: halve, and halve again
+# **Can one do without the teacher?** Take the same $x_0$ and $\epsilon$ at both levels. Given $x_t$, the noise is $\epsilon = (x_t-\alpha_tx_0)/\sigma_t$, so $x_r = \alpha_rx_0 + \frac{\sigma_r}{\sigma_t}(x_t - \alpha_tx_0)$ is linear in the unknown $x_0$. Its mean and variance, given $x_t$, are
+#
+# $$\mathbb E[x_r\mid x_t] = \Phi(x_t), \qquad \operatorname{Var}(x_r\mid x_t) = \Big(\alpha_r - \frac{\sigma_r}{\sigma_t}\alpha_t\Big)^2\operatorname{Var}(x_0\mid x_t) \tag{4.35}$$
+#
+# the mean *is* a DDIM step of the exact denoiser. With the square loss the network learns the mean of $f(x_r)$, not $f$ of the mean, and they differ, in one dimension and for small variances, by
+#
+# $$\mathbb E[f(x_r)\mid x_t] - f(\Phi) \approx \tfrac12 f''(\Phi)\operatorname{Var}(x_r\mid x_t) \tag{4.36}$$
+#
+# which falls with the square of the gap $t - r$, and over $n$ levels adds up to something like $1/n$. The teacher's DDIM step also errs by the square of the gap. The two errors have different constants; the one in (4.36) is proportional to $\operatorname{Var}(x_0\mid x_t)$, which at high noise is the spread of all the data. So **consistency training**, without a teacher, needs levels closer together than **consistency distillation** with one. Geng et al. (2024, ECT) begin with wide gaps and narrow them as training goes on. One caveat: a loss that weighs large errors less, such as pseudo-Huber, is not minimised by the mean when the target is random, as here (section 3.1). Then the argument holds only approximately.
+#
+# The table has rows of a student trained without a teacher. Its single evaluation scores 44: at gaps of a quarter the target is still an average. With four evaluations and fresh noise it scores 0.54, the student with a teacher 0.66. Those are two trainings, one of each kind, so the order may be chance.
+#
+# ## 4.18 Progressive distillation: halve, and halve again · deeper
 #
 # **A gentler way, progressive distillation**: teach a student to do in *one* DDIM step what its teacher does in two (Salimans & Ho 2022); then the student becomes the teacher. Two teacher steps lead from $x_t$ over $m$ to $x_s$. One step of the student (4.8), $\eta = 0$, with the prediction $\tilde x$ leads to $\alpha_s\tilde x + \frac{\sigma_s}{\sigma_t}(x_t - \alpha_t\tilde x)$. That is $x_s$ exactly if
 #
@@ -1232,7 +1362,7 @@ tables.table(rows, ".2f", "2,000 samples each, from the same noises")
 # %% [markdown]
 # **What the figure shows.** The student's four steps end where the teacher's eight end, and the teacher's own four do not. What eight steps get wrong, four now get wrong, too. With $k$ halvings $2^k$ steps become one. The difference to consistency: here each level learns from a fixed teacher, not from the student itself, and the target is known exactly.
 #
-# ## 4.19 Flow maps: learn the average velocity
+# ## 4.19 Flow maps: learn the average velocity · deeper
 #
 # **And without any teacher, from scratch?** Take the flow of section 3.3: $\alpha = 1-t$, $\sigma = t$, a path moves with the velocity $v(x_t, t) = \mathbb E[\epsilon - x_0\mid x_t]$. Let a network learn not $v$ but its average along the path, from $r$ to $t$:
 #
@@ -1283,6 +1413,27 @@ with warnings.catch_warnings(action="ignore"):      # torch warns about a part o
     u = MeanVelocity()
     fit(u, lambda x0: mean_flow_loss(u, x0), 1200, rate=1e-2)
 
+
+# a control: the same network and updates on plain flow matching, r = t
+def flow_loss(x0):
+    t, eps = torch.rand(len(x0)), torch.randn_like(x0)
+    x = x0 + t[:, None] * (eps - x0)
+    return (flow(x, t, t) - (eps - x0)).square().sum(1).mean()
+
+
+torch.manual_seed(0)
+flow = MeanVelocity()
+fit(flow, flow_loss, 1200, rate=1e-2)
+
+
+@torch.no_grad()
+def by_euler(net, x, n=50):
+    """n Euler steps along the velocity net(x, t, t)."""
+    for k in range(n, 0, -1):
+        t = torch.full((len(x),), k / n)
+        x = x - net(x, t, t) / n
+    return x
+
 # %%
 z = torch.randn(2000, 2, generator=seeded(5))
 one = torch.ones(2000)
@@ -1293,6 +1444,8 @@ with torch.no_grad():
         "one Euler step": z - u(z, one, one),
         "u, one step": z - u(z, zero, one),
         "u, two steps": middle - 0.5 * u(middle, zero, one / 2),
+        "u at r = t, 50 steps": by_euler(u, z),
+        "plain flow, 50 steps": by_euler(flow, z),
         "data": moons.sample(2000, seed=3),
     }
 
@@ -1307,7 +1460,7 @@ rows = {name: {"energy distance": f"{energy_distance(x):.4f}",
 tables.table(rows, ".2f", "Distances to the data, 2,000 samples each")
 
 # %% [markdown]
-# **What the figure shows.** A step along the velocity at $t=1$ gathers everything in the middle. A step along the average velocity, also one evaluation, spreads it over the place of the moons, without any teacher; the energy distance falls a hundredfold. Many points remain between the moons, and a second step does not remove them: the small network has learned $u$ only roughly. (Both distances fall to about a hundredth, and stay above the data's. The energy distance is (3.39) with the kernel $-\|x-y\|$. And strictly, a loss that weighs large errors less is no longer minimised by the mean, section 3.1.)
+# **What the figure shows.** A step along the velocity at $t=1$ gathers everything in the middle. A step along the average velocity, also one evaluation, spreads it over the place of the moons, without any teacher; the energy distance falls a hundredfold. But it is one blob rather than two moons, and a second step does not separate them. After this short training the instantaneous velocity is rough as well: 50 Euler steps along $u$ at $r=t$ score 0.0078, along the same network trained on plain flow matching with as many updates 0.0027. So this shows the principle, not what MeanFlow reaches. The energy distance is (3.39) with the kernel $-\|x-y\|$. As in 4.17, a loss that weighs large errors less is not minimised by the mean.
 #
 # Its relatives differ in how they get the average. A **shortcut model** (Frans et al. 2025) uses that two steps of length $d$ are one of length $2d$,
 #
@@ -1315,18 +1468,78 @@ tables.table(rows, ".2f", "Distances to the data, 2,000 samples each")
 #
 # which needs no derivative: the network is its own teacher for the doubled step. And the continuous-time consistency model (sCM; Lu & Song 2025) is the case $r = 0$: let the gap in (4.34) go to zero, and the same forward-mode derivative appears.
 #
+# ## 4.20 Names you will meet
+#
+# Papers, diffusers, k-diffusion and web interfaces name one sampler in several ways. **Which of this lesson's is it?** Ask three questions: does it add noise, of which order is it, and how are its timesteps spaced? The map answers the first two; the spacing is a word put behind the name.
+
+# %%
+diagrams.sampler_map({
+    ("noise", 1): ["ancestral = DDPM", "Euler a", "DDIM, eta > 0", "LCM, (4.37)"],
+    ("noise", 2): ["Heun with churn", "DPM++ 2M SDE"],
+    ("noise", 3): ["DPM++ 3M SDE"],
+    ("no noise", 1): ["DDIM = Euler"],
+    ("no noise", 2): ["Heun", "DPM++ 2M"],
+    ("no noise", 3): ["UniPC", "dpmpp_3m, (4.24)"],
+})
+
+# %% [markdown]
+# **What the map shows.** A row for noise and one for none, a column for the order (for samplers with noise, that of the method without its noise).
+#
+# | here | as students meet it | diffusers |
+# | --- | --- | --- |
+# | `ancestral` | DDPM | `DDPMScheduler` (`variance_type="fixed_small"`; sigma-hat: `"fixed_large"`) |
+# | `ddim`, $\eta=0$ | DDIM; "Euler", in EDM's variables the same step | `DDIMScheduler`, `EulerDiscreteScheduler` |
+# | `ddim`, $\eta=1$ | "Euler a": its noise is that of ancestral sampling | `EulerAncestralDiscreteScheduler` |
+# | `heun` | "Heun"; with `s_churn`: EDM's stochastic sampler | `HeunDiscreteScheduler` (no churn); `EDMEulerScheduler` (churn, order 1) |
+# | `dpmpp` | "DPM++ 2M" | `DPMSolverMultistepScheduler` |
+# | `dpmpp`, spacing `"karras"` | "DPM++ 2M Karras" | the same with `use_karras_sigmas=True` |
+# | (4.24) is related | "DPM++ 3M" | the same with `solver_order=3` |
+# | not built here | "DPM++ 2M SDE" | the same with `algorithm_type="sde-dpmsolver++"` |
+# | `unipc` | "UniPC" | `UniPCMultistepScheduler` |
+# | `ddim_invert` | DDIM inversion | `DDIMInverseScheduler` |
+# | `consistency_sampling` | multistep consistency; "LCM" | `CMStochasticIterativeScheduler`, `LCMScheduler` |
+# | `ddim` on `Schedule.flow()` | "Euler", for SD3 and Flux | `FlowMatchEulerDiscreteScheduler` |
+#
+# ### Reflow, DMD, LCM · deeper
+#
+# **Reflow** (Liu et al. 2023, *rectified flow*) samples pairs of a noise and the end of its ODE path, and trains a new flow on these pairs instead of random ones. The paths become straighter, so one Euler step errs less; a last distillation on such pairs gives one evaluation. InstaFlow (Liu et al. 2024) did it for Stable Diffusion. Section 6.12 reflows in the plane.
+#
+# **DMD**, distribution matching distillation (Yin et al. 2024), asks for no path at all. A generator of one step is trained so that the *distribution* of its samples comes near the data's: the gradient is the difference of two scores at a noise level, that of the generator's samples (a second network, trained along) and that of the teacher. It descends the divergence whose rate is in (4.16). It may lose variety; the paper adds a regression to pairs of the teacher, DMD2 a discriminator.
+#
+# **LCM**, latent consistency models (Luo et al. 2023), are (4.34) in the latents of Stable Diffusion, with guidance built into the teacher's step, the weight $w$ as a condition, and levels that are skipped. Sampling is (4.37) in two to eight evaluations. LCM-LoRA stores the change as a low-rank addition to the weights (lesson 7).
+#
 # ## What we built
 #
-# Every sampler of the library, derived, written out and measured: ancestral sampling with two variances, DDIM with any $\eta$, Heun with churn, DPM-Solver++(2M) and its third-order sibling, UniPC, inversion; four grids; a study at equal cost; and three ways to train a network that needs one or two evaluations.
+# The samplers of the library, derived, written out and measured: ancestral sampling with two variances, DDIM with any $\eta$, Heun, DPM-Solver++(2M), and in the deeper parts churn, UniPC and inversion; four spacings; a study at equal cost; and networks that need one or two evaluations.
 #
-# **Three things to remember.** (1) The network's evaluations are the cost; all else is free. (2) Without noise sampling is an ODE, and its solvers have orders; with noise, errors of a learned model are partly forgotten. Which is better is decided by measuring. (3) With one or two evaluations no solver helps; there the network must learn to jump.
+# **Three things to remember.** (1) The network's evaluations are the cost. (2) Without noise sampling is an ODE, and its solvers have orders; with noise, errors of a learned model are partly forgotten. Which scores better is decided by measuring, with a floor and a spread. (3) With one or two evaluations solvers fail here; a network can learn to jump.
+#
+# | term | in one line |
+# | --- | --- |
+# | number of function evaluations (NFE) | how often the denoiser is called; the cost |
+# | ancestral sampling, posterior variance | draw from (4.2) with $\hat x_0$ in place of $x_0$; its variance |
+# | DDIM, $\eta$ | (4.8); the fraction of the posterior's deviation that is drawn anew |
+# | probability-flow ODE, trajectory | (4.13), the same marginals without noise; a path of it |
+# | reverse-time SDE | (4.42) at $\eta=1$ |
+# | Langevin dynamics | noise and score at one level; keeps its marginal |
+# | order | the power $p$ in an error proportional to $h^p$ |
+# | predictor-corrector, Heun | a step, evaluated where it arrives, and repeated |
+# | exponential integrator, DPM-Solver++, UniPC | the linear part solved exactly, the prediction extrapolated |
+# | timesteps, spacing | the levels of the steps; even in $t$, quadratic, log-SNR, Karras |
+# | churn | noise added before a step, which starts at the higher level |
+# | clipping, dynamic thresholding | keep $\hat x_0$ in range; by a quantile |
+# | slerp, DDIM inversion | interpolation on an arc; the ODE run from data to noise |
+# | real-data baseline (floor) | what real data score with the same n |
+# | consistency model: distillation, training | maps any point of a path to its end; with and without a teacher |
+# | progressive distillation | one step learns two of its teacher's |
+# | flow map, MeanFlow, shortcut model | the average velocity between two times |
 #
 # | formula | source |
 # | --- | --- |
 # | (4.1) to (4.3) | Ho et al. 2020, section 3.2; Bao et al. 2022, *Analytic-DPM* |
 # | (4.4) to (4.8) | Song, Meng & Ermon 2021, *DDIM*, eq. 7, 12 and 16 |
 # | (4.9) to (4.13) | Song et al. 2021, *Score-Based Generative Modeling through SDEs*, eq. 13; Karras et al. 2022, eq. 1 and 4 |
-# | (4.14) to (4.16) | Langevin dynamics: Welling & Teh 2011; that noise corrects errors: Karras et al. 2022, section 4 |
+# | (4.14) to (4.16), (4.42) | decay of the divergence: Jordan, Kinderlehrer & Otto 1998; Langevin steps at a fixed level: Song et al. 2021 (correctors); that noise corrects errors: Karras et al. 2022, section 4; reverse-time SDE: Anderson 1982 |
 # | (4.17) to (4.19) | Hairer, Nørsett & Wanner, *Solving Ordinary Differential Equations I*; Karras et al. 2022, algorithm 1 |
 # | (4.20) to (4.24) | Lu et al. 2022, *DPM-Solver* and *DPM-Solver++*, algorithm 2; Zhao et al. 2023, *UniPC* |
 # | (4.25) to (4.28) | Karras et al. 2022, eq. 5 and algorithm 2 |
@@ -1336,5 +1549,6 @@ tables.table(rows, ".2f", "Distances to the data, 2,000 samples each")
 # | (4.38) | Salimans & Ho 2022, *Progressive Distillation*, algorithm 2 |
 # | (4.39), (4.40) | Geng et al. 2025, *Mean Flows for One-step Generative Modeling* |
 # | (4.41) | Frans et al. 2025, *One Step Diffusion via Shortcut Models*; sCM: Lu & Song 2025 |
+# | 4.20 | Liu et al. 2023, *Flow Straight and Fast*; Liu et al. 2024, *InstaFlow*; Yin et al. 2024, *One-step Diffusion with Distribution Matching Distillation*; Luo et al. 2023, *Latent Consistency Models* |
 #
 # **Next:** lesson 5 tells the model what to draw.

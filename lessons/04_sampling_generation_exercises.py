@@ -48,7 +48,7 @@ def seeded(seed):
 # %% [markdown]
 # ## 4.1 Warm-up: what can you afford? (2 points, 10 minutes)
 #
-# You have paid for `budget` evaluations of the network for each image. How many steps may each sampler take, on a grid that ends at $t = 0$? The samplers are the lesson's: `"ddim"`, `"heun"`, `"dpmpp"`, `"unipc"` (sections 4.3, 4.6 and 4.7). With guidance (lesson 5) every prediction costs *two* evaluations, one with the condition and one without. What is left over is lost.
+# You have paid for `budget` evaluations of the network for each image. How many steps may each sampler take, on a grid that ends at $t = 0$? The samplers are the lesson's: `"ddim"`, `"heun"`, `"dpmpp"`, `"unipc"` (sections 4.3, 4.6 and 4.7). With guidance (lesson 5) every prediction costs *two* evaluations, one with the condition and one without. What is left over is lost; a budget that does not pay for a step gives 0.
 
 # %% tags=["answer:4.1"]
 def steps_for(sampler, budget, guided):
@@ -410,7 +410,7 @@ print("flow schedule, from t = 1 to 0 in 30 steps: "
 # %% [markdown]
 # ## 4.6 Measure an order (3 points, 20 minutes)
 #
-# Somebody gives you the errors of a sampler after $n$ steps, at several $n$. By (4.18) they fall like $n^{-p}$, but only between two limits: with few steps the law does not hold yet, and with many the error comes near the `floor`, which is what rounding alone would give. What is within a factor of ten of the floor says little: leave it out. Of the errors that are left the last follow the law best; take the slope of the last two, or a line through the later half. Return the order $p$. The numbers of steps grow, but need not double. (Tolerance: 0.15.)
+# Somebody gives you the errors of a sampler after $n$ steps, at several $n$. By (4.18) they fall like $n^{-p}$, but only between two limits: with few steps the law does not hold yet, and with many the error comes near the `floor`, which is what rounding alone would give. What is within a factor of ten of the floor says little: leave it out. Of the errors that are left the last follow the law best; take the slope of the last two, or a line through the later half. Return the order $p$, not rounded. The numbers of steps grow, but need not double. (Tolerance: 0.15.)
 
 # %% tags=["answer:4.6"]
 def order(ns, errors, floor):
@@ -567,8 +567,8 @@ def D(x, t, y):
 def edit(D, schedule, x, before, after, n, strength):
     """The edited data, (B, ...).
 
-    D: (x, t, y=...) -> x0_hat; x: (B, ...) data; before, after: (B,) conditions;
-    n: steps each way; strength: in (0, 1]
+    D: (x, t, y=...) -> x0_hat; x: (B, ...) data; before, after: (B,) conditions,
+    of any number of kinds; n: steps each way; strength: in (0, 1]
     """
     ### BEGIN SOLUTION
     ts = samplers.timesteps(schedule, n, start=strength)

@@ -90,7 +90,7 @@ print(f"null labels in a batch of 128, over 1,000 batches: one coin for all "
 # %% [markdown]
 # ## 5.2 Classifier-free guidance, from blank (3 points, 20 minutes)
 #
-# Derive (5.9) once more: start from Bayes' rule (5.4), and write $\nabla\log p_t(y\mid x)$ with two denoisers. Then write `cfg` for real use. It returns a denoiser. `null` may name only some of the conditions; the others (a size, a style) reach *both* evaluations unchanged. `w` is a number, or a function of $t$. (Both predictions may come from one evaluation of a doubled batch.) Where $w = 1$ the unconditional one would be multiplied by 0: evaluate only once there. The dictionaries that you are given stay as they are.
+# Derive (5.9) once more: start from Bayes' rule (5.4), and write $\nabla\log p_t(y\mid x)$ with two denoisers. Then write `cfg` for real use. It returns a denoiser. `null` may name only some of the conditions; the others (a size, a style) reach *both* evaluations unchanged. `w` is a number, or a function of $t$; $t$ is one number, as in samplers. (Both predictions may come from one evaluation of a doubled batch.) Where $w = 1$ the unconditional one would be multiplied by 0: evaluate only once there. The dictionaries that you are given stay as they are.
 
 # %% tags=["answer:5.2"]
 def cfg(D, w, null):
@@ -303,7 +303,7 @@ plots.panels(ws, {"mean": {"tempered": four[0], "guided": four[2]},
 # %% [markdown]
 # ## 5.5 RePaint's step, from blank (3 points, 25 minutes)
 #
-# One step of RePaint (section 5.15), from level $t$ to $s < t$. Made `repeats` times: a step of ddim with $\eta = 0$ (you may call `samplers.step`); then the known part is replaced by a draw of what it is at the level where the step arrived; then, but not after the last time, the whole picture goes back up to $t$. The mask is 1 where the picture is drawn anew. Noise comes from `noise()`, which returns fresh noise like `x` at each call: one call for each replacement, one for each way up. (To $s = 0$ the step is made once, and the known part ends as it is, to the bit. Whether you call `noise()` there does not matter.)
+# One step of RePaint (section 5.15), from level $t$ to $s < t$. Made `repeats` times: a step of ddim with $\eta = 0$ (you may call `samplers.step`); then the known part is replaced by a draw of what it is at the level where the step arrived; then, but not after the last time, the whole picture goes back up to $t$. The mask is 1 where the picture is drawn anew. Noise comes from `noise()`, which returns fresh noise like `x` at each call: one call for each replacement, one for each way up, in the order in which they come. (To $s = 0$ the step is made once, and the known part ends as it is, to the bit. Whether you call `noise()` there does not matter.)
 
 # %% tags=["answer:5.5"]
 def repaint_step(D, schedule, x, known, mask, t, s, repeats, noise):
@@ -372,7 +372,7 @@ tables.table(rows, {"known part off": ".3f", "jump": ".2f"},
 # %% [markdown]
 # ## 5.6 An edit that keeps what it can (2 points, 25 minutes)
 #
-# Lesson 4's exercise 4.8 edited between two arcs. Now for real models: conditions are dictionaries (such as `{"y": labels}`, but there may be more in them), both ways go between $t = 0$ and $t = 1$ on `timesteps(schedule, n)`, and the way down is guided with $w$ away from `null`, while the way up is not (section 5.19 says why). Return the edited data. `samplers.ddim_invert`, `samplers.ddim` and `guidance.cfg` may be called.
+# Lesson 4's exercise 4.8 edited between two arcs. Now for real models: conditions are dictionaries (such as `{"y": labels}`, but there may be more in them), both ways go between $t = 0$ and $t = 1$ on `timesteps(schedule, n)`, and the way down is guided with $w$ away from `null`, while the way up is not (section 5.19 says why). Return the edited data. `samplers.ddim_invert`, `samplers.ddim` and `guidance.cfg` may be called. The dictionaries stay as they are.
 
 # %% tags=["answer:5.6"]
 def edit(D, schedule, x0, before, after, n, w, null):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from catalogues import assert_accepted, assert_refused, listed
 from test_checks_01 import RIGHT as RIGHT_ANSWERS
-from test_checks_01 import best, root, shaped, trainer
+from test_checks_01 import back, best, on_x, on_x0, root, sampling, shaped, sigmoid, tilde, trainer
 
 from course_lib import Schedule
 
@@ -73,7 +73,37 @@ def by_mse_loss(net, x0, alpha_bar):
     return torch.nn.functional.mse_loss(net(x, (i + 1) / T), eps)
 
 
-# ---- 1.6 and 1.8
+def one_noise_for_all_channels(x0):
+    return torch.randn_like(x0) if x0.ndim == 2 else torch.randn_like(x0[:, :1]).expand_as(x0)
+
+
+def loss_of(table):
+    """The loss, with x_t made by table(alpha_bar)."""
+    def training_loss(net, x0, alpha_bar):
+        return trainer()(net, x0, table(alpha_bar))
+    return training_loss
+
+
+def compares_with_v(net, x0, alpha_bar):
+    i = torch.randint(len(alpha_bar), (len(x0),))
+    a = shaped(alpha_bar[i], x0)
+    eps = torch.randn_like(x0)
+    v = root(a) * eps - root(1 - a) * x0
+    x = root(a) * x0 + root(1 - a) * eps
+    return (net(x, (i + 1) / len(alpha_bar)) - v).square().mean()
+
+
+# ---- 1.2, 1.6 and 1.8
+
+def jump_in_place(s, t):
+    t /= s
+    return root(t), 1 - t
+
+
+def step_back_drawn(x0, x, a_t, a_s):
+    mean, variance = STEP_BACK_RIGHT(x0, x, a_t, a_s)
+    return mean + root(variance) * torch.randn_like(x), variance
+
 
 def step_back_in_place(x0, x, a_t, a_s):
     mean, variance = STEP_BACK_RIGHT(x0, x, a_t, a_s)
@@ -169,7 +199,48 @@ def betas_one_by_one(T):
     return [min(1 - later / before, 0.999) for before, later in zip(g, g[1:])]
 
 
+LIBRARY_SIGMOID = Schedule.sigmoid                          # bound before any check
+
+
+def betas_from(curve):
+    return (1 - curve[1:] / curve[:-1]).clamp(max=0.999)
+
+
+def sigmoid_g(T):
+    """(1.12)'s g at T + 1 times."""
+    u = torch.arange(T + 1, dtype=torch.float64) / T
+    return torch.sigmoid(3 - 6 * u) - 1 / (1 + math.exp(3))
+
+
 # ---- 1.9
+
+def noise_at_the_end(net, x, zs, betas):
+    """Right, but for noise of variance (1.17) for i = 1 in the last step."""
+    a = torch.cumprod(1 - betas, 0)
+    return eps_form()(net, x, zs, betas) + root(betas[1] * (1 - a[0]) / (1 - a[1])) * zs[0]
+
+
+def first_level_twice(net, x, zs, betas):
+    """(1.17) and (1.18) with alpha_bar[0] before the first step, too."""
+    a = torch.cumprod(1 - betas, 0)
+    for i in reversed(range(len(betas))):
+        before = a[max(i - 1, 0)]
+        eps_hat = net(x, torch.full((len(x),), (i + 1) / len(betas)))
+        x0_hat = (x - root(1 - a[i]) * eps_hat) / root(a[i])
+        mean = root(1 - betas[i]) * (1 - before) * x + root(before) * betas[i] * x0_hat
+        x = mean / (1 - a[i]) + root(betas[i] * (1 - before) / (1 - a[i])) * zs[i]
+    return x
+
+
+def noises_afresh(net, x, zs, betas):
+    a = torch.cumprod(1 - betas, 0)
+    for i in reversed(range(len(betas))):
+        eps_hat = net(x, torch.full((len(x),), (i + 1) / len(betas)))
+        before = a[i - 1] if i else torch.ones(()).double()
+        x0_hat = (x - root(1 - a[i]) * eps_hat) / root(a[i])
+        x = root(before) * x0_hat + root(1 - before) * zs[i]
+    return x
+
 
 def eps_form(
     factor=lambda beta, a: beta / root(1 - a),
@@ -190,6 +261,15 @@ def eps_form(
 
 # ---- 1.10
 
+def total_variance(unknown, power):
+    """beta tilde, plus a power of x_0's weight in (1.18) times what is unknown of x_0."""
+    def answer(beta, before, v):
+        a = before * (1 - beta)
+        weight = root(before) * beta / (1 - a)
+        return beta * (1 - before) / (1 - a) + power(weight) * unknown(a, v)
+    return answer
+
+
 def by_precision(beta, before, v):
     """Right, by numpy."""
     return np.float64(1) / ((1 - beta) / beta + 1 / (1 + (v - 1) * before)).numpy()
@@ -208,6 +288,26 @@ WRONG = [
     ("1.1", "is the limit of tiny steps", left(lambda betas: torch.exp(-betas.sum()))),
     ("1.1", "no root here", lambda v, betas: (
         v * root(torch.prod(1 - betas)) + 1 - torch.prod(1 - betas))),
+    ("1.1", "not beta^2", walks(lambda v, beta: (1 - beta) * v + beta**2)),
+    ("1.1", "you square once more", walks(lambda v, beta: (1 - beta) ** 2 * v + beta)),
+    ("1.1", "the lesson's thousand betas", left(
+        lambda betas: torch.prod(1 - torch.linspace(1e-4, 0.02, 1000)))),
+    ("1.1", "two calls gave two answers", lambda v, betas: (
+        left()(v, betas) + 0.01 * torch.randn(()))),
+    ("1.2", "standard deviations do not subtract",
+     lambda s, t: (root(t / s), (root(1 - t) - root(1 - s)) ** 2)),
+    ("1.2", "1 minus its square", lambda s, t: (root(t / s), 1 - root(t / s))),
+    ("1.2", "so its square multiplies", lambda s, t: (root(t / s), 1 - t - root(t / s) * (1 - s))),
+    ("1.2", "do not add it", lambda s, t: (root(t / s), 1 - t + t / s * (1 - s))),
+    ("1.2", "changes the tensors it was given", jump_in_place),
+    ("1.3", "right at i = 0, but", lambda x0, i, eps, alpha_bar: (
+        q_sample()(x0, (i - 1).clamp(min=0), eps, alpha_bar))),
+    ("1.3", "as the first one is", lambda x0, i, eps, alpha_bar: (
+        q_sample()(x0, i[:1].expand(len(i)), eps, alpha_bar))),
+    ("1.3", "you clip x_t", lambda *inputs: q_sample()(*inputs).clamp(-1, 1)),
+    ("1.3", "near [-1, 1] already", lambda x0, *inputs: q_sample()(2 * x0 - 1, *inputs)),
+    ("1.3", "alpha_bar up once more", lambda x0, i, eps, alpha_bar: (
+        q_sample()(x0, i, eps, alpha_bar.cumprod(0)))),
     ("1.3", "not for another one", of_the_notebook),
     ("1.3", "x0 is not scaled at all", q_sample(signal=torch.ones_like)),
     ("1.3", "1 - sqrt(alpha_bar) is no standard deviation", q_sample(noise=lambda a: 1 - root(a))),
@@ -217,12 +317,54 @@ WRONG = [
      lambda x0, i, eps, alpha_bar: torch.stack([q_sample()(x0, i, eps, alpha_bar)] * 6)),
     ("1.3", "your function changes eps itself", in_place),
     ("1.4", "do not call it in your answer", lambda T: Schedule.sigmoid(T).betas),        # F16
+    ("1.4", "do not call it in your answer", lambda T: LIBRARY_SIGMOID(T).betas),
+    ("1.4", "but no floor", lambda T: sigmoid(T)[1].clamp(min=0.001)),
+    ("1.4", "betas that follow a sigmoid", lambda T: (
+        1e-4 + 0.0199 * torch.linspace(-6, 6, T).double().sigmoid())),
+    ("1.4", "lacks its division by g(0)", lambda T: betas_from(
+        torch.cat([torch.ones(1).double(), sigmoid_g(T)[1:]]))),
+    ("1.4", "your first beta is 0", lambda T: torch.cat(
+        [torch.zeros(1).double(), sigmoid(T - 1)[1]])),
+    ("1.4", "your u is t / 1000", lambda T: sigmoid(1000)[1][:T]),
+    ("1.4", "these are standard deviations", lambda T: root(sigmoid(T)[1])),
+    ("1.4", "do not square it", lambda T: betas_from(sigmoid_g(T) ** 2)),
+    ("1.4", "are too coarse", lambda T: betas_from(sigmoid_g(T).bfloat16())),
+    ("1.5", "divided by log 10", 501),
+    ("1.5", "do not multiply", 547),
+    ("1.5", "the first T of a thousand betas", 787),
+    ("1.5", "for *every* digit", 625),
+    ("1.5", "with sqrt(alpha_bar_T)", 1238),
+    ("1.5", "still above 1: more steps", 1),
     ("1.5", "still above 1: more steps", 618),
     ("1.5", "below 1: fewer steps would do", 620),
     ("1.5", "got inf", math.inf),
     ("1.5", "got [619]", [619]),
     ("1.6", "changes the tensors it was given", step_back_in_place),
-    ("1.7", "x0 of shape (400, 1, 4, 4) fails", for_points),
+    ("1.6", "the mean and the variance have changed places",
+     lambda *inputs: STEP_BACK_RIGHT(*inputs)[::-1]),
+    ("1.6", "your mean has noise in it", step_back_drawn),
+    ("1.6", "both weights lack", back(
+        lambda al, t, s: al * (1 - s), lambda al, t, s: s * (1 - al), tilde)),
+    ("1.6", "took the difference of the two as beta", back(
+        lambda al, t, s: root(1 - s + t) * (1 - s), lambda al, t, s: root(s) * (s - t), tilde)),
+    ("1.6", "has the root of alpha_bar_t", back(
+        lambda al, t, s: root(t) * (1 - s), on_x0, tilde)),
+    ("1.6", "but not at s = 0", lambda x0, x, a_t, a_s: (
+        back(on_x, on_x0, tilde)(x0, x, a_t, a_s.clamp(max=0.999)))),
+    ("1.7", "share their noise", trainer(noise=lambda x0: (
+        shaped(torch.randn(len(x0), dtype=x0.dtype), x0).expand_as(x0)))),
+    ("1.7", "share their noise", trainer(noise=one_noise_for_all_channels)),
+    ("1.7", "4 values meet 400 examples", trainer(step=lambda T, B: torch.randperm(T)[:B])),
+    ("1.7", "made with alpha_bar[i - 1]", loss_of(lambda alpha_bar: alpha_bar.roll(1))),
+    ("1.7", "made with alpha_bar[i + 1]", loss_of(lambda alpha_bar: alpha_bar.roll(-1))),
+    ("1.7", "made with the lesson's alpha_bar", loss_of(lambda alpha_bar: (
+        torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000).double(), 0)[:len(alpha_bar)]))),
+    ("1.7", "smooth (Huber) loss", trainer(reduce=lambda e: (
+        torch.nn.functional.smooth_l1_loss(e, torch.zeros_like(e))))),
+    ("1.7", "the output is compared with v", compares_with_v),
+    ("1.7", "the same weight", trainer(reduce=lambda e: (
+        e.square() * shaped(torch.linspace(0, 2, len(e)), e)).mean())),
+    ("1.7", "x0 of shape (400, 2, 4, 4) fails", for_points),
     ("1.7", "x0 has the shape (400, 6), and the network was given (400, 1, 400, 6)", for_images),
     ("1.7", "every call draws the same random numbers", seeded),
     ("1.7", "every call draws the same noise", trainer(noise=same_noise)),
@@ -239,6 +381,16 @@ WRONG = [
     ("1.8", "and the variance of the noise is missing", lambda x0, x, a: x0 - x),
     ("1.8", "without a root", lambda x0, x, a: (x0 - x) / root(1 - a)),
     ("1.8", "where is the prediction", lambda x0, x, a: -x),
+    ("1.8", "not in x", lambda x0, x, a: (x0 - x) * a / (1 - a)),
+    ("1.8", "you take it for its root", lambda x0, x, a: (a * x0 - x) / (1 - a**2)),
+    ("1.8", "you clip x0_hat", lambda x0, x, a: (root(a) * x0.clamp(-1, 1) - x) / (1 - a)),
+    ("1.8", "with respect to x_0", lambda x0, x, a: root(a) * (x - root(a) * x0) / (1 - a)),
+    ("1.8", "a pair of brackets", lambda x0, x, a: root(a) * x0 - x / (1 - a)),
+    ("1.8", "x stays as it is", lambda x0, x, a: (x0 - x / root(a)) / (1 - a)),
+    ("1.8", "not a mean", lambda x0, x, a: (root(a) * x0 - x) / (1 - a) / x.numel()),
+    ("1.8", "twice the score", lambda x0, x, a: 2 * (root(a) * x0 - x) / (1 - a)),
+    ("1.8", "half the score", lambda x0, x, a: (root(a) * x0 - x) / (1 - a) / 2),
+    ("1.8", "x and x0_hat have changed places", lambda x0, x, a: (root(a) * x - x0) / (1 - a)),
     ("1.8", "changes the tensors it was given", score_in_place),
     ("1.9", "right for points (6, 2), but x of shape (6, 1, 2, 2) fails", for_points_only),
     ("1.9", "your answer calls step_back, which is not written yet", calls_step_back),
@@ -247,6 +399,28 @@ WRONG = [
     ("1.9", "a root is missing below the line", eps_form(lambda beta, a: beta / (1 - a))),
     ("1.9", "eps_hat is multiplied by sqrt(beta)", eps_form(lambda beta, a: root(beta))),
     ("1.9", "as if one step removed all noise", eps_form(lambda beta, a: root(1 - a))),
+    ("1.9", "the index i", sampling(time=lambda i, T: i)),
+    ("1.9", "is given i + 1", sampling(time=lambda i, T: i + 1)),
+    ("1.9", "that of the first step", first_level_twice),
+    ("1.9", "as large as that of i = 1", noise_at_the_end),
+    ("1.9", "multiplies x alone", eps_form(lambda beta, a: beta * root((1 - beta) / (1 - a)))),
+    ("1.9", "x0_hat afresh", noises_afresh),
+    ("1.9", "these are the lesson's betas", lambda net, x, zs, betas: (
+        eps_form()(net, x, zs, torch.linspace(1e-4, 0.02, 1000).double()[:5]))),
+    ("1.9", "the same zs twice", sampling(z=lambda zs, i: torch.randn_like(zs[i]))),
+    ("1.10", "no straight line of logarithms", lambda beta, before, v: (
+        best(beta, before, 0) ** (1 - v) * best(beta, before, 1) ** v)),
+    ("1.10", "x_{t-1} holds noise, too", lambda beta, before, v: best(beta, 1.0, before * v)),
+    ("1.10", "you square alpha_bar", lambda beta, before, v: best(beta, before**2, v)),
+    ("1.10", "do not square it", lambda beta, before, v: best(beta, before, v**2)),
+    ("1.10", "do not divide it", lambda beta, before, v: best(beta, before / (1 - beta), v)),
+    ("1.10", "you took alpha_bar_t", lambda beta, before, v: (
+        1 / (1 / (1 + (v - 1) * before) + 1 / (1 / (before * (1 - beta)) - 1)))),
+    ("1.10", "still to be divided by the variance of x_t", lambda beta, before, v: (
+        (1 + (v - 1) * before) - (1 - beta) * (1 + (v - 1) * before) ** 2)),
+    ("1.10", "not all of v", total_variance(lambda a, v: v, lambda weight: weight**2)),
+    ("1.10", "multiplies a variance: square it", total_variance(
+        lambda a, v: v * (1 - a) / (a * v + 1 - a), lambda weight: weight)),
     ("1.10", "is the noise missing in the variances",                           # F22
      lambda beta, before, v: beta * (before * v) / (before * (1 - beta) * v)),
     ("1.10", "that is the variance of x_t", lambda beta, before, v: (
@@ -274,9 +448,11 @@ RIGHT = [
     ("1.7", by_mse_loss),
     ("1.7", trainer(reduce=lambda e: e.square().flatten(1).mean(1).mean())),
     ("1.8", lambda x0, x, a: ((root(a) * x0 - x) / (1 - a)).numpy()),
+    ("1.7", trainer(noise=lambda x0: torch.from_numpy(np.random.standard_normal(x0.shape)))),
     ("1.9", eps_form()),
     ("1.9", lambda *inputs: eps_form()(*inputs).tolist()),
     ("1.10", by_precision),
+    ("1.10", total_variance(lambda a, v: v * (1 - a) / (a * v + 1 - a), lambda weight: weight**2)),
 ]
 
 

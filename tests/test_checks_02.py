@@ -73,7 +73,10 @@ PARAMETERS = {
     "9 weights for each pair": lambda a, b, e: counted(
         a, b, e, lambda n, p: p // 9 if n in ("conv1.weight", "conv2.weight") else p
     ),
-    "has 38,416 parameters": lambda a, b, e: counted(a, b, e, square_kernel),
+    "9 weights for each pair of channels, not 3": (
+        lambda a, b, e: counted(a, b, e, square_kernel)
+    ),
+    "has 38,416 parameters": lambda a, b, e: counted(a, b, e) + 7,
     "does it end with `return`": lambda a, b, e: None,
     "one number is wanted": lambda a, b, e: [counted(a, b, e)],
 }
@@ -125,7 +128,7 @@ FIELD = {
     "the kernels do not multiply": lambda layers: math.prod(k for k, _ in layers),
     "spacing of the output pixels": lambda layers: math.prod(s for _, s in layers),
     "changes the list": pops,
-    "find the first layer that is wrong": lambda layers: backwards(layers) + 2,
+    "find the first layer that is wrong": lambda layers: backwards(layers) + 4,
     "does it end with `return`": lambda layers: None,
 }
 
@@ -197,7 +200,8 @@ TIME = {
     "dim = 7 must be refused with a ValueError, and yours silently gives shape (5, 6)": unguarded,
     "dim = 2 must be refused with a ValueError, and yours silently gives nan": odd_only,
     "yours ends in AssertionError": asserts,
-    "every ratio of neighbours": embedding(lambda k, half: 1000 ** (-k / (half - 1))),
+    "your lowest frequency is 1/1000": embedding(lambda k, half: 1000 ** (-k / (half - 1))),
+    "every ratio of neighbours": embedding(lambda k, half: 500 ** (-k / (half - 1))),
     "t was rounded": lambda t, dim: torch.zeros(len(t), dim, dtype=torch.int64),
     "does it end with `return`": lambda t, dim: None,
 }
@@ -297,7 +301,8 @@ WIRING = {
     "for 2 images": wiring(join=lambda h, b: torch.cat([h, b], 0)),
     "its height or width is doubled": wiring(join=lambda h, b: torch.cat([h, b], 2)),
     "it was given (2, 9, 8, 8)": wiring(join=lambda h, b: torch.cat([h, b, b], 1)),
-    "which block gets which skip": wiring(walk=lambda middle: middle[::-1]),
+    "in reverse order": wiring(walk=lambda middle: middle[::-1]),
+    "which block gets which skip": wiring(walk=lambda middle: middle[1:]),
     "wrong with halving": no_sizes,
     "called with two arguments, block(h, emb)": without_emb,
     "`up` begins at the deepest level already": (
@@ -372,7 +377,8 @@ CHANNELS = {
     ),
     "after its first block a level has its own": deeper_always,
     "that is the way down": way_down,
-    "have 6 blocks on the way up": lambda widths, depth: planned(widths, 1),
+    "you plan one": lambda widths, depth: planned(widths, 1),
+    "have 6 blocks on the way up": lambda widths, depth: planned(widths, depth + 2),
     "got 7": lambda widths, depth: [(2 * widths[-1], widths[-1])] + planned(widths, depth),
     "block 2 (counted from 0) on the way up is given 64 + 40 = 104 channels": (
         lambda widths, depth: [(a + (k == 2), b) for k, (a, b) in enumerate(planned(widths, depth))]
@@ -519,7 +525,8 @@ EQUIVARIANCE = {
     "you sum over an axis": (
         lambda block, x, order: (block(x[:, order]) - block(x)[:, order]).abs().sum(1).max()
     ),
-    "with the order that was given": lambda block, x, order: (
+    "with the order that was given": error(lambda g: g.abs().median()),
+    "with the order that you were given": lambda block, x, order: (
         (block(x[:, order.roll(1)]) - block(x)[:, order.roll(1)]).abs().max()
     ),
     "images of the batch": lambda block, x, order: (block(x[order]) - block(x)[order]).abs().max(),
@@ -686,7 +693,7 @@ ARCHITECTURE = {
 RIGHT = {
     "2.1": counted,
     "2.2": backwards,
-    "2.3": lambda t, dim: TimeEmbedding(dim)(t),
+    "2.3": embedding(),
     "2.4": right_through,
     "2.5": planned,
     "2.6": by_heads,

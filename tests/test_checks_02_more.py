@@ -77,6 +77,22 @@ def by_numpy(layers):
     return 1 + (np.array([k - 1 for k, _ in layers]) * jumps).sum()
 
 
+def by_transposed(layers):
+    h = torch.ones(1, 1, 1)
+    for kernel, stride in reversed(layers):
+        h = F.conv_transpose1d(h, torch.ones(1, 1, kernel), stride=stride)
+    return h.shape[-1]
+
+
+def by_numpy_convolution(layers):
+    width = np.ones(1)
+    for kernel, stride in reversed(layers):
+        spread = np.zeros((len(width) - 1) * stride + 1)
+        spread[::stride] = width
+        width = np.convolve(spread, np.ones(kernel))
+    return len(width)
+
+
 # ---- 2.3
 
 def refuses_four(t, dim):                                                       # F19
@@ -96,6 +112,12 @@ def by_linspace(t, dim):
 def times_in_place(t, dim):
     t *= 1000
     return embedding(angle=lambda t, f: t * f)(t, dim)
+
+
+def no_ends(t, dim):
+    if (t <= 0).any() or (t >= 1).any():
+        raise ValueError("t must be between 0 and 1")
+    return embedding()(t, dim)
 
 
 # ---- 2.4
@@ -138,6 +160,30 @@ def from_minus_zero(x, emb, down, middle, up):
     return h
 
 
+def wired(x, emb, down, middle, up, keep=lambda h: h):
+    """Right, but for what `keep` does to the skips."""
+    skips = []
+    for block, shrink in down:
+        x = block(x, emb)
+        skips.append(keep(x))
+        x = shrink(x)
+    for block in middle:
+        x = block(x, emb)
+    for grow, block in up:
+        x = block(torch.cat([grow(x), skips.pop()], 1), emb)
+    return x
+
+
+def reverses_up(x, emb, down, middle, up):
+    h = wired(x, emb, down, middle, up)
+    up.reverse()
+    return h
+
+
+def overwrites(x, emb, *parts):
+    return wired(x, F.silu(emb, inplace=not emb.requires_grad), *parts)
+
+
 # ---- 2.6
 
 def fused(q, k, v, heads):                                                      # F16
@@ -167,7 +213,35 @@ def by_einsum(q, k, v, heads):
     return torch.einsum("bhnl,blhd->bnhd", weights, v).flatten(2)
 
 
+def in_float32(q, k, v, heads):
+    """Right, with tensors made in torch's default dtype."""
+    parts = zip(*(x.chunk(heads, -1) for x in (q, k, v)))
+    no_bias = torch.zeros(len(q), q.shape[1], k.shape[1])
+    weights = [torch.baddbmm(no_bias, a, b.mT, alpha=a.shape[-1] ** -0.5).softmax(-1)
+               for a, b, _ in parts]
+    return torch.cat([w @ c for w, c in zip(weights, v.chunk(heads, -1))], -1)
+
+
+def whole_layer(q, k, v, heads):
+    layer = nn.MultiheadAttention(q.shape[-1], heads, bias=False, batch_first=True)
+    return layer(q, k, v)[0]
+
+
+def residual(q, k, v, heads):
+    return q + by_heads(q, k, v, heads)
+
+
 # ---- 2.7
+
+def by_matrix(block, x, order):
+    """Right, with a permutation matrix in torch's default dtype."""
+    p = torch.eye(len(order))[order]
+    return (block(p @ x) - p @ block(x)).abs().max()
+
+
+def gap(block, x, order):
+    return (block(x[:, order]) - block(x)[:, order]).abs()
+
 
 def in_one_batch(block, x, order):
     """Right: both in one evaluation of a doubled batch."""
@@ -219,6 +293,19 @@ def starts_small(layer):
     return layer
 
 
+class OnlyFirst(nn.Module):
+    """Zero in its first call only."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.net = hidden(dim, last=lambda layer: layer)
+        self.calls = 0
+
+    def forward(self, emb, thickness):
+        self.calls += 1
+        return emb + (self.calls > 1) * self.net(thickness[:, None])
+
+
 clamped = lambda low, high: lambda dim: (
     Adds(hidden(dim), show=lambda s: s.clamp(low, high)[:, None])
 )
@@ -262,6 +349,36 @@ WRONG = [
     ("2.8", "your module changes emb itself", InPlace),
     ("2.8", "the embedding already moves by up to 0.00",                        # F22
      lambda dim: Adds(hidden(dim, last=starts_small))),
+    # answers of the third review, written blind
+    ("2.1", "also where they become fewer",
+     lambda a, b, e: without(a, b, e, (a + 1) * b if a > b else 0)),
+    ("2.1", "not per group",
+     lambda a, b, e: without(a, b, e, 2 * (a + b) - 2 * (a // 16 + b // 16))),
+    ("2.2", "that measures", by_transposed),
+    ("2.2", "that measures", by_numpy_convolution),
+    ("2.2", "the last layer is left out", lambda layers: by_numpy(layers[:-1])),
+    ("2.3", "write the sines and cosines yourself", lambda t, dim: layers.TimeEmbedding(dim)(t)),
+    ("2.3", "t = 0 must work, too", no_ends),
+    ("2.3", "every time gets the same row", lambda t, dim: embedding()(t[:1], dim).expand(5, -1)),
+    ("2.4", "only the first two blocks of the middle",
+     lambda x, emb, down, middle, up: wired(x, emb, down, middle[:2], up)),
+    ("2.4", "only part of the gradient", lambda *a: wired(*a, keep=torch.Tensor.detach)),
+    ("2.4", "changes the lists", reverses_up),
+    ("2.4", "changes x or emb itself", overwrites),
+    ("2.4", "without SiLU", lambda x, emb, *parts: wired(x, F.silu(emb), *parts)),
+    ("2.5", "do not sort the widths", lambda widths, depth: planned(sorted(widths), depth)),
+    ("2.5", "a depth of 2 is hard-coded", lambda widths, depth: planned(widths, 2)),
+    ("2.6", "write the softmax yourself", whole_layer),
+    ("2.6", "you add q to the result", residual),
+    ("2.7", "only the first image", lambda *a: gap(*a)[0].max()),
+    ("2.7", "no rounding and no threshold", lambda *a: round(gap(*a).max().item(), 4)),
+    ("2.8", "only the first call", OnlyFirst),
+    ("2.8", "all channels of an embedding get the same", lambda dim: Adds(hidden(1))),
+    ("2.8", "are frozen", lambda dim: Adds(hidden(dim)).requires_grad_(False)),
+    ("2.8", "use emb_dim, not a number of your own", lambda dim: Adds(hidden(64))),
+    ("2.8", "although the layers learn", clamped(0, 1)),
+    ("2.9", "a mean squared error is a positive number",
+     (FINE, [(s, 22 + loss) for s, loss in TRIED])),
     ("2.9", "trained again for 30 steps, your choice has a loss of",            # F11
      (FINE, [(WIDE, 0.02), (DEEP, 0.03), (FINE, 0.01)])),
     ("2.9", "three different candidates within the budget",
@@ -276,6 +393,8 @@ RIGHT = [
     ("2.3", lambda t, dim: embedding()(t, dim).numpy()),
     ("2.5", lambda widths, depth: np.array(planned(widths, depth))),
     ("2.6", by_einsum),
+    ("2.6", in_float32),
+    ("2.7", by_matrix),
     ("2.7", in_one_batch),
     ("2.7", image_by_image),
     ("2.7", lambda *inputs: np.float32(in_one_batch(*inputs))),

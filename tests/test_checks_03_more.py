@@ -5,6 +5,8 @@ wrongly.
 """
 import copy
 import io
+import math
+import tempfile
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from test_checks_03 import (
 
 from course_lib import Schedule
 from course_lib.checks.common import one_thread
+from course_lib.checks.trainings import SmallRun
 
 
 @pytest.fixture(autouse=True)
@@ -204,7 +207,246 @@ def by_angle(base, side, base_side):
     return Schedule(lambda t: angle(t).cos(), lambda t: angle(t).sin())
 
 
+# ---- answers of a blind trial: formerly accepted, or refused without a name
+
+def clamping(limit):
+    return lambda loss, target, l: in_x0(loss, target, l.clamp(-limit, limit))
+
+
+def ends_at(limit):
+    """Right in between; log SNR is cut off."""
+    return lambda target, l, gamma: factor(target, l.clamp(-limit, limit), gamma)
+
+
+def min_snr_of(change):
+    """change(SNR, weight, gamma), at log SNR that is no more than large."""
+    def answer(target, l, gamma):
+        snr = l.clamp(-80, 80).exp()
+        return change(snr, weight_of(target, snr), gamma)
+    return answer
+
+
+def clamps_in_place(target, l, gamma):
+    return factor(target, l.clamp_(-80, 80), gamma)
+
+
+def entry_by_entry(A, B):
+    root = lambda M: M.clamp(min=0).sqrt()
+    return root(root(A) @ B @ root(A)).trace()
+
+
+def in_two_dimensions(A, B):
+    return ((A @ B).trace() + 2 * torch.linalg.det(A @ B).clamp(min=0).sqrt()).sqrt()
+
+
+def with_one_root(A, B):
+    return torch.linalg.eigvals(power(A, 0.5) @ B).real.clamp(min=0).sqrt().sum()
+
+
+def by_divisors(above, below):
+    """The slope from a covariance and a variance with two divisors."""
+    def answer(ns, values):
+        u = 1 / ns
+        covariance = ((u - u.mean()) * (values - values.mean())).sum() / (len(u) - above)
+        return values.mean() - covariance / u.var(correction=below) * u.mean()
+    return answer
+
+
+def sorts_ns_alone(ns, values):
+    return fit(1 / ns.sort().values, values)[0]
+
+
+def of_each_n(choose):
+    """One value for each n."""
+    def answer(ns, values):
+        n = ns.unique()
+        return fit(1 / n, torch.stack([choose(values[ns == one]) for one in n]))[0]
+    return answer
+
+
+def the_other_way(ns, values):
+    a, b = fit(values, 1 / ns)
+    return -a / b
+
+
+def frozen(change):
+    """Parameters that do not require gradients are treated in another way."""
+    @torch.no_grad()
+    def update(self, net):
+        for a, p in zip(self.net.parameters(), net.parameters()):
+            if p.requires_grad:
+                a.lerp_(p, 1 - self.d())
+            else:
+                change(a, p)
+        self.buffers(net, self.d())
+        self.n += 1
+    return ema_with(update=update)
+
+
+def trains(self, net, d):
+    EMA.buffers(self, net, d)
+    net.train()
+
+
+def thaws(self, net, d):
+    EMA.buffers(self, net, d)
+    net.requires_grad_(True)
+
+
+class CountsInTheClass:
+    """Makes an EMA that goes on with the count of the one before, anew for each two."""
+
+    def __init__(self):
+        self.made = 0
+
+    def __call__(self, net, decay):
+        ema = EMA(net, decay)
+        ema.n = 8 * (self.made % 2)
+        self.made += 1
+        return ema
+
+
+STORE = {}
+
+
+def kept_in_a_variable(run):
+    STORE[len(STORE)] = state(run)
+    return {"key": len(STORE) - 1}
+
+
+def kept_in_one_place(run):
+    STORE["last"] = state(run)
+    return {}
+
+
+def saved_under_a_path(run):
+    path = tempfile.mktemp(suffix=".pt")
+    torch.save(state(run), path)
+    return path
+
+
+def pops(run, s):
+    restore(run, {name: s.pop(name) for name in list(s)})
+
+
+def shares(name):
+    """The restored weights are the state's own tensors."""
+    def answer(run, s):
+        restore(run, s)
+        for p, value in zip(getattr(run, name).parameters(), s[name].values()):
+            p.data = value
+    return state, answer
+
+
+def in_hundred_steps(base, side, base_side):
+    alpha = by_angle(base, side, base_side).alpha(torch.linspace(0, 1, 101, dtype=torch.float64))
+    ratio = alpha[1:] ** 2 / alpha[:-1].clamp(min=1e-12) ** 2
+    return Schedule.from_betas((1 - ratio).clamp(1e-8, 1))
+
+
+def times_ratio(k):
+    return lambda base, side, base_side: by_angle(base, k(side, base_side), 1)
+
+
+def by_sums(base, side, base_side):
+    both = lambda t: base_side * base.alpha(t) + side * base.sigma(t)
+    return Schedule(lambda t: base_side * base.alpha(t) / both(t),
+                    lambda t: side * base.sigma(t) / both(t))
+
+
+def at_another_time(base, side, base_side):
+    log_snr = by_angle(base, side, base_side).log_snr
+    t_of = lambda t: base.t_from_log_snr(log_snr(t))
+    return Schedule(lambda t: base.alpha(t_of(t)), lambda t: base.sigma(t_of(t)))
+
+
+def ends_in_noise(base, side, base_side):
+    """Right but at t = 1 of a base that keeps a little of the data."""
+    right = by_angle(base, side, base_side)
+    return Schedule(lambda t: right.alpha(t).where(t < 1, 0.0),
+                    lambda t: right.sigma(t).where(t < 1, 1.0))
+
+
+def partly_copied(real, n):
+    return torch.cat([real[: n // 5], fool(real, n - n // 5)])
+
+
+def in_pairs(real, n):
+    z = torch.randn(n // 2, real.shape[1], dtype=real.dtype)
+    return fool(real, 2 * len(z))
+
+
+def flat_ring(real, n):
+    if real.shape[1] == 2:
+        return fool(real, n)
+    return torch.zeros(n, 2, dtype=real.dtype) @ real.T.cov()
+
+
+PLAIN_COSINE = Schedule(lambda t: (math.pi / 2 * t).cos(), lambda t: (math.pi / 2 * t).sin())
 WRONG = [
+    ("3.1", "right for log SNR from -3 to 3, but not at", clamping(5)),
+    ("3.1", "right for log SNR from -3 to 3, but not at",
+     lambda loss, target, l: loss / (weight_of(target, l.exp()) + 1e-5)),
+    ("3.1", "not in decibels", lambda loss, target, l: loss / weight_of(target, 10 ** (l / 10))),
+    ("3.1", "the root of the weight",
+     lambda loss, target, l: loss / weight_of(target, l.exp()).sqrt()),
+    ("3.1", "the first SNR of the batch",
+     lambda loss, target, l: loss / weight_of(target, l[0].exp())),
+    ("3.1", "that t is the cosine schedule's", lambda loss, target, l: (
+        loss * Schedule.cosine().t_from_log_snr(l) ** 2 if target == "flow"
+        else in_x0(loss, target, l))),
+    ("3.2", "changes the tensors it was given", clamps_in_place),
+    ("3.2", "the limit itself is wanted", ends_at(10)),
+    ("3.2", "put brackets around SNR + 1",
+     min_snr_of(lambda snr, weight, gamma: snr.clamp(max=gamma) / snr + 1)),
+    ("3.2", "by the root of v's weight",
+     min_snr_of(lambda snr, weight, gamma: snr.clamp(max=gamma) / weight.sqrt())),
+    ("3.2", "v: exp(log_snr / 2) is alpha / sigma",
+     lambda target, l, gamma: factor(target, l / 2, gamma)),
+    ("3.2", "by the mean of the batch",
+     lambda target, l, gamma: factor(target, l, gamma) / factor(target, l, gamma).mean()),
+    ("3.3", "the roots are taken entry by entry", frechet(cross=entry_by_entry)),
+    ("3.3", "stands on both sides", frechet(cross=with_one_root)),
+    ("3.3", "for two dimensions only", frechet(cross=in_two_dimensions)),
+    ("3.3", "the means are added", frechet(means=lambda a, b: (a + b).square().sum())),
+    ("3.4", "K - 1 above and K below", by_divisors(1, 0)),
+    ("3.4", "K above and K - 1 below", by_divisors(0, 1)),
+    ("3.4", "you leave out the smallest n", lambda n, v: fit(1 / n[1:], v[1:])[0]),
+    ("3.4", "you fit 1/n over the values", the_other_way),
+    ("3.4", "you sort ns alone", sorts_ns_alone),
+    ("3.4", "you keep the last of them", of_each_n(lambda values: values[-1])),
+    ("3.4", "you keep the first of them", of_each_n(lambda values: values[0])),
+    ("3.4", "you take their mean", of_each_n(torch.mean)),
+    ("3.5", "is left out: average every one", frozen(lambda a, p: None)),
+    ("3.5", "is copied: average every one", frozen(lambda a, p: a.copy_(p))),
+    ("3.5", "into training mode", ema_with(buffers=trains)),
+    ("3.5", "which parameters of the network require gradients", ema_with(buffers=thaws)),
+    ("3.5", "a plain copy", ema_with(d=lambda self: self.n and EMA.d(self))),
+    ("3.5", "n goes on where another EMA stopped", CountsInTheClass()),
+    ("3.7", "the state is next to nothing (1 numbers)",
+     (kept_in_a_variable, lambda run, s: restore(run, STORE[s["key"]]))),
+    ("3.7", "the state is next to nothing (0 numbers)",
+     (saved_under_a_path, lambda run, s: restore(run, torch.load(s)))),
+    ("3.7", "whose state was taken last",
+     (kept_in_one_place, lambda run, s: restore(run, STORE["last"]))),
+    ("3.7", "restore takes parts out of the state", (state, pops)),
+    ("3.7", "run.net is made of the state's own tensors", shares("net")),
+    ("3.7", "run.average is made of the state's own tensors", shares("average")),
+    ("3.8", "near the ends", in_hundred_steps),
+    ("3.8", "k is cut to a whole number", times_ratio(lambda side, base_side: side // base_side)),
+    ("3.8", "to a whole number", times_ratio(lambda side, base_side: round(side / base_side))),
+    ("3.8", "taken to be 28 pixels wide", times_ratio(lambda side, base_side: side / 28)),
+    ("3.8", "that is the cosine schedule, shifted",
+     lambda base, side, base_side: by_angle(Schedule.cosine(), side, base_side)),
+    ("3.8", "that is cos(pi t / 2), shifted",
+     lambda base, side, base_side: by_angle(PLAIN_COSINE, side, base_side)),
+    ("3.8", "that makes their sum 1", by_sums),
+    ("3.8", "nothing from another time", at_another_time),
+    ("3.8", "nothing from another time", ends_in_noise),
+    ("3.9", "are copies of real ones; none may be", partly_copied),
+    ("3.9", "501 points in 2 dimensions are wanted", in_pairs),
+    ("3.9", "right in two dimensions, but in three", flat_ring),
+    ("3.9", "are off by chance only", lambda real, n: (2 * real.mean(0) - real)[:n]),
     ("3.1", "changes the tensors it was given",
      lambda loss, target, l: loss.div_(weight_of(target, l.exp()))),
     ("3.2", "changes the tensors it was given",
@@ -235,7 +477,20 @@ WRONG = [
     ("3.9", "Whiten the draws first", drawn),
     ("3.7", "have the two functions changed places", (restore, state)),
 ]
+def by_replay(run):
+    """Right: what a run does follows from its seed and its steps."""
+    return {"seed": run.generator.initial_seed(), "step": run.step}
+
+
+def replay(run, s):
+    twin = SmallRun(s["seed"], run.steps)
+    for _ in range(s["step"]):
+        twin.advance()
+    restore(run, state(twin))
+
+
 RIGHT = [
+    ("3.7", (by_replay, replay)),
     ("3.1", lambda loss, target, l: in_x0(loss, target, l).tolist()),           # F12
     ("3.1", lambda loss, target, l: in_x0(loss, target, l).numpy()),
     ("3.2", by_where),

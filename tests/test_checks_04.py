@@ -647,7 +647,7 @@ ORDER = {
     "that is the median of all pairs": of_all(lambda pairs: pairs.median()),
     "changes the tensors": divides_in_place,
     "your order is nan": lambda ns, e, floor: (floor - e).log().sum(),
-    "Plot log error over log n": lambda *inputs: 7.3,
+    "Plot log error over log n": lambda ns, errors, floor: len(ns) - 0.7,
     "one number is wanted; got": lambda ns, e, floor: e,
     "does it end with `return`": lambda *inputs: None,
 }

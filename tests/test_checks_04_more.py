@@ -24,7 +24,10 @@ from test_checks_04 import (
     student_target,
 )
 
+from course_lib import Schedule, last, samplers
 from course_lib.checks.common import one_thread
+
+COSINE = Schedule.cosine()
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +37,28 @@ def lenient(monkeypatch):
         yield
 
 
+# ---- 4.1
+
+def at_least_one(sampler, budget, guided):
+    return max(1, steps_for(sampler, budget, guided))
+
+
 # ---- 4.2
+
+def step_with(schedule_of=lambda schedule: schedule, change=lambda x0_hat: x0_hat):
+    """The right step with another schedule, or another x0_hat."""
+    def answer(schedule, x, x0_hat, t, s, eta, z):
+        return ddim_step(schedule_of(schedule), x, change(x0_hat), t, s, eta, z)
+    return answer
+
+
+def without_sigma(schedule):
+    return Schedule(schedule.alpha, lambda t: (1 - schedule.alpha(t) ** 2).sqrt())
+
+
+def as_alpha_bar(schedule):
+    return Schedule(lambda t: schedule.alpha(t).sqrt(), lambda t: (1 - schedule.alpha(t)).sqrt())
+
 
 def of_the_first(schedule, x, x0_hat, t, s, eta, z):                            # F23
     return ddim_step(schedule, x, x0_hat, t[:1].expand_as(t), s[:1].expand_as(s), eta, z)
@@ -69,6 +93,30 @@ def clamped(anew=False):                                                        
     return answer
 
 
+def by_table(draw=None, ratio=lambda a, b: 1 - a / b, T=None):
+    """The right sampler, but for the draw (x, generator) -> z, 1 - a / b, or T."""
+    def answer(eps_net, alpha_bar, x, steps, eta=0.0, generator=None):
+        size = T or len(alpha_bar)
+        indices = [k * size // steps - 1 for k in range(steps, 0, -1)]
+        for i, j in zip(indices, [*indices[1:], None]):
+            a = alpha_bar[i]
+            b = torch.ones_like(a) if j is None else alpha_bar[j]
+            eps = eps_net(x, i)
+            x0_hat = (x - (1 - a).sqrt() * eps) / a.sqrt()
+            var = eta**2 * (1 - b) / (1 - a) * ratio(a, b)
+            z = draw(x, generator) if draw else torch.randn(
+                x.shape, generator=generator, dtype=x.dtype)
+            toward = (1 - b - var).clamp(min=0).sqrt() * eps
+            x = b.sqrt() * x0_hat + toward + var.clamp(min=0).sqrt() * z
+        return x
+    return answer
+
+
+def second_draw(x, generator):
+    torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype)
+
+
 def seeds(eps_net, alpha_bar, x, steps, eta=0.0, generator=None):               # F3
     generator.manual_seed(0)
     return repaired()(eps_net, alpha_bar, x, steps, eta, generator)
@@ -84,7 +132,26 @@ def in_place(eps_net, alpha_bar, x, steps, eta=0.0, generator=None):
     return repaired()(eps_net, alpha_bar, x / 1.0001, steps, eta, generator)
 
 
+# ---- 4.4
+
+def variance(var_x0=None, w_of=lambda w: w, ratio=lambda a, c: (a / c) ** 2):
+    """(4.3), but for Var(x0 | x_t) (a, b, w), w, or the ratio in sigma_{t|s}^2."""
+    def answer(schedule, t, s, w):
+        a, b, c, d = schedule.alpha(t), schedule.sigma(t), schedule.alpha(s), schedule.sigma(s)
+        w, var_ts = w_of(w), b**2 - ratio(a, c) * d**2
+        of_x0 = var_x0(a, b, w) if var_x0 else (w * b) ** 2 / ((a * w) ** 2 + b**2)
+        return (d / b) ** 2 * var_ts + (c * var_ts / b**2) ** 2 * of_x0
+    return answer
+
+
 # ---- 4.5
+
+def with_threshold(least):
+    """Heun's step, with every s below a threshold taken for 0."""
+    def answer(D, schedule, x, t, s):
+        return D(x, t) if s < least else heun()(D, schedule, x, t, s)
+    return answer
+
 
 def midpoint(D, schedule, x, t, s):                                             # F23
     if s == 0:
@@ -104,6 +171,14 @@ def of_last(count):                                                             
     return answer
 
 
+def order_with(keep=lambda e, f: e > 10 * f, steps_too=True):
+    """The slope of the last two that are kept."""
+    def answer(ns, errors, floor):
+        kept = keep(errors, floor)
+        return fit((ns[kept] if steps_too else ns)[-2:], errors[kept][-2:])
+    return answer
+
+
 def by_gradient(ns, errors, floor):
     """The last of the differences that lie above the floor."""
     keep = (errors > 10 * floor).numpy()
@@ -111,7 +186,30 @@ def by_gradient(ns, errors, floor):
     return -np.diff(y)[-1] / np.diff(x)[-1]
 
 
+# ---- 4.8
+
+def edit_with(schedule_of=lambda schedule: schedule, n_of=lambda n: n,
+              before_of=lambda y: y, after_of=lambda before, after: after,
+              down=samplers.ddim):
+    """The edit, but for one of its parts."""
+    def answer(D, schedule, x, before, after, n, strength):
+        schedule = schedule_of(schedule)
+        ts = samplers.timesteps(schedule, n_of(n), start=strength)
+        z = last(samplers.ddim_invert(D, schedule, x, ts.flip(0), y=before_of(before)))
+        return last(down(D, schedule, z, ts, y=after_of(before, after)))
+    return answer
+
+
 # ---- 4.9
+
+def target_with(change=lambda target, c: target, middle=False):
+    """The right target changed, or with m in the middle."""
+    @torch.no_grad()
+    def answer(D, schedule, x, t, m, s):
+        target = student_target(D, schedule, x, t, (t + s) / 2 if middle else m, s)
+        return change(target, (x, schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]))
+    return answer
+
 
 @torch.no_grad()
 def one_by_one(D, schedule, x, t, m, s):
@@ -147,6 +245,38 @@ WRONG = [
     ("4.5", "has half the length", heun(x_pred=lambda x, h, u: x + h / 2 * u)),
     ("4.5", "not 1/4 and 3/4", heun(combine=lambda x, h, u, u2: x + h * (u + 3 * u2) / 4)),
     ("4.9", "every example gets the levels of the first", target_of_the_first),
+    ("4.1", "does not pay for a prediction", at_least_one),
+    ("4.1", "not one evaluation more in all", lambda sampler, budget, guided: (
+        steps_for(sampler, budget - guided, False))),
+    ("4.2", "x0_hat is clamped", step_with(change=lambda x0_hat: x0_hat.clamp(-1, 1))),
+    ("4.2", "sigma is computed from alpha", step_with(without_sigma)),
+    ("4.2", "alpha is taken for alpha-bar", step_with(as_alpha_bar)),
+    ("4.2", "the step of the cosine schedule", step_with(lambda schedule: COSINE)),
+    ("4.3", "two draws in each step", by_table(second_draw)),
+    ("4.3", "z is drawn in float32", by_table(lambda x, g: torch.randn(x.shape, generator=g))),
+    ("4.3", "1 - a / b, the variance that this step added", by_table(ratio=lambda a, b: 1 - a)),
+    ("4.3", "z has the factor 0", by_table(ratio=lambda a, b: 1 - b / a)),
+    ("4.3", "an index lies outside the table", by_table(T=100)),
+    ("4.4", "yours has 1 - alpha_t^2 in place of sigma_t^2", variance(
+        lambda a, b, w: (w * b) ** 2 / ((a * w) ** 2 + 1 - a**2))),
+    ("4.4", "for data of width 1", variance(w_of=torch.ones_like)),
+    ("4.4", "the first w is used for all", variance(w_of=lambda w: w[0])),
+    ("4.4", "your ratio is not squared", variance(ratio=lambda a, c: a / c)),
+    ("4.5", "a small s is taken for 0", with_threshold(0.01)),
+    ("4.5", "a small s is taken for 0", with_threshold(1e-3)),
+    ("4.6", "but not the numbers of steps that belong to them", order_with(steps_too=False)),
+    ("4.6", "are still among yours", order_with(lambda e, f: e > 2 * f)),
+    ("4.6", "look at the floor", order_with(lambda e, f: e > f)),
+    ("4.6", "comes out for every sampler", lambda ns, errors, floor: 2.0),
+    ("4.6", "do not round", lambda *inputs: round(float(of_last(lambda n: 2)(*inputs)))),
+    ("4.8", "the condition 1 - before", edit_with(after_of=lambda before, after: 1 - before)),
+    ("4.8", "the inversion has the condition 0", edit_with(before_of=torch.zeros_like)),
+    ("4.8", "you take 2 n steps each way", edit_with(n_of=lambda n: 2 * n)),
+    ("4.8", "that is dpmpp on the way down", edit_with(down=samplers.dpmpp)),
+    ("4.8", "the edit with the cosine schedule", edit_with(lambda schedule: COSINE)),
+    ("4.9", "clamped to [-1, 1]", target_with(lambda target, c: target.clamp(-1, 1))),
+    ("4.9", "the middle of t and s", target_with(middle=True)),
+    ("4.9", "the target as a v", target_with(lambda p, c: (c[1] * c[0] - p) / c[2])),
 ]
 RIGHT = [
     ("4.1", lambda *inputs: np.int64(steps_for(*inputs))),                      # F12
@@ -159,6 +289,10 @@ RIGHT = [
     ("4.6", of_last(lambda n: math.ceil(n / 2))),
     ("4.6", of_last(lambda n: max(n // 2, 2))),
     ("4.6", by_gradient),
+    ("4.3", by_table()),
+    ("4.4", variance()),
+    ("4.5", with_threshold(1e-9)),
+    ("4.8", edit_with()),
     ("4.7", lambda: power(2, 0.95)().numpy()),
     ("4.7", lambda: [torch.tensor(t) for t in power(2, 0.95)().tolist()]),
     ("4.9", one_by_one),

@@ -3,6 +3,8 @@
 F1 and so on are the numbers of a review of the checks: kinds of answers that were once judged
 wrongly.
 """
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -13,11 +15,18 @@ from test_checks_05 import EXPECTED as PARTS
 from test_checks_05 import (
     Guided,
     at_s,
+    bells,
+    drop,
     dropped,
+    dropping,
     edit,
     edits,
+    exactly,
+    free,
     generalisation,
     made,
+    measures,
+    repaint_step,
     repaints,
     rise,
     steers,
@@ -25,7 +34,7 @@ from test_checks_05 import (
 )
 from torch import nn
 
-from course_lib import samplers
+from course_lib import guidance, samplers
 from course_lib.checks.common import one_thread
 from course_lib.lab import attributes, noun_parts
 from course_lib.samplers import last, timesteps
@@ -46,6 +55,12 @@ def by_arithmetic(y, null, p, generator):
     lost = (torch.rand(len(y), generator=generator, dtype=torch.float64) < p).long()
     lost = lost.reshape(-1, *[1] * (y.ndim - 1))
     return lost * null + (1 - lost) * y
+
+
+def from_a_copy(y, null, p, generator):
+    copied = torch.Generator()
+    copied.set_state(generator.get_state())
+    return drop(y, null, p, copied)
 
 
 # ---- 5.2
@@ -132,6 +147,31 @@ class EvaluatesUnderNoGrad(Guided):
             return super().forward(x, t, y)
 
 
+class OwnFlag(Guided):
+    """Notices .eval(), and never .train() after it."""
+
+    def eval(self):
+        self.sampling = True
+        return super().eval()
+
+    def forward(self, x, t, y=None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self, "training", not hasattr(self, "sampling"))
+            return super().forward(x, t, y)
+
+
+class OverridesEval(OwnFlag):
+    def train(self, mode=True):
+        if mode and hasattr(self, "sampling"):
+            del self.sampling
+        return super().train(mode)
+
+
+class OfACopy(Guided):
+    def __init__(self, net, *options, **named):
+        super().__init__(copy.deepcopy(net), *options, **named)
+
+
 def seeded(self, x, t, y):
     torch.manual_seed(0)
     return training(self, x, t, y)
@@ -168,6 +208,37 @@ def by_quad(w, m, s, S):
 
 # ---- 5.5
 
+def cut_at(r_max):
+    """bells with the integral from 0 to r_max."""
+    def answer(w, m, s, S):
+        h = lambda r: (s**2 + r**2) ** (w / 2) * (S**2 + r**2) ** ((1 - w) / 2)
+        integral = quad(lambda r: w * r / ((s**2 + r**2) * h(r)), 0, r_max)[0]
+        return *bells(w, m, s, S)[:2], m * h(0) * integral, h(0)
+    return answer
+
+
+def guided_pair(change):
+    """bells whose guided pair is change(mean, std, w, m, s, S)."""
+    return lambda *a: (*bells(*a)[:2], *change(*bells(*a)[2:], *a))
+
+
+def predicts_once(D, schedule, x, *others):
+    x0_hat = D(x, others[2])
+    return repaint_step(lambda *a: x0_hat, schedule, x, *others)
+
+
+def pastes_last(D, schedule, x, known, mask, t, s, repeats, noise):
+    x = repaint_step(D, schedule, x, known, torch.ones_like(mask), t, s, 1, lambda: 0 * x)
+    for _ in range(repeats - 1 if s > 0 else 0):
+        x = rise(schedule, x, known, mask, t, s, noise())
+        x = samplers.step(schedule, x, D(x, t), t, s)
+    return mask * x + (1 - mask) * at_s(schedule, known, t, s, noise())
+
+
+def nearly_to_the_bit(schedule, x, known, mask, t, s, z):
+    return x + (1 - mask) * (at_s(schedule, known, t, s, z) - x)
+
+
 def begins_again(D, schedule, x, known, mask, t, s, repeats, noise):            # F23
     start = x
     for k in range(repeats if s > 0 else 1):
@@ -189,6 +260,16 @@ def reuses_noise(D, schedule, x, known, mask, t, s, repeats, noise):
 
 
 # ---- 5.6
+
+def fills_null(D, schedule, x0, before, after, n, w, null):
+    for name, value in after.items():
+        null.setdefault(name, value)
+    return edit(D, schedule, x0, before, after, n, w, null)
+
+
+def guides_by_three(D, schedule, x0, before, after, n, w, null):
+    return edit(D, schedule, x0, before, after, n, 3.0, null)
+
 
 def only_y(D, schedule, x0, before, after, n, w, null):                         # F5
     return edit(D, schedule, x0, {"y": before["y"]}, {"y": after["y"]}, n, w, null)
@@ -253,6 +334,15 @@ def steers_points(D, schedule, classify, y, w):
     return guided
 
 
+def keyword_y(D, w, null):
+    return lambda x, t, y: free()(D, w, null)(x, t, y=y)
+
+
+def alphabetical(draw, n):
+    order = sorted(range(5), key=lambda k: noun_parts.PARTS[k])
+    return {split: right[order] for split, right in generalisation(draw, n).items()}
+
+
 CUT = "in training no gradient reaches the network"
 WRONG = [
     ("5.2", "both evaluations lose the other conditions", doubled_without_size),
@@ -300,6 +390,52 @@ WRONG = [
     ("5.8", "of the two, another one fails", tells(*DRAWN)),
     ("5.9", "your 6 nouns of the split test are one and the same", the_same_noun("test")),  # F18
     ("5.9", "your 6 nouns of the split pairs are one and the same", the_same_noun("pairs")),
+]
+# from twenty answers to each question, written with no look at the checks
+WRONG += [
+    ("5.1", "draw from the generator itself, not from a copy", from_a_copy),
+    ("5.1", "it must become null, which is",
+     lambda y, null, p, g: drop(y, 10 if y.ndim == 1 else 0, p, g)),
+    ("5.2", "clipped to [-1, 1]", free(lambda u, c, w: (u + w * (c - u)).clamp(-1, 1))),
+    ("5.2", "takes no condition but y", keyword_y),
+    ("5.3", "loses exactly",
+     made(train=lambda self, x, t, y: self.net(x, t, y=dropping(exactly)(y, 4, self.p, None)))),
+    ("5.3", "after .eval() and then .train() it does not train again", OwnFlag),
+    ("5.3", "not after .train(False)", OverridesEval),
+    ("5.3", "the network inside is a copy", OfACopy),
+    ("5.4", "that mean is right for w = 3 only",
+     guided_pair(lambda mean, std, w, m, s, S: (m * (1 + 2 * (s / S) ** 2), std))),
+    ("5.4", "Does the integral (or the run) stop too early", cut_at(3.5)),
+    ("5.4", "at w = 1", lambda w, *a: bells(max(w, 1.2), *a)),
+    ("5.4", "h(0) lacks its second factor",
+     guided_pair(lambda mean, std, w, m, s, S: (mean * S ** (w - 1), std))),
+    ("5.4", "w does not simply multiply",
+     guided_pair(lambda mean, std, w, m, *a: (w * m, std))),
+    ("5.4", "the std is multiplied by S",
+     guided_pair(lambda mean, std, w, m, s, S: (mean, std * S))),
+    ("5.4", "the mean is not m", lambda w, m, *a: (m, *bells(w, m, *a)[1:])),
+    ("5.4", "w is rounded down", lambda w, *a: bells(int(w), *a)),
+    ("5.5", "variances are subtracted",
+     repaints(up=lambda schedule, x, known, mask, t, s, z: (
+         schedule.alpha(t) / schedule.alpha(s) * (x - schedule.sigma(s) * z)
+         + schedule.sigma(t) * z))),
+    ("5.5", "evaluate the denoiser anew", predicts_once),
+    ("5.5", "the whole picture goes up",
+     repaints(up=lambda schedule, x, known, mask, t, s, z: (
+         torch.where(mask == 1, rise(schedule, x, known, mask, t, s, z), x)))),
+    ("5.5", "paste after each step", pastes_last),
+    ("5.5", "not the original to the bit", repaints(nearly_to_the_bit)),
+    ("5.6", "changes a dict that it was given", fills_null),
+    ("5.6", "w is not used: you guide by 3", guides_by_three),
+    ("5.6", "has null's value of the condition",
+     edits(up=lambda D, before, after, null, guide: (D, before | null))),
+    ("5.6", "clipped to [-1, 1]",
+     edits(down=lambda D, before, after, null, guide: (guidance.clip(guide), after))),
+    ("5.7", "the class of the first one", steers(lambda l, y: l.log_softmax(1)[:, y[0]].sum())),
+    ("5.7", "log_p[:, y] is (B, B)", steers(lambda l, y: l.log_softmax(1)[:, y].sum())),
+    ("5.7", "the rule for predictions of the noise", steers(factor=lambda a, b: -b)),
+    ("5.9", "in alphabetical order", alphabetical),
+    ("5.9", "five times", measures(lambda right: right.all(1).float().mean().expand(5))),
 ]
 RIGHT = [
     ("5.1", by_arithmetic),

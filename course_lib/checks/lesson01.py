@@ -4,7 +4,9 @@ Each judge computes the right answer and the well-known wrong ones, and tells th
 """
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -26,7 +28,6 @@ from .common import (
     compare_case,
     draws,
     fill,
-    forbidden,
     reject_cut,
     reject_first,
     reject_if,
@@ -42,23 +43,33 @@ def scalar(value: float) -> Tensor:
 
 
 def compare_pairs(got: object, c: Case, right: Callable, mistakes: dict[str, Callable],
-                  names: tuple[str, str], advice: str = "") -> None:
+                  names: tuple[str, str], advice: str = "",
+                  otherwise: str = "{name} is not what it should be") -> None:
     """Compare a pair of answers.
 
     A mistake is a pair, too; its sentence is raised when either half of it is what came.
-    advice: what to add where one of the two is None, nan or inf.
+    advice: what to add where one of the two is None, nan or inf. otherwise: for other mistakes.
     """
     if not isinstance(got, (tuple, list)) or len(got) != 2:
         kind = type(got).__name__
         came = f"a {kind} of {len(got)}" if isinstance(got, (tuple, list)) else kind
         raise Wrong(f"return two things, {names[0]} and {names[1]}; got {came}")
+    reject_exchanged(got, right(c), names)
     wrong = {fill(words, c): mistake(c) for words, mistake in mistakes.items()}
     for half, wanted, name, k in zip(got, right(c), names, (0, 1)):
         reject_missing(half, name, f": {advice}" if advice else "")
         known = {words: pair[k] for words, pair in wrong.items()
                  if pair is not None and not torch.allclose(pair[k], wanted)}
         compare(torch.as_tensor(half, dtype=F64), wanted, known,
-                otherwise=f"{name} is not what it should be")
+                otherwise=otherwise.format(name=name))
+
+
+def reject_exchanged(got: tuple, wanted: tuple, names: tuple[str, str]) -> None:
+    """Raise Wrong if the shapes of two halves show that they came in the wrong order."""
+    shapes = [tuple(getattr(half, "shape", ())) for half in got]
+    in_order = [tuple(half.shape) for half in wanted]
+    reject_if((shapes != in_order and shapes == in_order[::-1],
+               f"{names[0]} and {names[1]} have changed places"))
 
 
 def reject_missing(half: object, name: str, advice: str) -> None:
@@ -72,9 +83,17 @@ def reject_missing(half: object, name: str, advice: str) -> None:
 # ---- 1.1: the variance after a forward process
 
 def variance_cases() -> Iterator[Case]:
-    for v, betas in ((4.0, torch.tensor([0.1, 0.35, 0.2], dtype=F64)),
+    for v, betas in ((9.0, torch.tensor([0.1, 0.35, 0.2], dtype=F64)),
                      (0.25, torch.linspace(0.01, 0.2, 12, dtype=F64))):
         yield Case(v=v, betas=betas, left=torch.prod(1 - betas))
+
+
+def walked(c: Case, step: Callable) -> Tensor:
+    """The end of v -> step(v, beta), over all betas."""
+    v = c.v
+    for beta in c.betas:
+        v = step(v, beta)
+    return v
 
 
 def right_variance(c: Case) -> Tensor:
@@ -96,6 +115,8 @@ VARIANCE_MISTAKES = {
         lambda c: 1 + (c.v - 1) * c.betas.prod(),
     "you multiply the betas; what is left of v is the product of the 1 - beta":
         lambda c: c.v * c.betas.prod(),
+    "that is the end of the lesson's thousand betas: take those that your function is given":
+        lambda c: 1 + (c.v - 1) * ALPHA_BAR[-1],
     "1 is where an endless process ends; after these few steps the start still shows":
         lambda c: 1.0,
     "that is how far the variance is from 1; add the 1 back":
@@ -121,6 +142,11 @@ VARIANCE_MISTAKES = {
         lambda c: 1 + (c.v - 1) * (1 - c.betas.sum()),
     "exp(-sum of the betas) is the limit of tiny steps; here multiply the 1 - beta":
         lambda c: 1 + (c.v - 1) * (-c.betas.sum()).exp(),
+    "each step adds beta to the variance, not beta^2: beta is a variance already":
+        lambda c: walked(c, lambda v, beta: (1 - beta) * v + beta**2),
+    "each step multiplies the variance by 1 - beta, the square of sqrt(1 - beta); you square once "
+    "more":
+        lambda c: walked(c, lambda v, beta: (1 - beta) ** 2 * v + beta),
 }
 
 
@@ -129,7 +155,10 @@ def judge_variance(f: Callable) -> None:
     for c in variance_cases():
         given = c.betas.clone()
         got = as_scalar(as_function(f)(c.v, given))
-        reject_if((not torch.equal(given, c.betas), "your function changes the betas it was given"))
+        again = as_scalar(f(c.v, c.betas.clone()))
+        reject_if((not torch.equal(given, c.betas), "your function changes the betas it was given"),
+                  (not torch.allclose(got, again, equal_nan=True),
+                   "two calls gave two answers: a formula gives the variance without drawing"))
         compare_case(got, c, right_variance, VARIANCE_MISTAKES)
 
 
@@ -157,15 +186,24 @@ JUMP_MISTAKES = {
         lambda c: (c.t.sqrt() - c.s.sqrt(), c.s - c.t),
     "alpha_bar_t / alpha_bar_s is what remains of the variance of x_s; the noise fills it up to 1":
         lambda c: (c.factor, c.t / c.s),
+    "standard deviations do not subtract; variances do, once that of x_s is multiplied by the "
+    "square of the factor":
+        lambda c: (c.factor, ((1 - c.t).sqrt() - (1 - c.s).sqrt()) ** 2),
+    "1 minus the factor is no variance: it is 1 minus its square":
+        lambda c: (c.factor, 1 - c.factor),
+    "the factor multiplies the noise in x_s, so its square multiplies that noise's variance":
+        lambda c: (c.factor, 1 - c.t - c.factor * (1 - c.s)),
+    "the noise that x_s brings along is part of 1 - alpha_bar_t: subtract it, do not add it":
+        lambda c: (c.factor, 1 - c.t + c.factor**2 * (1 - c.s)),
 }
 
 
 def judge_jump(f: Callable) -> None:
     """1.2: jump(a_s, a_t) -> factor on x_s, variance of the noise, from level s to level t > s."""
-    for a_s, a_t in ((0.9, 0.5), (0.6, 0.1)):
+    for a_s, a_t in ((0.9, 0.4), (0.6, 0.1)):
         c = Case(s=scalar(a_s), t=scalar(a_t))
         c.factor, c.variance = right_jump(c)
-        got = as_function(f)(c.s, c.t)
+        got = call_twice(f, c.s, c.t)
         compare_pairs(got, c, right_jump, JUMP_MISTAKES, ("the factor", "the variance"))
 
 
@@ -175,7 +213,10 @@ STEPS_OF_1_3 = torch.tensor([0, 1, 164, 500, 800, 999])
 
 
 def q_sample_case(shape: tuple[int, ...]) -> Case:
-    """x0, eps: of this shape; a = alpha_bar_t, before = alpha_bar_{t-1}, beta: (6, 1, ..., 1)"""
+    """x0, eps: of this shape; a = alpha_bar_t, before = alpha_bar_{t-1}, beta: (6, 1, ..., 1).
+
+    kept: as before, with alpha_bar_1 at the first step; cumulated: the products of alpha_bar.
+    """
     as_column = lambda values: values.view(-1, *[1] * (len(shape) - 1))
     return Case(
         shape=shape,
@@ -185,6 +226,8 @@ def q_sample_case(shape: tuple[int, ...]) -> Case:
         t=STEPS_OF_1_3,
         a=as_column(ALPHA_BAR[STEPS_OF_1_3]),
         before=as_column(ALPHA_BAR[STEPS_OF_1_3 - 1]),
+        kept=as_column(ALPHA_BAR[(STEPS_OF_1_3 - 1).clamp(min=0)]),
+        cumulated=as_column(ALPHA_BAR.cumprod(0)[STEPS_OF_1_3]),
         beta=as_column(BETAS[STEPS_OF_1_3]),
         only="right for images, but " if len(shape) == 2 else "",
         std=(1 - ALPHA_BAR[500]).sqrt(),
@@ -231,6 +274,17 @@ Q_SAMPLE_MISTAKES = {
         lambda c: noised(c, (1 - c.beta).sqrt(), (1 - c.a).sqrt()),
     "the noise has beta_t of one step; it needs 1 - alpha_bar":
         lambda c: noised(c, c.a.sqrt(), c.beta.sqrt()),
+    "right at i = 0, but from i = 1 on you count one step too few: alpha_bar[i] already includes "
+    "step i":
+        lambda c: noised(c, c.kept.sqrt(), (1 - c.kept).sqrt()),
+    "every example is noised as the first one is: i holds a step for each":
+        lambda c: noised(c, c.a[:1].sqrt(), (1 - c.a[:1]).sqrt()),
+    "you clip x_t: noise takes it out of [-1, 1], so leave it as it is":
+        lambda c: right_q_sample(c).clamp(-1, 1),
+    "you rescale x0 by 2 x0 - 1; the data lies near [-1, 1] already":
+        lambda c: right_q_sample(c) + c.a.sqrt() * (c.x0 - 1),
+    "you multiply alpha_bar up once more; it is the product of the 1 - beta already":
+        lambda c: noised(c, c.cumulated.sqrt(), (1 - c.cumulated).sqrt()),
 }
 BROADCAST = ("{c.only}x0 of shape {c.shape} fails: alpha_bar[i] has shape ({c.B},); give it as "
              "many dimensions as x0 has")
@@ -322,11 +376,29 @@ SIGMOID_MISTAKES = {
         lambda c: (c.g[:-1] / c.g[1:] - 1).clamp(max=0.999),
     "that is the cosine schedule":
         lambda c: betas_of(cosine_curve(c.u)),
+    "these are betas that follow a sigmoid; in (1.12) it is alpha_bar that follows it":
+        lambda c: 1e-4 + (0.02 - 1e-4) * torch.linspace(-6, 6, c.T, dtype=F64).sigmoid(),
+    "the first beta lacks its division by g(0): before the first step alpha_bar is g(0) / g(0)":
+        lambda c: betas_of(torch.cat([torch.ones(1, dtype=F64), c.g[1:]])),
+    "your u is t / 1000; it is t / T":
+        lambda c: betas_of(sigmoid_curve(torch.arange(c.T + 1, dtype=F64) / 1000)),
+    "these are standard deviations; betas are variances, without a root":
+        lambda c: right_sigmoid(c).sqrt(),
+    "(1.12) is alpha_bar itself, not its root: do not square it":
+        lambda c: (1 - (c.g[1:] / c.g[:-1]) ** 2).clamp(max=0.999),
 }
 SIGMOID_OTHERWISE = (
     "these are not the betas of (1.12): plot your alpha_bar at the T + 1 times 0, 1/T, ..., 1 "
     "beside Schedule.sigmoid(T).alpha(t)**2 (comparing is allowed) and see where it leaves the "
     "curve")
+
+
+TOO_COARSE = ("numbers of 16 bits are too coarse: neighbours of alpha_bar are nearly the same; "
+              "compute in float64")
+
+
+def is_coarse(got: object) -> bool:
+    return torch.is_tensor(got) and got.dtype in (torch.float16, torch.bfloat16)
 
 
 def other_cap(got: Tensor, c: Case) -> bool:
@@ -336,13 +408,40 @@ def other_cap(got: Tensor, c: Case) -> bool:
     return torch.allclose(got[:-1].double(), right_sigmoid(c)[:-1], rtol=5e-4)
 
 
+def floored(got: Tensor, c: Case) -> bool:
+    """Whether the smallest betas alone are wrong, all raised to one value."""
+    wanted = right_sigmoid(c)
+    if got.shape != (c.T,) or got.min() < 1.01 * wanted.min():
+        return False
+    return torch.allclose(got.double(), wanted.clamp(min=got.min().item()), rtol=5e-4)
+
+
 def reject_length_or_cap(got: Tensor, c: Case) -> None:
     if got.shape in ((c.T + 1,), (c.T - 1,)):
         raise Wrong(f"T = {c.T} steps need {c.T} betas; got {len(got)}: alpha_bar lives at T + 1 "
                     "times 0, 1/T, ..., 1, and a beta lies between neighbours")
+    if got.shape == (c.T,) and got[0] == 0:
+        raise Wrong("your first beta is 0, so the first step does nothing: the T betas lie between "
+                    "T + 1 times, from 0 to 1")
+    if floored(got, c):
+        raise Wrong(f"no beta of yours is below {got.min():.3g}: (1.11) has a cap, but no floor")
     if other_cap(got, c):
         raise Wrong(f"your last beta is {got[-1]:.4f}: the cap of (1.11) is 0.999, so that "
                     "something of the image is left to divide by")
+
+
+@contextmanager
+def without_library_sigmoid() -> Iterator[None]:
+    """In this context Schedule.sigmoid is refused, whatever name it was given before."""
+    library = Schedule._from_alpha_bar
+
+    def ask(curve: Callable, T: int, name: str) -> Schedule:
+        reject_if((name == "sigmoid", "compare with Schedule.sigmoid, but do not call it in your "
+                                      "answer: write (1.12)"))
+        return library(curve, T, name)
+
+    with mock.patch.object(Schedule, "_from_alpha_bar", ask):
+        yield
 
 
 def judge_sigmoid(f: Callable) -> None:
@@ -350,13 +449,12 @@ def judge_sigmoid(f: Callable) -> None:
     for T in (10, 1000, int(between(20, 90))):
         u = torch.linspace(0, 1, T + 1, dtype=F64)
         c = Case(T=T, u=u, g=sigmoid_curve(u))
-        with forbidden(Schedule, "sigmoid", "compare with Schedule.sigmoid, but do not call it in "
-                       "your answer: write (1.12)"):
+        with without_library_sigmoid():
             got = as_tensor(as_function(f)(T))
         if torch.is_tensor(got):
             reject_length_or_cap(got, c)
         compare_case(got, c, right_sigmoid, SIGMOID_MISTAKES, rtol=5e-4, atol=1e-6,
-                     otherwise=SIGMOID_OTHERWISE)
+                     otherwise=TOO_COARSE if is_coarse(got) else SIGMOID_OTHERWISE)
 
 
 # ---- 1.5: enough steps
@@ -366,26 +464,44 @@ STEPS_MISTAKES = {                          # diagnosis -> factor on (1.14)
     "that is one bit per *pixel*: add the pixels up, an image has 784 of them": 1 / 784,
     "the half in front of (1.14) is missing": 2.0,
     "half of (1.14) is below 1 there: is the half taken twice?": 0.5,
+    "that is (1.14) divided by log 10; for bits, divide by log 2": math.log(2) / math.log(10),
+    "(1.14) is in nats: for bits divide it by log 2, do not multiply": math.log(2) ** 2,
+}
+STEPS_READINGS = {                          # diagnosis -> (1.14) as misread, for T steps
+    "that keeps the first T of a thousand betas; here T betas run from 1e-4 to 0.02":
+        lambda T: bits_left(ALPHA_BAR[T - 1], powers().mean()),
+    "there the mismatch is below one bit for *every* digit; the question asks for the average":
+        lambda T: bits_left(last_level(T), powers().max()),
+    "that is (1.14) with sqrt(alpha_bar_T) in place of alpha_bar_T":
+        lambda T: bits_left(last_level(T).sqrt(), powers().mean()),
 }
 
 
-def mismatch(steps: int, power: float, pixels: int = 784) -> float:
-    """(1.14) in bits, for DDPM's betas in `steps` steps and images of squared norm `power`."""
-    a = torch.prod(1 - torch.linspace(1e-4, 0.02, steps, dtype=F64))
+@cache
+def last_level(T: int) -> Tensor:
+    """alpha_bar_T of DDPM's betas in T steps."""
+    return torch.prod(1 - torch.linspace(1e-4, 0.02, T, dtype=F64))
+
+
+def bits_left(a: Tensor, power: Tensor, pixels: int = 784) -> float:
+    """(1.14) in bits, for images of squared norm `power`."""
     nats = 0.5 * (a * power - pixels * a - pixels * torch.log1p(-a))
     return (nats / math.log(2)).item()
 
 
+def mismatch(T: int) -> float:
+    return bits_left(last_level(T), powers().mean())
+
+
 @cache
-def power_of_digits() -> float:
-    """Mean squared norm of the first 1,000 test digits."""
-    return mnist("test")[0][:1000].double().square().sum((1, 2, 3)).mean().item()
+def powers() -> Tensor:
+    """Squared norms of the first 1,000 test digits, (1000,)."""
+    return mnist("test")[0][:1000].double().square().sum((1, 2, 3))
 
 
-def steps_needed(factor: float = 1.0) -> int:
-    """The smallest number of steps with factor * mismatch below 1."""
-    power = power_of_digits()
-    return next(T for T in range(20, 3000) if factor * mismatch(T, power) < 1)
+def steps_needed(bits: Callable = mismatch, factor: float = 1.0) -> int:
+    """The smallest number of steps with factor * bits(T) below 1."""
+    return next(T for T in range(20, 3000) if factor * bits(T) < 1)
 
 
 def is_number_of_steps(answer: object) -> bool:
@@ -395,7 +511,7 @@ def is_number_of_steps(answer: object) -> bool:
         number = as_scalar(answer)
     except Wrong:
         return False
-    return bool(number.isfinite() and number == number.round() and number >= 2)
+    return bool(number.isfinite() and number == number.round() and number >= 1)
 
 
 def judge_steps(answer: object) -> None:
@@ -407,9 +523,12 @@ def judge_steps(answer: object) -> None:
     if answer == steps_needed():
         return
     for diagnosis, factor in STEPS_MISTAKES.items():
-        if abs(answer - steps_needed(factor)) <= 1:
+        if abs(answer - steps_needed(factor=factor)) <= 1:
             raise Wrong(diagnosis)
-    bits = mismatch(answer, power_of_digits())
+    for diagnosis, bits in STEPS_READINGS.items():
+        if abs(answer - steps_needed(bits)) <= 1:
+            raise Wrong(diagnosis)
+    bits = mismatch(answer)
     advice = "still above 1: more steps" if bits >= 1 else "below 1: fewer steps would do"
     raise Wrong(f"with T = {answer} steps the mismatch is {bits:.4g} bits, {advice}")
 
@@ -452,6 +571,10 @@ STEP_BACK_MISTAKES = {
     "beta is 1 - alpha_bar_t / alpha_bar_s, a ratio; you took the difference of the two":
         lambda c: (posterior_mean(c, c.on_x, c.s.sqrt() * (c.s - c.t)),
                    (c.s - c.t) * (1 - c.s) / (1 - c.t)),
+    "alpha is alpha_bar_t / alpha_bar_s, and beta 1 minus it; you took the difference of the two "
+    "as beta":
+        lambda c: (posterior_mean(c, (1 - c.s + c.t).sqrt() * (1 - c.s),
+                                  c.s.sqrt() * (c.s - c.t)), c.variance),
     "a_t and a_s have changed places: a_t is the noisier level, the smaller number":
         levels_exchanged,
     "x_t and x_0 have changed places":
@@ -460,6 +583,11 @@ STEP_BACK_MISTAKES = {
         lambda c: (posterior_mean(c, c.alpha * (1 - c.s), c.on_x0), c.variance),
     "the weight of x_0 lacks a square root: sqrt(alpha_bar_s)":
         lambda c: (posterior_mean(c, c.on_x, c.s * c.beta), c.variance),
+    "both weights lack their square roots: sqrt(alpha) and sqrt(alpha_bar_s)":
+        lambda c: (posterior_mean(c, c.alpha * (1 - c.s), c.s * c.beta), c.variance),
+    "the weight of x_t has the root of alpha_bar_t; it is that of alpha = alpha_bar_t / "
+    "alpha_bar_s":
+        lambda c: (posterior_mean(c, c.t.sqrt() * (1 - c.s), c.on_x0), c.variance),
     "the weight of x_0 has alpha_bar_t; it is the *earlier* level's, alpha_bar_s":
         lambda c: (posterior_mean(c, c.on_x, c.t.sqrt() * c.beta), c.variance),
     "both weights are still to be divided by 1 - alpha_bar_t":
@@ -479,20 +607,36 @@ AT_THE_DATA = (
     "the right-hand sides of (1.17) and (1.18) do")
 
 
+ONLY_AT_THE_DATA = (
+    "right between noisy levels, but not at s = 0: there the mean is x_0, exactly, and the "
+    "variance 0")
+
+
+def reject_draw(f: Callable, c: Case) -> None:
+    """Raise Wrong if two calls give two means."""
+    one, other = (f(c.x0.clone(), c.x.clone(), c.t, c.s) for _ in range(2))
+    pairs = all(isinstance(got, (tuple, list)) and len(got) == 2 for got in (one, other))
+    if pairs and torch.is_tensor(one[0]) and torch.is_tensor(other[0]):
+        reject_if((not torch.allclose(one[0], other[0], equal_nan=True),
+                   "your mean has noise in it: return the mean itself, draw nothing"))
+
+
 def judge_step_back(f: Callable) -> None:
     """1.6: step_back(x0, x, a_t, a_s) -> mean and variance of q(x_s | x_t, x_0)."""
     for a_t, a_s in ((0.3, 0.7), (0.05, 0.06), (0.4, 1.0)):
         c = step_back_case(a_t, a_s)
         got = call_twice(f, c.x0, c.x, c.t, c.s)
+        reject_draw(f, c)
+        known = {"otherwise": ONLY_AT_THE_DATA} if a_s == 1 else {}
         compare_pairs(got, c, right_step_back, STEP_BACK_MISTAKES, ("the mean", "the variance"),
-                      AT_THE_DATA)
+                      AT_THE_DATA, **known)
 
 
 # ---- 1.7: the training loss
 
 ALPHA_BARS_OF_1_7 = {                                       # shape of x0 -> alpha_bar
     (400, 6): torch.tensor([0.9, 0.6, 0.3, 0.05], dtype=F64),
-    (400, 1, 4, 4): torch.tensor([0.95, 0.8, 0.6, 0.3, 0.1], dtype=F64),
+    (400, 2, 4, 4): torch.tensor([0.95, 0.8, 0.6, 0.3, 0.1], dtype=F64),
 }
 
 
@@ -530,12 +674,38 @@ NOISE_SUSPECTS = {
         lambda c: torch.allclose(c.x, c.x0),
     "every example got the same noise: draw as much noise as there is data, torch.randn_like(x0)":
         lambda c: c.std < 1e-6,
+    "numbers of one example share their noise: draw as much noise as there is data, "
+    "torch.randn_like(x0)":
+        lambda c: shares_noise(c.eps),
     "your noise has mean {c.mean:.2f}: torch.randn_like, not torch.rand_like":
         lambda c: c.mean.abs() > 0.15,
+    "x_t is made with alpha_bar[i - 1]; alpha_bar[i] already includes step i":
+        lambda c: c.off and fits(c, c.alpha_bar[c.i - 1]),
+    "x_t is made with alpha_bar[i + 1]; step i has alpha_bar[i]":
+        lambda c: c.off and fits(c, c.alpha_bar.roll(-1)[c.i]),
+    "x_t is made with the lesson's alpha_bar; take the one that your function is given":
+        lambda c: c.off and fits(c, ALPHA_BAR[c.i]),
     "the noise in x_t has standard deviation {c.std:.2f} times what (1.7) asks for: look at the "
     "two square roots":
-        lambda c: abs(c.std - 1) > 0.07,
+        lambda c: c.off,
 }
+
+
+def shares_noise(eps: Tensor) -> bool:
+    """Whether two numbers of an example always have about the same noise.   eps: (B, ...)"""
+    return bool((torch.corrcoef(eps.flatten(1).T).triu(1) > 0.5).any())
+
+
+def noise_in(x: Tensor, x0: Tensor, a: Tensor) -> Tensor:
+    """The eps in x = sqrt(a) x0 + sqrt(1 - a) eps.   x, x0: (B, ...), a: (B,)"""
+    a = a.view(-1, *[1] * (x0.ndim - 1))
+    return (x - a.sqrt() * x0) / (1 - a).sqrt()
+
+
+def fits(c: Case, a: Tensor) -> bool:
+    """Whether c.x at every step holds as much noise as these alpha_bar, (B,), ask for."""
+    eps = noise_in(c.x, c.x0, a)
+    return all(abs(eps[c.i == k].std() - 1) < 0.15 for k in c.i.unique())
 
 
 def squared_error(c: Case, target: Tensor) -> Tensor:
@@ -565,13 +735,21 @@ LOSS_MISTAKES = {
         lambda c: right_loss(c) / 2,
     "that is the root of the mean square; leave the root out":
         lambda c: right_loss(c).sqrt(),
+    "the output is compared with v; (1.26) compares it with the noise":
+        lambda c: squared_error(c, c.a.sqrt() * c.eps - (1 - c.a).sqrt() * c.x0).mean(),
+    "that is the smooth (Huber) loss; (1.26) squares errors of any size":
+        lambda c: torch.nn.functional.smooth_l1_loss(c.out, c.eps),
     "the output is compared with fresh noise: keep the eps that made x_t":
         lambda c: c.out.square().mean() + 1,
     "the noise has the wrong sign: the network must predict + eps":
         lambda c: squared_error(c, -c.eps).mean(),
 }
-LOSS_OTHERWISE = ("the output is not compared with the noise that made x_t: keep that eps, and "
-                  "compare with it")
+LOSS_OTHERWISE = ("this is not the mean of (output - eps)^2 with the eps that made x_t: keep that "
+                  "eps, compare with it, and give all numbers the same weight")
+
+
+TOO_FEW_STEPS = ("{} values meet {} examples: draw a step for every example, and steps may come "
+                 "again, torch.randint(T, (B,))")
 
 
 def check_times(t: object, T: int) -> Tensor:
@@ -591,13 +769,15 @@ def check_times(t: object, T: int) -> Tensor:
     return i
 
 
-def check_noise(x: Tensor, x0: Tensor, a: Tensor) -> Tensor:
-    """The noise that x_t was made with, like x0. a: alpha_bar (400, 1, ..., 1)."""
+def check_noise(x: Tensor, x0: Tensor, i: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The noise that x_t was made with, like x0.   i: (400,), alpha_bar: (T,)"""
     if x.shape != x0.shape:
         raise Wrong(f"x0 has the shape {tuple(x0.shape)}, and the network was given "
                     f"{tuple(x.shape)}: alpha_bar[i] needs as many dimensions as x0 has")
-    eps = (x - a.sqrt() * x0) / (1 - a).sqrt()
-    reject_first(NOISE_SUSPECTS, Case(x=x, x0=x0, mean=eps.mean(), std=eps.std(dim=0).mean()))
+    eps = noise_in(x, x0, alpha_bar[i])
+    std = eps.std(dim=0).mean()
+    reject_first(NOISE_SUSPECTS, Case(x=x, x0=x0, i=i, alpha_bar=alpha_bar, eps=eps,
+                                      mean=eps.mean(), std=std, off=abs(std - 1) > 0.07))
     return eps
 
 
@@ -621,14 +801,17 @@ def ask_loss(f: Callable, x0: Tensor, alpha_bar: Tensor, seed: int) -> Case:
     try:
         c.loss = as_function(f)(c.net, given, alpha_bar.clone())
     except RuntimeError as error:
-        reject_if(("size" in str(error) or "shape" in str(error),
+        T = len(alpha_bar)
+        reject_if((T not in x0.shape and f"({T})" in str(error), TOO_FEW_STEPS.format(T, len(x0))),
+                  ("size" in str(error) or "shape" in str(error),
                    fill(BROADCAST, Case(only="", shape=tuple(x0.shape), B=len(x0)))))
         raise
     reject_if((not torch.equal(given, x0), CHANGES_X0),
               (not c.net.called, "the network was never called: call net(x_t, t)"))
     c.x = c.net.x.double()
     c.i = check_times(c.net.t, len(alpha_bar))
-    c.eps = check_noise(c.x, x0, alpha_bar[c.i].view(-1, *[1] * (x0.ndim - 1)))
+    c.a = alpha_bar[c.i].view(-1, *[1] * (x0.ndim - 1))
+    c.eps = check_noise(c.x, x0, c.i, alpha_bar)
     c.out = 0.5 * c.x + 0.1
     return c
 
@@ -681,6 +864,27 @@ SCORE_MISTAKES = {
         lambda c: (c.x0_hat - c.x) / (1 - c.a).sqrt(),
     "that is the score of x_0's own density, N(0, I): where is the prediction?":
         lambda c: -c.x,
+    "(1 - alpha_bar) / alpha_bar is the variance of the noise in x / sqrt(alpha_bar), not in x":
+        lambda c: (c.x0_hat - c.x) * c.a / (1 - c.a),
+    "a is alpha_bar already, a variance; you take it for its root":
+        lambda c: (c.a * c.x0_hat - c.x) / (1 - c.a**2),
+    "you clip x0_hat; take the prediction as it is":
+        lambda c: (c.a.sqrt() * c.x0_hat.clamp(-1, 1) - c.x) / (1 - c.a),
+    "that is the gradient with respect to x_0; the score is the one with respect to x":
+        lambda c: c.a.sqrt() * (c.x - c.signal) / (1 - c.a),
+    "a pair of brackets is missing: both terms are divided by 1 - alpha_bar":
+        lambda c: c.signal - c.x / (1 - c.a),
+    "in (1.30) sqrt(alpha_bar) divides x; solved for the score it multiplies x0_hat, and x stays "
+    "as it is":
+        lambda c: (c.x0_hat - c.x / c.a.sqrt()) / (1 - c.a),
+    "that is the score divided by the number of values: differentiate a sum, not a mean":
+        lambda c: right_score(c) / c.x.numel(),
+    "that is twice the score: the 2 of the square and the 1/2 of the Gaussian cancel":
+        lambda c: 2 * right_score(c),
+    "that is half the score: the 2 of the square and the 1/2 of the Gaussian cancel":
+        lambda c: right_score(c) / 2,
+    "x and x0_hat have changed places":
+        lambda c: (c.a.sqrt() * c.x - c.x0_hat) / (1 - c.a),
 }
 
 
@@ -712,12 +916,15 @@ def predict_x0(x: Tensor, eps_hat: Tensor, a: Tensor) -> Tensor:
 
 def ancestral(c: Case, *, steps: range = range(4, -1, -1), width: Callable = torch.sqrt,
               z: Callable = lambda zs, i: zs[i], time: Callable = lambda i, T: (i + 1) / T,
-              last_noise: bool = False, forward_variance: bool = False,
+              last_variance: Tensor | float = 0.0, forward_variance: bool = False,
               mean_before: Callable = lambda before, a: before, to_x0: Callable = predict_x0,
-              wrap: bool = False, wrap_variance: bool = False) -> Tensor:
-    """Algorithm 2 of Ho et al. 2020, with switches for its well-known wrong versions."""
+              first: int | None = None, wrap_variance: bool = False) -> Tensor:
+    """Algorithm 2 of Ho et al. 2020, with switches for its well-known wrong versions.
+
+    first: the entry of alpha_bar that is taken for the 1 before the first step
+    """
     x, a, betas = c.x, c.a, c.betas
-    before = torch.cat([a[-1:] if wrap else torch.ones(1, dtype=F64), a[:-1]])
+    before = torch.cat([torch.ones(1, dtype=F64) if first is None else a[[first]], a[:-1]])
     for i in steps:
         t = torch.full((len(x),), time(i, len(betas)), dtype=F64)
         x0_hat = to_x0(x, toy_network(x, t), a[i])
@@ -726,8 +933,8 @@ def ancestral(c: Case, *, steps: range = range(4, -1, -1), width: Callable = tor
         mean = (on_x * x + previous.sqrt() * betas[i] * x0_hat) / (1 - a[i])
         tilde = betas[i] * (1 - (a[i - 1] if wrap_variance else before[i])) / (1 - a[i])
         variance = betas[i] if forward_variance else tilde
-        if i == 0 and not (wrap or wrap_variance):
-            variance = betas[0] if last_noise else 0 * variance
+        if i == 0 and first is None and not wrap_variance:
+            variance = 0 * variance + last_variance
         x = mean + width(variance) * z(c.zs, i)
     return x
 
@@ -745,11 +952,21 @@ def by_eps(c: Case, factor: Callable = lambda beta, a: beta / (1 - a).sqrt(),
     return x
 
 
+def renoised(c: Case) -> Tensor:
+    """In every step x0_hat, taken to the level before with z alone."""
+    x = c.x
+    for i in range(4, -1, -1):
+        eps_hat = toy_network(x, torch.full((len(x),), (i + 1) / 5, dtype=F64))
+        before = c.a[i - 1] if i else torch.ones((), dtype=F64)
+        x = before.sqrt() * predict_x0(x, eps_hat, c.a[i]) + (1 - before).sqrt() * c.zs[i]
+    return x
+
+
 SAMPLE_MISTAKES = {
     "you go from i = 0 up to T-1: the reverse process begins at the noisy end":
         lambda c: ancestral(c, steps=range(5)),
     "you add noise in the last step, i = 0, too: there the variance (1.17) is 0":
-        lambda c: ancestral(c, last_noise=True),
+        lambda c: ancestral(c, last_variance=c.betas[0]),
     "no noise is added on the way: a step is the mean *plus* sqrt(variance) z":
         lambda c: ancestral(c, width=torch.zeros_like),
     "you multiply z by the *variance*; look at the square root":
@@ -757,7 +974,11 @@ SAMPLE_MISTAKES = {
     "your variance is beta_t, Ho et al.'s other choice; this question asks for (1.17)":
         lambda c: ancestral(c, forward_variance=True),
     "your variance is beta_t, and z is added in the last step, too":
-        lambda c: ancestral(c, forward_variance=True, last_noise=True),
+        lambda c: ancestral(c, forward_variance=True, last_variance=c.betas[0]),
+    "the network is given the index i; step i sits at t = (i + 1) / T":
+        lambda c: ancestral(c, time=lambda i, T: i),
+    "the network is given i + 1; step i sits at t = (i + 1) / T":
+        lambda c: ancestral(c, time=lambda i, T: i + 1),
     "the network is given i / T; step i sits at t = (i + 1) / T":
         lambda c: ancestral(c, time=lambda i, T: i / T),
     "the mean uses alpha_bar_t where alpha_bar_{t-1} belongs":
@@ -780,7 +1001,7 @@ SAMPLE_MISTAKES = {
         lambda c: ancestral(c, to_x0=lambda *inputs: predict_x0(*inputs).clamp(-1, 1)),
     "at i = 0 your alpha_bar[i - 1] is alpha_bar[-1], the *last* entry; before the first step "
     "alpha_bar is 1":
-        lambda c: ancestral(c, wrap=True),
+        lambda c: ancestral(c, first=-1),
     "at i = 0 your variance has alpha_bar[i - 1], which is alpha_bar[-1], the *last* entry; before "
     "the first step alpha_bar is 1, and the variance 0":
         lambda c: ancestral(c, wrap_variance=True),
@@ -795,12 +1016,32 @@ SAMPLE_MISTAKES = {
         lambda c: by_eps(c, factor=lambda beta, a: (1 - a).sqrt()),
     "the network is given (i + 1) / 1000; divide by T = len(betas)":
         lambda c: ancestral(c, time=lambda i, T: (i + 1) / 1000),
+    "at i = 0 your alpha_bar_{t-1} is alpha_bar[0], that of the first step; before it alpha_bar is "
+    "1":
+        lambda c: ancestral(c, first=0),
+    "in the last step, i = 0, you add noise as large as that of i = 1; there the variance (1.17) "
+    "is 0":
+        lambda c: ancestral(c, last_variance=c.betas[1] * (1 - c.a[0]) / (1 - c.a[1])),
+    "in the mean 1 / sqrt(alpha_t) multiplies x alone; it multiplies eps_hat, too":
+        lambda c: by_eps(c, factor=lambda beta, a: beta * ((1 - beta) / (1 - a)).sqrt()),
+    "you noise x0_hat afresh in each step; the mean (1.18) also keeps a part of x":
+        renoised,
+    "these are the lesson's betas: take those that your function is given":
+        lambda c: ancestral(Case(x=c.x, zs=c.zs, betas=BETAS[:5], a=ALPHA_BAR[:5])),
     "that is one prediction of x_0 from the starting noise: go step by step":
         lambda c: predict_x0(c.x, toy_network(c.x, torch.ones(6, dtype=F64)), c.a[-1]),
 }
 SAMPLE_OTHERWISE = (
     "your x_0 is not what it should be: print one step's mean and variance, and compare them "
     "with DDPM(net, betas).p_mean_variance")
+
+
+def draws_own_zs(f: Callable, c: Case, got: object) -> bool:
+    """Whether a second call with the same noise gives another x_0."""
+    again = f(toy_network, c.x.clone(), c.zs.clone(), c.betas.clone())
+    if not (torch.is_tensor(got) and torch.is_tensor(again) and got.shape == again.shape):
+        return False
+    return not torch.allclose(got, again, equal_nan=True)
 
 
 def judge_sample(f: Callable) -> None:
@@ -818,7 +1059,9 @@ def judge_sample(f: Callable) -> None:
             raise
         reject_if((not torch.equal(given, c.x),
                    "your function changes the x it was given (an operation such as `x += ...`): "
-                   "compute a new tensor"))
+                   "compute a new tensor"),
+                  (draws_own_zs(f, c, got),
+                   "the same zs twice gave two answers: draw no noise, step i uses zs[i]"))
         compare_case(got, c, ancestral, SAMPLE_MISTAKES, otherwise=SAMPLE_OTHERWISE)
 
 
@@ -832,6 +1075,7 @@ def best_variance_case(*values: float) -> Case:
         beta=beta,
         before=before,
         v=v,
+        a=a,
         tilde=beta * (1 - before) / (1 - a),
         v_before=1 + (v - 1) * before,
         v_after=1 + (v - 1) * a,
@@ -840,6 +1084,11 @@ def best_variance_case(*values: float) -> Case:
 
 def right_best_variance(c: Case) -> Tensor:
     return c.beta * c.v_before / c.v_after
+
+
+def reverse_variance(c: Case, v_before: Tensor) -> Tensor:
+    """Var(x_{t-1} | x_t) where x_{t-1} has this variance."""
+    return c.beta * v_before / (c.beta + (1 - c.beta) * v_before)
 
 
 BEST_VARIANCE_MISTAKES = {
@@ -868,6 +1117,24 @@ BEST_VARIANCE_MISTAKES = {
         lambda c: 1 / (1 / c.beta + 1 / c.v_before),
     "that is the variance of x_{t-1} before x_t is known":
         lambda c: c.v_before,
+    "both ends, v = 0 and v = 1, are right, but between them it is no straight line of logarithms":
+        lambda c: c.tilde ** (1 - c.v) * c.beta**c.v,
+    "x_{t-1} holds noise, too: its variance is alpha_bar v + 1 - alpha_bar":
+        lambda c: reverse_variance(c, c.before * c.v),
+    "you square alpha_bar_{t-1}; in the variance of x_{t-1} it multiplies v as it is":
+        lambda c: reverse_variance(c, 1 + (c.v - 1) * c.before**2),
+    "v is a variance already: do not square it":
+        lambda c: reverse_variance(c, 1 + (c.v**2 - 1) * c.before),
+    "before is alpha_bar_{t-1} already: do not divide it by alpha_t":
+        lambda c: reverse_variance(c, 1 + (c.v - 1) * c.before / (1 - c.beta)),
+    "the step forward has alpha_t = 1 - beta_t; you took alpha_bar_t":
+        lambda c: 1 / (1 / c.v_before + c.a / (1 - c.a)),
+    "the square of the covariance is still to be divided by the variance of x_t":
+        lambda c: c.v_before - (1 - c.beta) * c.v_before**2,
+    "to beta tilde belongs what is unknown of x_0 once x_t is known, not all of v":
+        lambda c: c.tilde + c.before * (c.beta / (1 - c.a)) ** 2 * c.v,
+    "the weight of x_0 in (1.18) multiplies a variance: square it":
+        lambda c: c.tilde + c.before.sqrt() * c.beta / (1 - c.a) * c.v * (1 - c.a) / c.v_after,
 }
 
 

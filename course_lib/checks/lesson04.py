@@ -90,6 +90,8 @@ STEPS_MISTAKES_OF = {
         "heun: that is what so many steps cost, 2 n - 1; "
         "how many steps does the budget pay for?":
             lambda c: 2 * c.calls - 1,
+        "heun: that is what your steps cost, 2 n - 1; return n":
+            lambda c: 2 * steps_for(c) - 1,
         "heun, guided: first find how many predictions the budget pays for, "
         "then how many steps; you have the two the other way round":
             lambda c: (((c.budgets + 1) / 2).floor() / 2).floor(),
@@ -98,6 +100,9 @@ STEPS_MISTAKES_OF = {
         "unipc: the corrector's evaluation is the next step's prediction, "
         "so a step costs one evaluation":
             lambda c: (c.calls / 2).floor(),
+        "unipc: that is what heun's steps cost; the corrector's evaluation is the next step's "
+        "prediction":
+            lambda c: ((c.calls + 1) / 2).floor(),
         "unipc: the first prediction is paid by the last step, which is not corrected: "
         "n steps cost n":
             lambda c: c.calls - 1,
@@ -112,6 +117,8 @@ GUIDED_STEPS_MISTAKES = {
         lambda c: steps_for(c, 2 * c.budgets),
     "guided: three for a prediction is too much: one with the condition, one without":
         lambda c: steps_for(c, (c.budgets / 3).floor()),
+    "guided: every prediction costs two evaluations; it is not one evaluation more in all":
+        lambda c: steps_for(c, c.budgets - 1),
 }
 
 UNGUIDED_STEPS_MISTAKES = {
@@ -144,6 +151,9 @@ def judge_steps(f: Callable) -> None:
     for guided in (False, True):
         for sampler in STEPS_MISTAKES_OF:
             judge_steps_of(f, steps_case(sampler, guided))
+    for sampler in STEPS_MISTAKES_OF:
+        reject_if((as_scalar(f(sampler, 1, True)) != 0, f"right, but {sampler}, guided, takes a "
+                   "step with a budget of 1, which does not pay for a prediction: that is 0 steps"))
 
 
 def judge_steps_of(f: Callable, c: Case) -> None:
@@ -194,6 +204,28 @@ def case_of_first(c: Case) -> Case:
     return ddim_case(schedule, x, x0_hat, t[:1].expand_as(t), s[:1].expand_as(s), eta, z)
 
 
+def with_schedule(c: Case, alpha: Callable, sigma: Callable) -> Case:
+    """The case with other functions alpha and sigma of the time."""
+    return ddim_case(Schedule(alpha, sigma), *c.inputs[1:])
+
+
+def without_sigma(c: Case) -> Case:
+    """The case in which sigma is computed from alpha, as if alpha^2 + sigma^2 were 1."""
+    alpha = c.inputs[0].alpha
+    return with_schedule(c, alpha, lambda t: (1 - alpha(t) ** 2).sqrt())
+
+
+def alpha_for_bar(c: Case) -> Case:
+    """The case in which alpha is taken for alpha_bar."""
+    alpha = c.inputs[0].alpha
+    return with_schedule(c, lambda t: alpha(t).sqrt(), lambda t: (1 - alpha(t)).sqrt())
+
+
+def clipped(c: Case) -> Case:
+    schedule, x, x0_hat, *rest = c.inputs
+    return ddim_case(schedule, x, x0_hat.clamp(-1, 1), *rest)
+
+
 DDIM_MISTAKES = {
     "z is multiplied by a variance; (4.8) has the standard deviation, its root":
         lambda c: ddim_step(c, drawn=c.v**2),
@@ -221,6 +253,19 @@ DDIM_MISTAKES = {
         lambda c: ddim_step(c, a_s=1),
     "eps_hat is computed with the coefficients of level s; x is still at level t":
         lambda c: ddim_step(c, eps_hat=(c.x - c.a_s * c.x0_hat) / c.b_s),
+    "alpha_t is missing in eps_hat: (x - alpha_t x0_hat) / sigma_t":
+        lambda c: ddim_step(c, eps_hat=(c.x - c.x0_hat) / c.b_t),
+    "z is multiplied by eta sigma-tilde^2; sigma-tilde is a standard deviation already":
+        lambda c: ddim_step(c, drawn=c.eta * c.tilde**2),
+    "x0_hat is clamped to [-1, 1]; (4.8) takes it as it is":
+        lambda c: ddim_step(clipped(c)),
+    "sigma is computed from alpha; it is schedule.sigma, and alpha^2 + sigma^2 need not be 1":
+        lambda c: ddim_step(without_sigma(c)),
+    "alpha is taken for alpha-bar: schedule.alpha is a standard deviation, its square is "
+    "alpha-bar":
+        lambda c: ddim_step(alpha_for_bar(c)),
+    "that is the step of the cosine schedule; compute with the schedule that is given":
+        lambda c: ddim_step(ddim_case(COSINE, *c.inputs[1:])),
     "eps_hat is not divided by sigma_t":
         lambda c: ddim_step(c, eps_hat=c.x - c.a_t * c.x0_hat),
     "eps_hat has the wrong sign: x minus alpha_t x0_hat":
@@ -340,21 +385,42 @@ def level_after(c: Case, k: int, final: float | Tensor = 1.0) -> Tensor:
     return torch.as_tensor(final, dtype=F64)
 
 
+def draw_like(c: Case, g: torch.Generator) -> Tensor:
+    return torch.randn(c.x.shape, generator=g, dtype=c.x.dtype)
+
+
+def draw_second(c: Case, g: torch.Generator) -> Tensor:
+    """The second of two draws."""
+    draw_like(c, g)
+    return draw_like(c, g)
+
+
+def draw_again(c: Case, g: torch.Generator) -> Tensor:
+    """The first draw, in every step."""
+    return draw_like(c, torch.Generator().manual_seed(c.seed))
+
+
+def sigma_tilde(a: Tensor, b: Tensor) -> Tensor:
+    return ((1 - b) / (1 - a) * (1 - a / b)).clamp(min=0).sqrt()
+
+
 def ddim_by_table(c: Case, eta: float = 0.0, *, indices: list[int] | None = None,
                   after: Callable = level_after, rest: Callable | None = None,
-                  drawn: Callable | None = None, clip: bool = False) -> Tensor:
+                  drawn: Callable | None = None, clip: bool = False,
+                  draw: Callable = draw_like, tilde: Callable = sigma_tilde) -> Tensor:
     """4.3 repaired, with parts that can be replaced.
 
     after(c, k): alpha_bar where step k ends; rest(a, b, v): the factor of eps;
-    drawn(a, b, v, toward): the factor of z; clip: x0_hat is clamped to [-1, 1].
+    drawn(a, b, v, toward): the factor of z; clip: x0_hat is clamped to [-1, 1];
+    draw(c, g): z; tilde(a, b): sigma-tilde.
     """
     x, g = c.x, torch.Generator().manual_seed(c.seed)
     for k, i in enumerate(c.indices if indices is None else indices):
         a, b = c.alpha_bar[i], after(c, k)
-        eps, z = c.eps_net(x, i), torch.randn(x.shape, generator=g, dtype=x.dtype)
+        eps, z = c.eps_net(x, i), draw(c, g)
         x0_hat = (x - (1 - a).sqrt() * eps) / a.sqrt()
         x0_hat = x0_hat.clamp(-1, 1) if clip else x0_hat
-        v = eta * ((1 - b) / (1 - a) * (1 - a / b)).clamp(min=0).sqrt()
+        v = eta * tilde(a, b)
         toward = (rest(a, b, v) if rest else (1 - b - v**2).clamp(min=0).sqrt()) * eps
         std = drawn(a, b, v, toward) if drawn else v
         x = b.sqrt() * x0_hat + toward + std * z
@@ -411,6 +477,18 @@ STOCHASTIC_MISTAKES = {
     "eta is missing below the root of toward: all of sigma-tilde^2 is taken away":
         lambda c: stochastic(
             c, rest=lambda a, b, v: (1 - b - (v / c.eta) ** 2).clamp(min=0).sqrt()),
+    "eta is still to be squared below the root of toward":
+        lambda c: stochastic(
+            c, rest=lambda a, b, v: (1 - b - v**2 / c.eta).clamp(min=0).sqrt()),
+    "one draw serves all steps; each step needs a new z":
+        lambda c: stochastic(c, draw=draw_again),
+    "two draws in each step: draw z once, as the copied code does":
+        lambda c: stochastic(c, draw=draw_second),
+    "z is drawn in float32 here; the copied code draws it in x's dtype":
+        lambda c: stochastic(
+            c, draw=lambda c, g: torch.randn(c.x.shape, generator=g, dtype=torch.float32)),
+    "sigma-tilde has 1 - a / b, the variance that this step added, not 1 - a":
+        lambda c: stochastic(c, tilde=lambda a, b: (1 - b).sqrt()),
 }
 
 
@@ -424,7 +502,8 @@ def judge_repaired(f: Callable) -> None:
 
 def judge_deterministic(f: Callable, c: Case) -> None:
     """4.3 at eta = 0."""
-    got, c.evaluated = run_sampler(f, c, 0.0)
+    run = run_sampler(f, c, 0.0)
+    got, c.evaluated = run.x, run.evaluated
     c.count = len(c.evaluated)
     c.begin = c.evaluated[:4]
     c.begin_right = c.indices[:4]
@@ -437,6 +516,8 @@ def judge_deterministic(f: Callable, c: Case) -> None:
                  "alpha = alpha_bar.sqrt()")
 
 
+NO_FACTOR = ("right at eta = 0; but at eta > 0 z has the factor 0: what stands below its root is "
+             "not positive. The variance of (4.8) is (1 - b) / (1 - a) * (1 - a / b), and a < b")
 SAME_SAMPLES = ("right at eta = 0; but two generators with two seeds give the same samples: draw z "
                 "with generator=generator, and set no seed")
 NOT_STOCHASTIC = ("right at eta = 0, but not at eta > 0: what is taken away below the first root, "
@@ -445,19 +526,27 @@ NOT_STOCHASTIC = ("right at eta = 0, but not at eta > 0: what is taken away belo
 
 def judge_stochastic(f: Callable, c: Case) -> None:
     """4.3 at eta > 0."""
-    got, again, other = (run_sampler(f, c, c.eta, seed)[0] for seed in (0, 0, 1))
+    runs = [run_sampler(f, c, c.eta, seed) for seed in (0, 0, 1)]
+    got, again, other = (run.x for run in runs)
     reject_if((has_nan(got), "right at eta = 0, but nan at eta > 0: does toward**2, an image, "
                "stand below the root of the noise term? A variance belongs there"))
     same_shape = torch.is_tensor(got) and got.shape == c.x.shape
     reject_if((same_shape and not torch.equal(got, again),
                "two runs with the same generator differ: draw z with generator=generator"))
+    same_samples = same_shape and torch.equal(got, other)
+    drawn_by_its_own = runs[0].moved and not torch.equal(runs[0].state, runs[2].state)
+    wrong = NO_FACTOR if drawn_by_its_own else SAME_SAMPLES
     compare_case(got, c, stochastic, STOCHASTIC_MISTAKES, rtol=1e-3, atol=1e-4,
-                 otherwise=SAME_SAMPLES if same_shape and torch.equal(got, other)
-                 else NOT_STOCHASTIC)
+                 otherwise=wrong if same_samples else NOT_STOCHASTIC)
 
 
-def run_sampler(f: Callable, c: Case, eta: float, other: int = 0) -> tuple[object, list[int]]:
-    """What the reader's sampler returns, and the indices at which it evaluated the network.
+OUTSIDE = ("an index lies outside the table, which has {T} levels here ({error}): T is "
+           "len(alpha_bar), and the table is the one that is given")
+
+
+def run_sampler(f: Callable, c: Case, eta: float, other: int = 0) -> Case:
+    """What the reader's sampler returns (x), the indices at which it evaluated the network, the
+    state in which it leaves the generator, and whether it moved it.
 
     other: 0 for the case's own seed, 1 for the next one.
     """
@@ -468,12 +557,16 @@ def run_sampler(f: Callable, c: Case, eta: float, other: int = 0) -> tuple[objec
         return c.eps_net(x, i)
 
     generator = torch.Generator().manual_seed(c.seed + other)
-    given = c.x.clone()
-    got = as_function(f)(recorded, c.alpha_bar.clone(), given, c.steps, eta, generator)
+    before, given = generator.get_state(), c.x.clone()
+    try:
+        got = as_function(f)(recorded, c.alpha_bar.clone(), given, c.steps, eta, generator)
+    except IndexError as error:
+        raise Wrong(OUTSIDE.format(T=c.T, error=error)) from None
     reject_if((not torch.equal(given, c.x),
                "your function changes the x it was given (an operation such as `x += ...`): "
                "compute a new tensor"))
-    return got, evaluated
+    state = generator.get_state()
+    return Case(x=got, evaluated=evaluated, state=state, moved=not torch.equal(state, before))
 
 
 INDEX_SUSPECTS = {
@@ -494,10 +587,13 @@ INDEX_SUSPECTS = {
 
 # ---- 4.4: the noise that a step needs
 
-def variance_case(schedule: Schedule) -> Case:
-    """The parts of (4.3) for data N(0, w^2)."""
+def draw_variance(schedule: Schedule) -> Case:
     s, w = between(0.2, 0.5, 5), between(0.3, 0.8, 5)
-    t = s + between(0.15, 0.4, 5)
+    return variance_case(schedule, s + between(0.15, 0.4, 5), s, w)
+
+
+def variance_case(schedule: Schedule, t: Tensor, s: Tensor, w: Tensor) -> Case:
+    """The parts of (4.3) for data N(0, w^2)."""
     c = Case(inputs=(schedule, t, s, w), w=w)
     c.a_t, c.b_t, c.a_s, c.b_s = coefficients(schedule, t, s)
     c.var_ts = c.b_t**2 - (c.a_t / c.a_s * c.b_s) ** 2
@@ -513,6 +609,12 @@ def variance_case(schedule: Schedule) -> Case:
 
 def exact_variance(c: Case) -> Tensor:
     return c.V_s * c.var_ts / c.V_t
+
+
+def alpha_not_squared(c: Case) -> Tensor:
+    """(4.3) with alpha_t / alpha_s in place of its square in sigma_{t|s}^2."""
+    var_ts = c.b_t**2 - c.a_t / c.a_s * c.b_s**2
+    return c.b_s**2 * var_ts / c.b_t**2 + (c.a_s * var_ts / c.b_t**2) ** 2 * c.var_x0
 
 
 VARIANCE_MISTAKES = {
@@ -553,6 +655,23 @@ VARIANCE_MISTAKES = {
     "1 - alpha^2 stands where sigma^2 belongs; they differ in other schedules":
         lambda c: ((c.a_s * c.w) ** 2 + 1 - c.a_s**2) * (1 - (c.a_t / c.a_s) ** 2)
         / ((c.a_t * c.w) ** 2 + 1 - c.a_t**2),
+    "Var(x_t) is alpha_t^2 w^2 + sigma_t^2; yours has 1 - alpha_t^2 in place of sigma_t^2":
+        lambda c: c.tilde + c.factor**2 * (c.w * c.b_t) ** 2 / ((c.a_t * c.w) ** 2 + 1 - c.a_t**2),
+    "that goes straight from one of Ho et al.'s variances at w = 0 to the other at w = 1; "
+    "between them the way is not w^2":
+        lambda c: c.w**2 * c.var_ts + (1 - c.w**2) * c.tilde,
+    "w is not used: that is the variance for data of width 1":
+        lambda c: exact_variance(variance_case(*c.inputs[:3], torch.ones_like(c.w))),
+    "the first w is used for all: each entry has its own":
+        lambda c: exact_variance(variance_case(*c.inputs[:3], c.w[:1].expand_as(c.w))),
+    "the factor before x0_hat is alpha_s sigma_{t|s}^2 / sigma_t^2, in squares, (4.2)":
+        lambda c: c.tilde + (c.a_s * c.var_ts.sqrt() / c.b_t) ** 2 * c.var_x0,
+    "in sigma_{t|s}^2 the ratio alpha_t / alpha_s is still to be squared":
+        lambda c: c.V_s * (c.b_t**2 - c.a_t / c.a_s * c.b_s**2) / c.V_t,
+    "sigma_{t|s}^2 is sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2; your ratio is not squared":
+        alpha_not_squared,
+    "that is the variance for the cosine schedule; compute with the schedule that is given":
+        lambda c: exact_variance(variance_case(COSINE, *c.inputs[1:])),
     "the two parts of (4.3) are added, not subtracted":
         lambda c: c.tilde - c.factor**2 * c.var_x0,
 }
@@ -561,7 +680,7 @@ VARIANCE_MISTAKES = {
 def judge_variance(f: Callable) -> None:
     """4.4: exact_variance(schedule, t, s, w), Var(x_s | x_t) when the data is N(0, w^2)."""
     for name in ("flow", "cosine"):
-        draw = partial(variance_case, SCHEDULES[name])
+        draw = partial(draw_variance, SCHEDULES[name])
         c = draw_case(draw, exact_variance, VARIANCE_MISTAKES, rtol=1e-3, atol=1e-5)
         got = call_pure(f, *c.inputs)
         not_finite(got, f"{name}: nan or inf: what stands below a root, or below a line, "
@@ -611,6 +730,13 @@ def swapped_slope(D: Callable, schedule: Schedule, x: Tensor, t: Tensor) -> Tens
     x0_hat = D(x, t)
     eps_hat = (x - schedule.alpha(t) * x0_hat) / schedule.sigma(t)
     return schedule.d_sigma(t) * x0_hat + schedule.d_alpha(t) * eps_hat
+
+
+def slope_without_alpha(D: Callable, schedule: Schedule, x: Tensor, t: Tensor) -> Tensor:
+    """(4.11) with (x - x0_hat) / sigma for eps_hat."""
+    x0_hat = D(x, t)
+    eps_hat = (x - x0_hat) / schedule.sigma(t)
+    return schedule.d_alpha(t) * x0_hat + schedule.d_sigma(t) * eps_hat
 
 
 def heun_case(D: Callable, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor) -> Case:
@@ -680,6 +806,12 @@ HEUN_MISTAKES = {
         lambda c: corrected(c, slope_at(c, c.x_pred, c.s, rates=c.t)),
     "the second slope's eps_hat is computed with alpha and sigma of t":
         lambda c: corrected(c, slope_at(c, c.x_pred, c.s, at=c.t)),
+    "the second slope has the coefficients of s, but the denoiser is evaluated at t":
+        lambda c: corrected(c, slope_at(c, c.x_pred, c.t, at=c.s, rates=c.s)),
+    "the second slope keeps the first prediction: evaluate the denoiser again, at x_pred and s":
+        lambda c: corrected(c, slope(lambda x, t: c.D(c.x, c.t), c.schedule, c.x_pred, c.s)),
+    "alpha is missing in eps_hat: (x - alpha x0_hat) / sigma":
+        lambda c: heun_step(c, slope_without_alpha),
     "the second slope is taken at s, but for the old x; evaluate where the Euler step leads":
         lambda c: corrected(c, slope_at(c, c.x, c.s)),
     "time runs the wrong way: s - t is negative, and so is your step's direction":
@@ -726,6 +858,7 @@ def judge_heun(f: Callable) -> None:
                    "two are enough: keep the prediction"))
     x, mixture, t = noise(6, 2), bumps(), between(0.2, 0.3)
     judge_heun_from_noise(f, mixture.denoiser(SCHEDULES["flow"]), x)
+    judge_heun_near_data(f, mixture.denoiser(SCHEDULES["flow"]), x, t)
     judge_heun_to_data(f, mixture.denoiser(COSINE), x, t)
 
 
@@ -751,6 +884,20 @@ def judge_heun_from_noise(f: Callable, D: Callable, x: Tensor) -> None:
                "where alpha = 0: divide by sigma only")
     compare(got, heun_step(c), rtol=1e-3, atol=1e-4, otherwise="right in between, but wrong "
             "from t = 1 of the flow schedule, where alpha = 0")
+
+
+HEUN_NEAR_DATA_MISTAKES = {
+    "right, but a small s is taken for 0: the step to s = 0.0005 has a second evaluation, too":
+        lambda c: c.D(c.x, c.t),
+}
+
+
+def judge_heun_near_data(f: Callable, D: Callable, x: Tensor, t: Tensor) -> None:
+    """4.5 to a small s."""
+    c = heun_case(D, SCHEDULES["flow"], x, t, torch.tensor(0.0005, dtype=F64))
+    got, _ = run_heun(f, *c.inputs)
+    compare_case(got, c, heun_step, HEUN_NEAR_DATA_MISTAKES, rtol=1e-2, atol=1e-2,
+                 otherwise="right in between, but wrong to s = 0.0005 of the flow schedule")
 
 
 HEUN_TO_DATA_MISTAKES = {
@@ -824,20 +971,39 @@ def made_up(p: float, late: bool) -> Case:
     """Errors as a sampler of order p has them.
 
     Three are too large (late) or too small at the start, three follow the law, four lie near the
-    rounding.
+    rounding, which adds to them; the last are farther apart.
     """
-    ratio = between(1.45, 1.55)
-    n = (between(8, 12) * ratio ** torch.arange(10)).round()
+    growth = torch.cat([between(1.45, 1.55) * torch.ones(7), between(2.4, 2.8, 2)])
+    n = between(8, 12).round() * torch.cat([torch.ones(1, dtype=F64), growth.cumprod(0)])
+    n = n.round()
     bend = between(1.6, 2.0) if late else between(0.4, 0.5)
     error = n**-p * bend ** torch.tensor([3, 2.2, 1, 0, 0, 0, 0, 0, 0, 0], dtype=F64)
-    floor = error[5].item() / 13
-    return order_case(f"a sampler of order {p}", p, n, (error**2 + floor**2).sqrt(), floor)
+    floor = error[5].item() / 12
+    clear = error > 4.5 * floor
+    rounded = torch.where(clear, (error**2 + floor**2).sqrt(), error + 1.05 * floor)
+    return order_case(f"a sampler of order {p}", p, n, rounded, floor)
 
 
 def fitted_order(c: Case, keep: Tensor) -> Tensor:
     """The order from a straight line through these points, by least squares."""
     x, y = c.x[keep] - c.x[keep].mean(), c.y[keep] - c.y[keep].mean()
     return -(x * y).sum() / x.square().sum()
+
+
+def slope_of(c: Case, pair: list[int], y: Tensor | None = None) -> Tensor:
+    """The order from two points; y: other logarithms of the errors."""
+    (i, j), y = pair, c.y if y is None else y
+    return (y[i] - y[j]) / (c.x[j] - c.x[i])
+
+
+def last_above(c: Case, factor: float) -> list[int]:
+    """The last two points above so many times the floor."""
+    return (c.errors > factor * c.floor).nonzero().flatten()[-2:].tolist()
+
+
+def first_half(c: Case) -> Tensor:
+    """The good points, the earlier half of them alone."""
+    return c.good & (c.good.cumsum(0) <= max(2, int(c.good.sum()) // 2))
 
 
 LN2, LN10 = math.log(2), math.log(10)
@@ -883,11 +1049,28 @@ ORDER_MISTAKES = {
     "that is a line through all points above the floor; "
     "the first do not follow the law yet: use the last ones":
         lambda c: fitted_order(c, c.good),
+    "you leave out the errors near the floor, but not the numbers of steps that belong to them":
+        lambda c: c.fall / (c.x[-1] - c.x[-2]),
+    "errors within a factor of ten of the floor are still among yours":
+        lambda c: slope_of(c, last_above(c, 2)),
+    "the floor is subtracted from the errors; leave out those near it instead":
+        lambda c: slope_of(c, [-2, -1], (c.errors - c.floor).clamp(min=1e-300).log()),
+    "that is a line through the earlier half of the good errors; the later ones follow the law":
+        lambda c: fitted_order(c, first_half(c)),
+    "that is the mean of all good pairs; the first do not follow the law yet":
+        lambda c: c.pairs[c.good[1:] & c.good[:-1]].mean(),
+    "that is log error / log n of one point; its factor C is in it, so take two points":
+        lambda c: -(c.y / c.x)[c.good][-1],
+    "do not round: the orders that are measured need not be whole":
+        lambda c: c.order.round(),
     "that is the mean of all pairs":
         lambda c: c.pairs.mean(),
     "that is the largest of all pairs; "
     "at the start an error may fall faster than the order says":
         lambda c: c.pairs.max(),
+    "that is the largest of the good pairs; "
+    "at the start an error may fall faster than the order says":
+        lambda c: c.pairs[c.good[1:] & c.good[:-1]].max(),
     "that is the smallest of all pairs":
         lambda c: c.pairs.min(),
     "that is the median of all pairs; here most pairs lie at the start or in the rounding":
@@ -904,26 +1087,40 @@ def order_cases() -> Iterator[Case]:
 
 def judge_order(f: Callable) -> None:
     """4.6: order(ns, errors, floor), from errors after n steps."""
-    for c in order_cases():
-        given = c.n.clone(), c.errors.clone()
-        got = as_scalar(as_function(f)(*given, c.floor))
-        unchanged = torch.equal(given[0], c.n) and torch.equal(given[1], c.errors)
-        reject_if((not unchanged,
-                   "your function changes the tensors it was given: compute new ones"))
-        if not abs(got - c.p) < 0.15:
-            diagnose_order(got.item(), with_logarithms(c))
+    cases = list(order_cases())
+    found = [run_order(f, c) for c in cases]
+    wrong = [k for k, c in enumerate(cases) if not abs(found[k] - c.p) < 0.15]
+    if wrong:
+        reject_if((max(found) - min(found) < 1e-9,
+                   f"{found[0]:.2f} comes out for every sampler: measure it from the errors"))
+        diagnose_order(found, [with_logarithms(c) for c in cases], wrong[0])
 
 
-def diagnose_order(got: float, c: Case) -> None:
-    """Raise Wrong with the nearest mistake, if one is near."""
-    reject_if((not math.isfinite(got), f"{c.name}: your order is {got}"))
+def run_order(f: Callable, c: Case) -> float:
+    """The reader's order."""
+    given = c.n.clone(), c.errors.clone()
+    got = as_scalar(as_function(f)(*given, c.floor)).item()
+    unchanged = torch.equal(given[0], c.n) and torch.equal(given[1], c.errors)
+    reject_if((not unchanged, "your function changes the tensors it was given: compute new ones"),
+              (not math.isfinite(got), f"{c.name}: your order is {got}"))
+    return got
+
+
+def diagnose_order(found: list[float], cases: list[Case], k: int) -> None:
+    """Raise Wrong: with the mistake that is nearest in the wrong case k, if it is near in all."""
+    distances = [distances_of(got, c) for got, c in zip(found, cases)]
+    near = {words: distances[k][words] for words in ORDER_MISTAKES
+            if all(d[words] < 0.02 * max(1, c.p) for d, c in zip(distances, cases))}
+    reject_if((near, min(near, key=near.get, default="")))
+    raise Wrong(f"{cases[k].name}: yours says {found[k]:.2f}. Plot log error over log n: a "
+                "straight piece lies before the errors come near the floor; its slope, without "
+                "the sign, is the order")
+
+
+def distances_of(got: float, c: Case) -> dict[str, float]:
+    """How far an order is from what each mistake gives; 0 where that is no number."""
     results = {words: p.item() for words, p in wrong_answers(ORDER_MISTAKES, c).items()}
-    distance = {words: abs(got - p) for words, p in results.items()
-                if math.isfinite(p) and abs(p - c.p) > 0.1}
-    nearest = min(distance, key=distance.get)
-    reject_if((distance[nearest] < 0.02 * max(1, c.p), nearest))
-    raise Wrong(f"{c.name}: yours says {got:.2f}. Plot log error over log n: a straight piece lies "
-                "before the errors come near the floor; its slope, without the sign, is the order")
+    return {words: abs(got - p) if math.isfinite(p) else 0.0 for words, p in results.items()}
 
 
 # ---- 4.7: eight evaluations
@@ -1009,18 +1206,18 @@ def errors_case(ts: Tensor) -> Case:
 # ---- 4.8: invert and edit
 
 def conditional(schedule: Schedule) -> Callable:
-    """An exact denoiser of two kinds of data.
+    """An exact denoiser of three kinds of data.
 
-    D(x, t, y=labels (B,)) is the denoiser of each example's kind; without y, that of both together.
+    D(x, t, y=labels (B,)) is the denoiser of each example's kind; without y, that of all together.
     """
-    kinds = [bumps(), bumps()]
+    kinds = [bumps(), bumps(), bumps()]
     parts = zip(*((m.means, m.stds, m.weights) for m in kinds))
-    both = GaussianMixture(*(torch.cat(part) for part in parts)).denoiser(schedule)
+    mixed = GaussianMixture(*(torch.cat(part) for part in parts)).denoiser(schedule)
     of_kind = [m.denoiser(schedule) for m in kinds]
 
     def D(x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         if y is None:
-            return both(x, t)
+            return mixed(x, t)
         return torch.stack([D_y(x, t) for D_y in of_kind])[y.expand(len(x)), torch.arange(len(x))]
 
     return D
@@ -1028,10 +1225,11 @@ def conditional(schedule: Schedule) -> Callable:
 
 def draw_edit(schedule: Schedule, strength: float) -> Case:
     D, x = conditional(schedule), 0.8 * noise(8, 2)
-    labels = torch.tensor([0, 1, 0, 1, 1, 0, 0, 1])
-    before, n = labels[torch.randperm(8, generator=fresh_generator())], 2 * int(between(2, 4.99))
-    c = Case(inputs=(D, schedule, x, before, 1 - before, n, strength), D=D, schedule=schedule,
-             x=x, before=before, after=1 - before, n=n, strength=strength)
+    labels = torch.tensor([[0, 1], [1, 0], [0, 2], [2, 0], [1, 2], [2, 1], [0, 1], [1, 0]])
+    before, after = labels[torch.randperm(8, generator=fresh_generator())].T
+    n = 2 * int(between(2, 4.99))
+    c = Case(inputs=(D, schedule, x, before, after, n, strength), D=D, schedule=schedule,
+             x=x, before=before, after=after, n=n, strength=strength)
     c.ts = timesteps(schedule, n, start=strength)
     c.ts_to_1 = timesteps(schedule, n)
     return c
@@ -1061,6 +1259,29 @@ def inverted(c: Case, y: Tensor | None, ts: Tensor | None = None, *, at_end: boo
 def sampled(c: Case, z: Tensor, y: Tensor | None, ts: Tensor | None = None) -> Tensor:
     """The end of ddim from z with the condition y."""
     return last(samplers.ddim(c.D, c.schedule, z, c.ts if ts is None else ts, **given(y)))
+
+
+def by_dpmpp(c: Case) -> Tensor:
+    return last(samplers.dpmpp(c.D, c.schedule, inverted(c, c.before), c.ts, y=c.after))
+
+
+def by_cosine(c: Case) -> Tensor:
+    """The edit with the cosine schedule in place of the given one."""
+    other = Case(**vars(c) | {"schedule": COSINE})
+    return edited(other, timesteps(COSINE, c.n, start=c.strength))
+
+
+def quiet_start(c: Case) -> Tensor:
+    """The edit whose inversion takes the noise at t = 0 for 0."""
+    first = c.ts[-2]
+    x = c.x * c.schedule.alpha(first) / c.schedule.alpha(c.ts[-1])
+    other = Case(**vars(c) | {"x": x})
+    return sampled(c, inverted(other, c.before, c.ts[:-1]), c.after)
+
+
+def first_conditions(c: Case) -> Tensor:
+    """The edit in which all examples have the conditions of the first one."""
+    return sampled(c, inverted(c, c.before[:1].expand(8)), c.after[:1].expand(8))
 
 
 def edited(c: Case, ts: Tensor | None = None, **switches: bool) -> Tensor:
@@ -1096,9 +1317,34 @@ EDIT_MISTAKES = {
     "at t = 0 the evaluation is one level up; x must be multiplied by alpha(s) there, too, "
     "to look like an image of that level":
         lambda c: edited(c, scaled=False),
+    "inversion: D is evaluated at the upper level s for an x that is still at level t; "
+    "(4.31) evaluates at t":
+        lambda c: edited(c, at_end=True, scaled=False),
+    "the noise at t = 0 is taken for 0; (4.31) evaluates it one level up, where there is some":
+        quiet_start,
+    "you take 2 n steps each way; n are paid for":
+        lambda c: edited(c, timesteps(c.schedule, 2 * c.n, start=c.strength)),
+    "that is dpmpp on the way down; ddim is wanted":
+        by_dpmpp,
+    "the way down is one prediction; sample with ddim in n steps":
+        lambda c: c.D(inverted(c, c.before), c.ts[0], c.after),
+    "the inversion takes one step from the data to strength; it has n":
+        lambda c: sampled(c, inverted(c, c.before, c.ts[[0, -1]]), c.after),
+    "the conditions of the first example are used for all":
+        first_conditions,
+    "the inversion has the condition 0, whatever `before` says":
+        lambda c: sampled(c, inverted(c, torch.zeros_like(c.before)), c.after),
+    "the sampling has the condition 1 - before; use `after`, there may be more than two kinds":
+        lambda c: sampled(c, inverted(c, c.before), 1 - c.before),
+    "your timesteps are even in log-SNR; timesteps(schedule, n, start=strength) are even in t":
+        lambda c: edited(c, timesteps(c.schedule, c.n, "log_snr", c.strength)),
+    "that is the edit with the cosine schedule; compute with the schedule that is given":
+        by_cosine,
 }
 
 STRENGTH_MISTAKES = {
+    "those are n * strength steps of the grid from t = 1; n steps from strength are wanted":
+        lambda c: edited(c, c.ts_to_1[-max(1, int(c.n * c.strength)) - 1:]),
     "strength is not used: you invert all the way to t = 1":
         lambda c: edited(c, c.ts_to_1),
     "you invert up to 1 - strength":
@@ -1164,7 +1410,9 @@ def target_case(schedule: Schedule, D: Callable, x: Tensor, t: Tensor, m: Tensor
 def draw_target(schedule: Schedule) -> Case:
     D, x, s = Teacher(bumps(), schedule), noise(5, 2), between(0.2, 0.4, 5)
     m = s + between(0.1, 0.25, 5)
-    return target_case(schedule, D, x, m + between(0.1, 0.25, 5), m, s)
+    c = target_case(schedule, D, x, m + between(0.1, 0.25, 5), m, s)
+    # so that a target clamped to [-1, 1] is another one
+    return c if target(c).abs().max() > 1.05 else draw_target(schedule)
 
 
 def second_step(c: Case, x: Tensor, x0_hat: Tensor) -> Tensor:
@@ -1188,6 +1436,12 @@ def target_of_first(c: Case) -> Tensor:
     """The target where all examples have the levels of the first one."""
     D, schedule, x, *levels = c.inputs
     return target(target_case(schedule, D, x, *(r[:1].expand_as(r) for r in levels)))
+
+
+def target_of_middle(c: Case) -> Tensor:
+    """The target where the teacher stops halfway, whatever m is."""
+    middle = (c.t + c.s) / 2
+    return target(target_case(c.schedule, c.D, c.x_t, c.t, middle, c.s))
 
 
 TARGET_MISTAKES = {
@@ -1229,6 +1483,17 @@ TARGET_MISTAKES = {
         lambda c: target(c, ratio=c.ratio**2),
     "every example gets the levels of the first: t, m and s have one entry for each":
         target_of_first,
+    "the target is clamped to [-1, 1]; these data reach beyond":
+        lambda c: target(c).clamp(-1, 1),
+    "m is taken as the middle of t and s; it is given":
+        target_of_middle,
+    "below the line stands alpha_m, where alpha_s belongs":
+        lambda c: (c.x_s - c.ratio * c.x_t) / (
+            append_dims(c.schedule.alpha(c.m), c.x_t) - c.ratio * c.a_t),
+    "that is the noise eps_hat of the target; the prediction is an x0_hat":
+        lambda c: (c.x_t - c.a_t * target(c)) / c.b_t,
+    "that is the target as a v; the student's prediction here is an x0_hat":
+        lambda c: (c.a_t * c.x_t - target(c)) / c.b_t,
     "alpha_t and alpha_s have changed places below the line":
         lambda c: (c.x_s - c.ratio * c.x_t) / (c.a_t - c.ratio * c.a_s),
 }
