@@ -962,7 +962,7 @@ tables.table(rows, {"seconds": ".2f", "ms for each evaluation": ".0f", "agreemen
              "100 digits in each row")
 
 # %% [markdown]
-# **What the table shows.** Among these samplers an evaluation costs about the same, so evaluations are the axis. (Heun takes one fewer than it is asked for.) Of quality, a hundred digits say little. So we read two tables that benchmarks have filled, predictions clipped. `python benchmarks/samplers.py` gives every sampler at every cost, 4,000 samples of one seed each. `python benchmarks/lesson4_spread.py` gives five of them with three seeds of 2,000 samples, and the floors with twelve draws.
+# **What the table shows.** Among these samplers an evaluation costs about the same, so evaluations are the axis. (Heun takes one fewer than it is asked for.) For quality we read two tables that benchmarks have filled, predictions clipped. `python benchmarks/samplers.py` gives every sampler at every cost, 4,000 samples of one seed each. `python benchmarks/lesson4_spread.py` gives five of them with three seeds of 2,000 samples, and the floors with twelve draws.
 
 # %%
 import pandas
@@ -1015,8 +1015,8 @@ for column, name in (("distance", "Fréchet distance"), ("recall", "recall")):
 # %% [markdown]
 # **What the figure and the tables show.** The baseline first. Like our samples, its real digits have equally many of each label. Twelve draws give 0.111 +- 0.009 with 4,000 digits and 0.125 +- 0.019 with 2,000. Two entries of one seed that differ by no more than that are about equal.
 #
-# - *Few evaluations.* With 4 evaluations UniPC scores 0.19, DDIM 0.40. With 8 the ODE samplers even in $t$ lie between 0.175 and 0.200; with three seeds `unipc` is lowest each time, then `ddim`, then `dpmpp`, and `ancestral` is highest. UniPC at 6 scores lower than at 50, 0.16 against 0.20: a part of its error happens to score well.
-# - *Many.* `dpmpp` and `unipc` end at 0.20; `ddim` goes from 0.171 at 15 to 0.183 at 50. What is left there is the network's own error, and more steps do not help. Samplers with noise score lower: $\eta = 0.5$ from 10 evaluations on, `ancestral` from 15; with 30 and 50 `ancestral` is within the baseline's spread, also with three seeds (0.127 with 30). (4.16) would lead us to expect that of noise; measured is only the score.
+# - *Few evaluations.* With 4 evaluations UniPC scores 0.19, DDIM 0.40. With 8 the ODE samplers even in $t$ lie between 0.175 and 0.200; with three seeds `unipc` is lowest each time, then `ddim`, then `dpmpp`, and `ancestral` is highest.
+# - *Many.* `dpmpp` and `unipc` end at 0.20; `ddim` goes from 0.171 at 15 to 0.183 at 50. What is left there is the network's own error, and more steps do not help. Samplers with noise score lower: $\eta = 0.5$ from 10 evaluations on, `ancestral` from 15; with 30 and 50 `ancestral` is within the baseline's spread, also with three seeds (0.127 with 30).
 # - *The timesteps.* Even in log-SNR is bad with 4 steps; from 8 on it is about equal to even in $t$ for `dpmpp` and `unipc`. Quadratic steps, tried with DDIM only, score worse. Heun on Karras' grid starts at the level 80; with 5 evaluations or fewer it fails, and asked for 8 half of its digits carry their label (agreement 0.51). Even in $t$, begun at $t = 0.95$, it reaches 0.34 with 7 and 0.44 with 49.
 #
 # On this model, with these features: eight evaluations of an ODE sampler score what this ODE scores when it is solved; with noise, thirty reach the score of real digits.
@@ -1058,13 +1058,13 @@ tables.table(by_evaluations(guided, "frechet_distance"), ".3f",
 for column, name in (("distance", "Fréchet distance"), ("recall", "recall")):
     tables.table(over_seeds(2, column),
                  caption=f"w = 2: {name}, 2,000 samples, mean and standard deviation "
-                 "of 3 seeds", index="guided evaluations")
+                 "of 2 seeds", index="guided evaluations")
 some = [r for r in guided if r["sampler"] in ("ancestral", "ddim", "unipc")]
 tables.table(by_evaluations(some, "agreement"), ".1%",
              "w = 2: agreement with the label, 4,000 samples", "guided evaluations")
 
 # %% [markdown]
-# **What the tables show.** At $w = 2$ nearly every digit is what was asked for, and the distances of the samplers that worked without guidance are mostly four to seven times larger. Recall, the fraction of test digits that lie near a sample, says how much variety is left: «... recall at w = 1 and w = 2». Up to 20 evaluations `ancestral` is above `ddim` at every count, and `unipc` is lowest up to 10; at 15 `heun` is, which without guidance was nearly the last. The order with more evaluations was not measured. So compare samplers with the guidance that you will use.
+# **What the tables show.** At $w = 2$ nearly every digit is what was asked for, and the distances of the samplers that worked without guidance are mostly four to seven times larger. Recall, the fraction of test digits that lie near a sample, says how much variety is left: with 8 evaluations it falls from 0.83 to 0.64 for `ancestral`, and from 0.88 to 0.74 for `ddim`. Up to 20 evaluations `ancestral` is above `ddim` at every count, and `unipc` is lowest up to 10; at 15 `heun` is, which without guidance was nearly the last. The order with more evaluations was not measured. So compare samplers with the guidance that you will use.
 #
 # ## 4.15 Digits and their noise · deeper
 #

@@ -457,7 +457,7 @@ plots.curves(torch.tensor(ws), {"guided": column("Fréchet")} | lines,
              ylabel="Fréchet distance", ylim=(0, 1.7))
 
 # %% [markdown]
-# **What the figures show.** Agreement is bought with variety. From $w = 2$ on every digit is the one that was asked for. Recall falls below the floor's from 1.5 on, and there the Fréchet distance rises. With 1, 1.1 and 1.25 it is 0.30, 0.24 and 0.25, where five draws of real digits reach from 0.12 to 0.24: one draw cannot say whether a little guidance makes a better crowd than none. Five seeds of 2,000 can (`benchmarks/lesson5_spread.py`): 1.1 scores lower than 1 with each, on average 0.17 against 0.21, where real digits score 0.13 +- 0.02; 1.25 scores 0.22. So there is no best $w$ for all uses: it depends on whether one picture is wanted, or a crowd.
+# **What the figures show.** Agreement is bought with variety. From $w = 2$ on every digit is the one that was asked for. Recall falls below the floor's from 1.5 on, and there the Fréchet distance rises. With 1, 1.1 and 1.25 it is 0.30, 0.24 and 0.25, where five draws of real digits reach from 0.12 to 0.24: one draw cannot say whether a little guidance makes a better crowd than none. Five seeds of 2,000 can (`benchmarks/lesson5_spread.py`): 1.1 scores lower than 1 with each, on average 0.17 against 0.21, where real digits score 0.13 +- 0.02; 1.25 scores 0.22. The best $w$ depends on whether one picture is wanted, or a crowd.
 #
 # ## 5.6 Guidance only where it helps · deeper
 #
@@ -557,7 +557,7 @@ tables.table(rows, index="split",
 # %% [markdown]
 # ## 5.8 From words to vectors
 #
-# A network takes numbers. The **tokenizer** cuts a caption into words and looks up the number (**token id**) of each in a list, the **vocabulary**. Our grammar has 480 words. Two ids are special: 0 pads captions to one length, and 1 stands for every word that is not in the list, the **unknown token**. Models of real text have a list of word *pieces* instead (byte-pair encoding, lesson 7).
+# A network takes numbers. The **tokenizer** cuts a caption into words and looks up the number (**token id**) of each in a list, the **vocabulary**. Our grammar has 480 words. Two ids are special: 0 pads captions to one length, and 1 stands for every word that is not in the list, the **unknown token**. (Large models have word *pieces*: lesson 7.)
 
 # %%
 words = noun_parts.vocabulary()
@@ -669,7 +669,7 @@ plots.curves(result["losses"][:, 0], {"loss": result["losses"][:, 1]},
              ylim=(0, None))
 
 # %% [markdown]
-# **How good is that?** We measure **attribute accuracy**. Take one part, say the head. Draw all 254 heads, with the *other* parts as asked, and find which of these pictures lies nearest to the model's. If it is the right one, the head counts as drawn. The background is compared where no part of any figure stands, as a wrong head would be taken for it. The baseline is **chance**: how often a candidate taken at random looks like the right one.
+# **How good is that?** We measure **attribute accuracy**. Take one part, say the head. Draw all 254 heads, with the *other* parts as asked, and find which of these pictures lies nearest to the model's. If it is the right one, the head counts as drawn. The background is compared where no figure can stand. The baseline is **chance**: how often a candidate taken at random looks like the right one.
 
 # %%
 covered = torch.cat([art.layers[part] for part in noun_parts.PARTS[1:]]).ne(0).any(0)
@@ -760,7 +760,7 @@ torch.testing.assert_close(T(z, 0.9, tokens=0), T(z, 0.9))
 assert (T(z, 0.9, tokens=tokens) - T(z, 0.9)).abs().max() > 0.1
 
 # %% [markdown]
-# **What the figure shows.** What the captions of the upper row name is there. What a short one leaves out the model makes up, and with less care: a head that nobody asked for can be a smear of several. Write your own prompts in a live notebook:
+# **What the figure shows.** What the captions of the upper row name is there. What a short one leaves out the model makes up, with less care. Write your own prompts in a live notebook:
 
 # %%
 widgets.prompt_box(T, prompts[4:])

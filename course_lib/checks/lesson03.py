@@ -338,8 +338,10 @@ def draw_gaussians(d: int, rank_a: int, rank_b: int) -> Case:
     A = random_covariance(d, rank_a)
     B = random_covariance(d, rank_b)
     singular = min(rank_a, rank_b) < d
-    # so that even the elementwise square root of A B has a trace, and every root needs its clamp
-    while ((A @ B).diagonal() <= 0.01).any() or singular and product_eigenvalues(A, B).min() >= 0:
+    # so that even the elementwise square root of A B has a trace, that of A is not only a diagonal,
+    # and every root needs its clamp
+    while (((A @ B).diagonal() <= 0.01).any() or (A > 0).sum() == d
+           or singular and product_eigenvalues(A, B).min() >= 0):
         A = random_covariance(d, rank_a)
         B = random_covariance(d, rank_b)
     means = (a - b).square().sum()

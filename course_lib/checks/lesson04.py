@@ -516,8 +516,8 @@ def judge_deterministic(f: Callable, c: Case) -> None:
                  "alpha = alpha_bar.sqrt()")
 
 
-NO_FACTOR = ("right at eta = 0; but at eta > 0 z has the factor 0: what stands below its root is "
-             "not positive. The variance of (4.8) is (1 - b) / (1 - a) * (1 - a / b), and a < b")
+NO_FACTOR = ("right at eta = 0; but at eta > 0 z has the factor 0: is what stands below its root "
+             "positive? The variance of (4.8) is (1 - b) / (1 - a) * (1 - a / b), and a < b")
 SAME_SAMPLES = ("right at eta = 0; but two generators with two seeds give the same samples: draw z "
                 "with generator=generator, and set no seed")
 NOT_STOCHASTIC = ("right at eta = 0, but not at eta > 0: what is taken away below the first root, "
