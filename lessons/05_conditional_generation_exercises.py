@@ -13,7 +13,7 @@
 #
 # Nine questions, 26 points, about three and a half hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("5.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
 #
-# As in the lesson, $t = 0$ is data and $t = 1$ is noise, a denoiser `D(x, t, **condition)` returns its x0-prediction $\hat x_0$, and $w = 1$ is no guidance. Equation and section numbers are the lesson's. Questions 5.1 to 5.4 need part I, 5.5 to 5.7 parts I and III, 5.8 and 5.9 part II.
+# As in the lesson, $t = 0$ is data and $t = 1$ is noise, a denoiser `D(x, t, **condition)` returns its x0-prediction $\hat x_0$, and $w = 1$ is no guidance. Equation and section numbers are the lesson's. Questions 5.1 to 5.4 need part I, 5.5 to 5.7 parts I and III, 5.8 and 5.9 part II. The core sections suffice for all but 5.4, which needs "The bell, integrated" in section 5.4.
 
 # %% tags=["setup"]
 {{setup}}
