@@ -15,7 +15,7 @@
 #
 # **After this lesson you can** derive ancestral sampling, DDIM, the probability-flow ODE, Heun's method and DPM-Solver++, and say what each costs; measure a sampler's order; choose the timesteps; compare samplers honestly; find the sampler behind a name in diffusers or a web interface; and train a network to jump.
 #
-# **You need** lessons 1 and 3 (from lesson 2 only that a network has weights). **It takes** about 2 minutes to run on two CPU cores. The exercises are in `exercises/04_sampling_generation.ipynb`.
+# **You need** lessons 1 and 3 (from lesson 2 only that a network has weights). **It takes** up to 8 minutes to run on two CPU cores. The exercises are in `exercises/04_sampling_generation.ipynb`.
 #
 # | section | | minutes | what it gives |
 # | --- | --- | --- | --- |
