@@ -12,10 +12,11 @@ are finished; a row that is there is not repeated. Interrupted, the same command
 hour of one core.
 """
 import torch
+from common.digits import digits_of_each_label
 from common.growing_table import Table
 
 from course_lib import samplers
-from course_lib.lab import data, features, metrics, sampling, storage, train
+from course_lib.lab import features, metrics, sampling, storage, train
 
 CSV = storage.ASSETS / "lesson4_spread.csv"
 KEY = ("model", "sampler", "scale", "asked", "n", "seed")
@@ -33,14 +34,6 @@ SMALL = {
 }
 for configs in SMALL.values():
     configs["consistency"] = consistency
-
-
-def real_digits(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """n training digits, n / 10 of each label: (n, 1, 28, 28), (n,)"""
-    x, y = data.mnist("train")
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    rows = torch.cat([order[y[order] == label][: n // 10] for label in range(10)])
-    return x[rows], y[rows]
 
 
 def measured(x: torch.Tensor, y: torch.Tensor) -> dict:
@@ -73,7 +66,7 @@ def wanted() -> list[tuple]:
 def row_of(model: str, name: str, scale: float, asked: int, n: int, seed: int) -> dict:
     """What is measured for one key."""
     if model == "real":
-        return {"evaluations": 0} | measured(*real_digits(n, seed))
+        return {"evaluations": 0} | measured(*digits_of_each_label(n, seed))
     config = SMALL.get(model, sampling.SAMPLERS)[name]
     y = torch.arange(n) % 10
     x, evaluations, _ = sampling.sample_labels(train.load(model), config, asked, y, scale, seed)

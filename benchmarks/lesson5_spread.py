@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from common.digits import digits_of_each_label
 from common.growing_table import Table
 
 from course_lib import Schedule, ancestral, clip, dpmpp, editing, guidance, last, timesteps
@@ -47,13 +48,6 @@ def crowd(x: torch.Tensor, y: torch.Tensor) -> dict:
         "precision": precision,
         "recall": recall,
     }
-
-
-def real_digits(seed: int) -> dict:
-    x, y = data.mnist("train")
-    order = torch.randperm(len(x), generator=generator(seed))
-    rows = torch.cat([order[y[order] == label][: N // 10] for label in range(10)])
-    return crowd(x[rows], y[rows])
 
 
 def guided_digits(scale: float, seed: int) -> dict:
@@ -131,7 +125,9 @@ def row_of(part: str, what: str, setting: float | str, seed: int) -> dict:
     """What is measured for one key."""
     if part == "inverse":
         return solved(what, setting, seed)
-    return real_digits(seed) if what == "real" else guided_digits(setting, seed)
+    if what == "real":
+        return crowd(*digits_of_each_label(N, seed))
+    return guided_digits(setting, seed)
 
 
 def main() -> None:
