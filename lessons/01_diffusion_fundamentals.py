@@ -775,7 +775,7 @@ plots.curves(steps, {"mean squared error of the noise": losses},
              xlabel="training step", ylabel="loss", yscale="log")
 
 # %% [markdown]
-# **What the figures show.** The first row shows blobs and snow, the next two strokes and lumps, the last two digits, of which one can read about half. After the first hundred the loss falls slowly, while the samples still improve. A part of the loss is unavoidable, as on the spiral, and for real digits nobody knows how large a part. So we do not judge a diffusion model by its loss alone.
+# **What the figures show.** The first two rows show blobs and snow, the third strokes and lumps, the last two digits, of which one can read about half. After the first hundred the loss falls slowly, while the samples still improve. A part of the loss is unavoidable, as on the spiral, and for real digits nobody knows how large a part. So we do not judge a diffusion model by its loss alone.
 #
 # **At which noise level is the digit decided?** Add noise to test digits up to a level, let the reverse process run from there, and ask a classifier whether the digit is still the same one (standard errors up to 5 points). The network is the shipped `mnist_small`, smaller and trained longer.
 

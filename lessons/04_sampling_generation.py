@@ -15,7 +15,7 @@
 #
 # **After this lesson you can** derive ancestral sampling, DDIM, the probability-flow ODE, Heun's method and DPM-Solver++, and say what each costs; measure a sampler's order; choose the timesteps; compare samplers honestly; find the sampler behind a name in diffusers or a web interface; and train a network to jump.
 #
-# **You need** lessons 1 and 3 (from lesson 2 only that a network has weights). **It takes** up to 8 minutes to run on two CPU cores. The exercises are in `exercises/04_sampling_generation.ipynb`.
+# **You need** lessons 1 and 3 (from lesson 2 only that a network has weights). **It takes** about 4 minutes to run on two CPU cores. The exercises are in `exercises/04_sampling_generation.ipynb`.
 #
 # | section | | minutes | what it gives |
 # | --- | --- | --- | --- |
@@ -180,7 +180,7 @@ panels = {}
 for w in (0.02, 0.1, 1.0):
     panels[f"data of width {w}"] = {name: widths(w, v) for name, v in names.items()}
 plots.panels(counts, panels, title="Two variances", xlabel="steps",
-             ylabel="width of the samples / w", xscale="log", ylim=(0, 1.15))
+             ylabel="width / w", xscale="log", ylim=(0, 1.15))
 
 # %% [markdown]
 # **What the figure shows.** The posterior's samples are too thin in all three panels, most where the data is narrow: with 50 steps 0.41, 0.79 and 0.96 of the right width. Sigma-hat is nearer to 1 throughout; in the middle panel it overshoots by 5 %. Both approach the data as the steps become many; at width 0.02 the posterior is still about a tenth too thin with 1,000. That is for a perfect denoiser. With a trained one on CIFAR-10, Song, Meng and Ermon (2021, table 1) report with 10 steps FID 41 for the posterior and 367 for sigma-hat; with 1,000 steps 4.7 and 3.2. So the choice cannot be made from this theory alone.
@@ -253,7 +253,7 @@ exact = three.denoiser(cosine)
 even = (2**0.5 * torch.erfinv(2 * ranks - 1))[:, None]           # (n, 1), the first draw
 
 
-def spread(f, ts, **options):
+def over_draws(f, ts, **options):
     """Mean +- standard deviation over three draws of the added noise."""
     draws = 1 if options.get("eta") == 0 else 3              # eta = 0 draws nothing
     runs = [last(f(exact, cosine, even, ts, generator=seeded(k), **options))
@@ -269,8 +269,8 @@ for steps in (5, 10, 20, 50):
     ts = timesteps(cosine, steps)
     row = {"steps": steps}
     for eta in (0, 0.2, 0.5, 1):
-        row[f"eta {eta}"] = spread(ddim, ts, eta=eta)
-    row["sigma-hat"] = spread(ancestral, ts, variance="beta")
+        row[f"eta {eta}"] = over_draws(ddim, ts, eta=eta)
+    row["sigma-hat"] = over_draws(ancestral, ts, variance="beta")
     rows.append(row)
 baseline = torch.tensor([wasserstein(three.sample(n, seed=k)) for k in range(10)])
 tables.table(rows, caption="Wasserstein distance of 20,000 samples to the data (draws "
@@ -1058,13 +1058,13 @@ tables.table(by_evaluations(guided, "frechet_distance"), ".3f",
 for column, name in (("distance", "Fréchet distance"), ("recall", "recall")):
     tables.table(over_seeds(2, column),
                  caption=f"w = 2: {name}, 2,000 samples, mean and standard deviation "
-                 "of 2 seeds", index="guided evaluations")
+                 "of 3 seeds", index="guided evaluations")
 some = [r for r in guided if r["sampler"] in ("ancestral", "ddim", "unipc")]
 tables.table(by_evaluations(some, "agreement"), ".1%",
              "w = 2: agreement with the label, 4,000 samples", "guided evaluations")
 
 # %% [markdown]
-# **What the tables show.** At $w = 2$ nearly every digit is what was asked for, and the distances of the samplers that worked without guidance are mostly four to seven times larger. Recall, the fraction of test digits that lie near a sample, says how much variety is left: with 8 evaluations it falls from 0.83 to 0.64 for `ancestral`, and from 0.88 to 0.74 for `ddim`. Up to 20 evaluations `ancestral` is above `ddim` at every count, and `unipc` is lowest up to 10; at 15 `heun` is, which without guidance was nearly the last. The order with more evaluations was not measured. So compare samplers with the guidance that you will use.
+# **What the tables show.** At $w = 2$ nearly every digit is what was asked for, and the distances of the samplers that worked without guidance are mostly four to seven times larger. Recall, the fraction of test digits that lie near a sample, says how much variety is left: with 8 evaluations it falls from 0.83 to 0.64 for `ancestral`, and from 0.88 to 0.75 for `ddim`. Up to 20 evaluations `ancestral` is above `ddim` at every count, and `unipc` is lowest up to 10; at 15 `heun` is, which without guidance was nearly the last. The order with more evaluations was not measured. So compare samplers with the guidance that you will use.
 #
 # ## 4.15 Digits and their noise · deeper
 #
@@ -1101,7 +1101,7 @@ rows = {name: {f"{n} steps": error for n, error in zip(counts, e)}
         | {"std of the noise (40 steps)": f"{stds[name]:.2f}"}
         for name, e in errors.items()}
 tables.table(rows, ".3f", "50 test digits, so many steps each way: root mean square error")
-plots.curves(torch.tensor(counts), errors, xscale="log", yscale="log",
+plots.curves(torch.tensor(counts), errors, yscale="log", ylim=(0.01, 1),
              title="50 test digits to noise and back", xlabel="steps each way",
              ylabel="root mean square error")
 plots.show({"test digits": digits[:10], "their noise": z[:10], "and back": back[:10]},
@@ -1240,7 +1240,7 @@ with torch.no_grad():
         "data": moons.sample(2000, seed=3),
     }
 plots.scatter({f"{name}\n{kernel_distance(x):.1f}": x for name, x in clouds.items()},
-              title="Evaluations, and 1000 kernel distance", limit=1.8)
+              title="Evaluations, and 1000 kernel distance", limit=1.8, columns=4)
 draws = [kernel_distance(moons.sample(2000, seed=k)) for k in range(20, 28)]
 draws = torch.tensor(draws)
 print(f"eight draws of the data: {draws.mean():.2f} +- {draws.std():.2f}")
@@ -1454,7 +1454,7 @@ def energy_distance(x):
     return metrics.mmd(x.double(), fresh.double(), lambda a, b: -torch.cdist(a, b))
 
 
-plots.scatter(clouds, title="From scratch, without a teacher", limit=1.8)
+plots.scatter(clouds, title="From scratch, without a teacher", limit=1.8, columns=3)
 rows = {name: {"energy distance": f"{energy_distance(x):.4f}",
                "1000 kernel distance": kernel_distance(x)} for name, x in clouds.items()}
 tables.table(rows, ".2f", "Distances to the data, 2,000 samples each")

@@ -15,7 +15,7 @@
 #
 # **After this lesson you can** condition a denoiser on anything; derive classifier guidance and classifier-free guidance, and say what they do not sample; train and evaluate a text-to-image model, on combinations that its training never had; inpaint; and edit a picture and measure how much of the rest was kept.
 #
-# **You need** lessons 1, 2 (attention) and 4 (samplers); from lesson 3 the metrics. **It takes** up to 28 minutes to run on two CPU cores, measured beside other work. The exercises are in `exercises/05_conditional_generation.ipynb`.
+# **You need** lessons 1, 2 (attention) and 4 (samplers); from lesson 3 the metrics. **It takes** about 8 minutes to run on two CPU cores. The exercises are in `exercises/05_conditional_generation.ipynb`.
 #
 # | section | | minutes | what it gives |
 # | --- | --- | --- | --- |

@@ -100,7 +100,7 @@ def plot_sampling_analysis(
         yscale="linear" if column in ("agreement", "kid") else "log",
         title="Quality against cost",
         xlabel="network evaluations for each image",
-        ylabel=column.replace("_", " "),
+        ylabel=column.replace("frechet_", "Fréchet ").replace("_", " "),
         xticks=counts,
         xticklabels=counts,
     )

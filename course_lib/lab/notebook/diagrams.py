@@ -231,7 +231,7 @@ def guidance_vectors(x: Tensor, null: Tensor, conditional: Tensor, scales: list[
     _pointer(axes, null, line[-1], plots.ORANGE)
     names = ["w = 0: without the label", "w = 1: with it", *(f"w = {w:g}" for w in scales)]
     for place, name in zip([x, *line], ["noisy x", *names]):
-        offset = (-45, -18) if name == names[0] else (5, 5)
+        offset = (-45, -40) if name == names[0] else (5, 5)
         axes.plot(*place.tolist(), "o", color="black", markersize=4)
         axes.annotate(name, place.tolist(), offset, textcoords="offset points", fontsize=9)
     axes.set(title="Predictions from one noisy point", xlabel="first coordinate",
