@@ -135,8 +135,21 @@ def test_executed_stamped_and_then_stale(executed):
     assert build.stale(lesson, target, course) == ("the code in 01_small.py changed", True)
     lesson.write_text(plain)
     library = course / "course_lib/schedules.py"
-    library.write_text(library.read_text() + "\n# touched\n")
+    source = library.read_text()
+    library.write_text(source + "\n# a comment\n")
+    assert not build.stale(lesson, target, course)[1]
+    library.write_text(source + "\nTOUCHED = True\n")
     assert build.stale(lesson, target, course) == ("course_lib/schedules.py changed", True)
+
+
+def test_docstrings_and_comments_are_no_statements():
+    code = 'X = "# no comment"\n\n\ndef f(x):{}\n    return x{}\n'
+    plain = build.statements(code.format("", ""))
+    assert plain == 'X = "# no comment"\ndef f(x):\n    return x'
+    for words in ('\n    """One line."""', '\n    """Two\n\n    lines."""', "   # a comment"):
+        assert build.statements(code.format(words, "   # (B,)")) == plain
+    assert build.statements(code.format("", " + 1")) != plain
+    assert build.statements('"""A file."""\nclass A:\n    """Words."""\n') == "class A:"
 
 
 def test_a_wrong_solution_does_not_build(course):

@@ -11,16 +11,20 @@ One way only: the .py files are what is edited.
     python tools/build.py --repo owner/name
         set the public address first, wherever it stands
 
-Every notebook is stamped with hashes of its code and of the course_lib files that its run loaded.
+Every notebook is stamped with hashes of its code and of the course_lib files that its run loaded;
+docstrings and comments of these files do not count.
 """
 import argparse
+import ast
 import copy
 import hashlib
+import io
 import os
 import re
 import sys
 import tempfile
 import time
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -34,6 +38,7 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 COLAB = "https://colab.research.google.com"
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LOADED = """import sys as _s
 try:
@@ -205,10 +210,30 @@ def code_digest(notebook: NotebookNode) -> str:
 
 
 def file_digests(names: list[str], root: Path = ROOT) -> dict[str, str]:
+    """A hash of each file's statements: a docstring or a comment changes no notebook."""
     return {
-        name: digest((root / name).read_bytes()) if (root / name).exists() else "gone"
+        name: digest(statements((root / name).read_text("utf-8")))
+        if (root / name).exists()
+        else "gone"
         for name in names
     }
+
+
+def statements(source: str) -> str:
+    """The lines of a Python file without docstrings, comments and blank lines."""
+    lines = source.split("\n")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            text = node.body[0]
+            before = lines[text.lineno - 1][:text.col_offset]
+            lines[text.lineno - 1:text.end_lineno] = [
+                before, *[""] * (text.end_lineno - text.lineno)
+            ]
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 def stale(file: Path, target: Path, root: Path = ROOT) -> tuple[str, bool]:
