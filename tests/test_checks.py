@@ -10,6 +10,7 @@ from course_lib.checks.common import (
     Checker,
     Question,
     Wrong,
+    call_twice,
     compare,
     compare_case,
     draw_case,
@@ -208,6 +209,26 @@ def test_draw_case_draws_until_the_answers_differ():
     values = iter([2.0001, 5.0, 7.0])
     draw = lambda: Case(x=torch.tensor(next(values)).double())
     assert draw_case(draw, right_double, DOUBLE_MISTAKES).x == 5
+
+
+def test_draw_case_says_when_it_finds_no_case():
+    """The suite turns this warning into an error: a table that never differs is seen here."""
+    draw = lambda: Case(x=torch.tensor(2.0001).double())
+    with pytest.warns(UserWarning, match="no case tells all mistakes apart"):
+        draw_case(draw, right_double, DOUBLE_MISTAKES)
+
+
+def test_float32_made_inside_an_answer_is_no_mistake():
+    rotation = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+    x = torch.randn(3, 2).double()
+    assert torch.equal(call_twice(lambda x: x @ rotation, x), x.float() @ rotation)
+
+
+def test_call_twice_compares_each_part_of_a_pair():
+    for pair in (tuple, list):
+        with pytest.raises(Wrong, match="two different answers"):
+            call_twice(lambda x, pair=pair: pair([x, torch.rand(2)]), torch.zeros(1))
+    call_twice(lambda x: (x, 2 * x, "words"), torch.zeros(1))
 
 
 def test_reject_first_evaluates_no_further_than_it_must():
