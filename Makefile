@@ -7,7 +7,7 @@ BROWSE  = $(if $(or $(DISPLAY),$(WAYLAND_DISPLAY),$(filter Darwin,$(shell uname)
 ROOT_OK = $(if $(filter 0,$(shell id -u)),--allow-root,)
 NN      = $(if $(LESSON),$(shell echo 0$(LESSON) | sed 's/.*\(..\)$$/\1/'))
 
-.PHONY: help setup lab app test test-fast lint build check html clean
+.PHONY: help setup lab app test test-fast lint build check html site clean
 
 help:
 	@echo "make lab                  set up, then open JupyterLab on the notebooks (prints its address)"
@@ -18,6 +18,7 @@ help:
 	@echo "make build [REPO=a/b]     lessons -> notebooks, what is out of date; REPO sets the public address"
 	@echo "make check                says what is out of date, runs nothing"
 	@echo "make html                 the notebooks as web pages, in html/"
+	@echo "make site                 the course as a web site, in build/site/ (runs no notebook)"
 
 setup: $(READY)
 
@@ -55,6 +56,12 @@ check: $(READY)
 
 html: $(READY)
 	$(VENV)/bin/jupyter nbconvert --to html --output-dir html notebooks/*.ipynb solutions/*.ipynb exercises/*.ipynb
+
+site: $(READY)
+	@$(PY) -c 'import myst_nb, sphinx_book_theme' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[site]'
+	rm -rf build/site
+	$(PY) docs/site/stage.py build/site-src
+	$(PY) -m sphinx -W --keep-going -E -q -c docs/site -d build/site-doctrees build/site-src build/site
 
 clean:
 	rm -rf html build *.egg-info      # runs/ holds your trainings: delete it yourself

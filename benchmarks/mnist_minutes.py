@@ -107,7 +107,7 @@ def draw(D: Denoiser, y: Tensor, scale: float, eta: float, steps: int = 20) -> T
         for labels in y.split(500):
             x = schedule.sample_prior((len(labels), 1, 28, 28), generator=g, device=device)
             ts = timesteps(schedule, steps)
-            path = ddim(guided, schedule, x, ts, eta, g, y=labels.to(x.device))
+            path = ddim(guided, schedule, x, ts, eta=eta, generator=g, y=labels.to(x.device))
             parts.append(last(path).cpu())
     return torch.cat(parts)
 

@@ -76,9 +76,11 @@ def notebook_page(file: Path) -> dict:
     """A notebook as a page: links in place of the badge, the set-up cell folded."""
     notebook = read(file)
     line = launch(file.relative_to(ROOT).as_posix())
-    for cell in notebook["cells"]:
+    for k, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] == "markdown":
             cell["source"] = BADGE.sub(line, cell["source"])
+            if k > 0:                                   # one title a page; parts are sections
+                cell["source"] = re.sub(r"^# (?=Part )", "## ", cell["source"], flags=re.M)
             cell["source"] = re.sub(
                 r"`(exercises|notebooks)/(0\d_\w+\.ipynb)`", r"[\1/\2](../\1/\2)", cell["source"]
             )
@@ -172,12 +174,21 @@ def stage(target: Path) -> None:
         for file in (ROOT / folder).glob("*.ipynb"):
             page = json.dumps(notebook_page(file), ensure_ascii=False)
             (target / folder / file.name).write_text(page, encoding="utf-8")
-    shutil.copytree(ROOT / "docs/cards", target / "docs/cards")
-    cards = target / "docs/cards/README.md"
-    listing = "\n```{toctree}\n:hidden:\n:glob:\n\n*.csv\n*.npz\n*.safetensors\n```\n"
-    cards.write_text(cards.read_text(encoding="utf-8") + listing, encoding="utf-8")
+    stage_cards(target)
     (target / "assets").mkdir()
     shutil.copy(ROOT / "assets/nouns.png", target / "assets")
+
+
+def stage_cards(target: Path) -> None:
+    """The cards, listed in the table of contents, and the page of licences that they link to."""
+    (target / "docs/cards").mkdir()
+    for file in (ROOT / "docs/cards").glob("*.md"):
+        text = file.read_text(encoding="utf-8")
+        text = text.replace("../../course_lib/assets/LICENSES.md", "../licences.md")
+        if file.name == "README.md":
+            text += "\n```{toctree}\n:hidden:\n:glob:\n\n*.csv\n*.npz\n*.safetensors\n```\n"
+        (target / "docs/cards" / file.name).write_text(text, encoding="utf-8")
+    shutil.copy(ROOT / "course_lib/assets/LICENSES.md", target / "docs/licences.md")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def link_formulas(app, doctree, docname: str) -> None:
     skip = (nodes.literal, nodes.literal_block, nodes.reference, nodes.title, nodes.math)
     for text in list(doctree.findall(nodes.Text)):
         parents = (nodes.raw, nodes.math_block, nodes.image)
-        if isinstance(text.parent, skip + parents) or not NUMBER.search(text):
+        if isinstance(text.parent, (type(None), *skip, *parents)) or not NUMBER.search(text):
             continue
         new, end = [], 0
         for match in NUMBER.finditer(text):
