@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import validate, validate_tokens
+from .schedules import as_float64
 
 ORDERS = ("random", "confidence")
 
@@ -28,10 +29,10 @@ def mask_tokens(
     and a mask_id that is no whole number.
     """
     x0 = validate_tokens.token_ids(x0, "x0")
-    t = validate_tokens.level(t, len(x0)).to(x0.device)
+    t = validate_tokens.level(t, len(x0)).cpu()
     mask_id = validate.whole(mask_id, "mask_id", 0)
     validate.generator(generator)
-    return torch.where(_uniform(x0.shape, generator, x0.device) < t[:, None], mask_id, x0)
+    return torch.where(_chance(t[:, None], x0, generator), mask_id, x0)
 
 
 def masked_nll(logits: Tensor, x0: Tensor, x: Tensor, t: Tensor | float, mask_id: int) -> Tensor:
@@ -44,11 +45,11 @@ def masked_nll(logits: Tensor, x0: Tensor, x: Tensor, t: Tensor | float, mask_id
     (Sahoo et al. 2024, eq. 10; Shi et al. 2024, eq. 5)
     """
     x0, x = validate_tokens.token_ids(x0, "x0"), validate_tokens.token_ids(x, "x")
-    t = validate_tokens.level(t, len(x0)).to(x0.device)
+    t = validate_tokens.level(t, len(x0))
     if (t == 0).any():
         raise ValueError("t must be above 0: the weight is 1 / t, and at 0 nothing is masked")
     nll = _nll_of_masked(logits, x0, x, mask_id)
-    return nll / t.to(nll.dtype)
+    return nll / t.to(nll.device, nll.dtype)
 
 
 def _nll_of_masked(logits: Tensor, x0: Tensor, x: Tensor, mask_id: int) -> Tensor:
@@ -172,7 +173,7 @@ class Autoregressive(nn.Module):
         device = next(self.parameters(), torch.empty(0)).device
         x = torch.full((n, length), self.start_id, device=device)
         for k in range(length):
-            logits = self(x[:, : k + 1])[:, -1:].double()
+            logits = as_float64(self(x[:, : k + 1])[:, -1:])
             x[:, k : k + 1] = _draw(logits, temperature, generator)[0]
         return x
 
@@ -224,14 +225,15 @@ def _unmasked(
         level = torch.full((len(x),), t, device=x.device)
         with torch.no_grad():                               # a generator has its own grad mode
             logits = validate_tokens.logits_of(D(x, level, **condition), x)
-        drawn, log_p = _draw(without_mask(logits, mask_id).double(), temperature, generator)
+        logits = as_float64(without_mask(logits, mask_id))
+        drawn, log_p = _draw(logits, temperature, generator)
         again, reveal = _probabilities(t, s, remasking)
-        chosen = masked & (_uniform(x.shape, generator, x.device) < reveal)
+        chosen = masked & _chance(reveal, x, generator)
         if order == "confidence":
-            ties = 1e-9 * _uniform(x.shape, generator, x.device)        # are broken by chance
+            ties = 1e-9 * _uniform(x.shape, generator, log_p.device)    # are broken by chance
             chosen = _surest(log_p + ties, masked, chosen.sum(1))
-        hidden = wanted & ~masked & (_uniform(x.shape, generator, x.device) < again)
-        x = torch.where(chosen, drawn, torch.where(hidden, mask_id, x))
+        hidden = wanted & ~masked & _chance(again, x, generator)
+        x = torch.where(chosen, drawn.to(x.device), torch.where(hidden, mask_id, x))
         yield x
 
 
@@ -260,8 +262,14 @@ def _draw(
 
 def _surest(log_p: Tensor, masked: Tensor, count: Tensor) -> Tensor:
     """The `count` (B,) masked places of each row whose drawn token is the likeliest: (B, L) bool"""
-    rank = log_p.masked_fill(~masked, -torch.inf).argsort(1, descending=True).argsort(1)
-    return masked & (rank < count[:, None])
+    hidden = ~masked.to(log_p.device)
+    rank = log_p.masked_fill(hidden, -torch.inf).argsort(1, descending=True).argsort(1)
+    return masked & (rank.to(masked.device) < count[:, None])
+
+
+def _chance(p: Tensor | float, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """True with probability p (p: on the CPU), in x's shape and on its device."""
+    return (_uniform(x.shape, generator, "cpu") < p).to(x.device)
 
 
 def _uniform(shape: Iterable[int], generator: torch.Generator | None, device) -> Tensor:

@@ -2,6 +2,7 @@
 from torch import Tensor
 
 from ... import validate
+from ...schedules import as_float64
 from ..data.digit_clips import _centre_of_mass, _window
 from .features import predict_digits
 
@@ -52,7 +53,7 @@ def identity_loss(digits: Tensor) -> Tensor:
             "digits are whole numbers (n, F), as read_digits gives them; "
             f"got {digits.dtype} {tuple(digits.shape)}"
         )
-    return ((digits != digits[:, :1]) | (digits < 0)).double().mean(0)
+    return as_float64((digits != digits[:, :1]) | (digits < 0)).mean(0)
 
 
 def _ink(x: Tensor) -> Tensor:

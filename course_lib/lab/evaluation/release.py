@@ -9,7 +9,7 @@ from torch import Tensor
 from ... import validate
 from ...denoiser import Denoiser
 from ...guidance import Denoise, as_wrapper
-from ...schedules import Schedule, append_dims
+from ...schedules import Schedule, append_dims, as_float64
 
 # ---- copies
 
@@ -21,7 +21,7 @@ def pair_correlation(a: Tensor, b: Tensor) -> Tensor:
     """
     a = validate.real(a, "a", ndim=2)
     b = validate.real(b, "b", like=a, ndim=2)
-    parts = [x.flatten(1).double() for x in (a, b)]
+    parts = [as_float64(x).flatten(1) for x in (a, b)]
     parts = [x - x.mean(1, keepdim=True) for x in parts]
     sizes = [x.norm(dim=1) for x in parts]
     if min(size.min() for size in sizes) == 0:
@@ -53,7 +53,7 @@ def copy_threshold(held_out: Tensor, level: float = 0.01) -> float:
     level = validate.number(level, "level", 0, 1, above=True)
     if len(held_out) * level < 1:
         raise ValueError(f"a quantile of {level} needs {math.ceil(1 / level)} held-out distances")
-    return held_out.double().quantile(level).item()
+    return as_float64(held_out).quantile(level).item()
 
 
 # ---- membership
@@ -64,8 +64,8 @@ def auc(positive: Tensor, negative: Tensor) -> float:
 
     Raises TypeError or ValueError for empty sets.
     """
-    positive = validate.real(positive, "positive").double().flatten()
-    negative = validate.real(negative, "negative").double().flatten().sort().values
+    positive = as_float64(validate.real(positive, "positive")).flatten()
+    negative = as_float64(validate.real(negative, "negative")).flatten().sort().values
     below = torch.searchsorted(negative, positive.contiguous())
     up_to = torch.searchsorted(negative, positive.contiguous(), right=True)
     return ((below + up_to).double().mean() / (2 * len(negative))).item()

@@ -32,11 +32,11 @@ def nats(model: Model, x0: Tensor, draws: int = 32, seed: int = 0, batch_size: i
 
 
 def _bound(model: MaskedDiffusion, x0: Tensor, draws: int, g: torch.Generator) -> Tensor:
-    total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+    total = torch.zeros(len(x0), dtype=torch.float64)
     for k in range(draws):
         t = (k + 1 - torch.rand(len(x0), generator=g, dtype=torch.float64)) / draws
         x = mask_tokens(x0, t, model.mask_id, g)
-        total += masked_nll(model(x, t), x0, x, t, model.mask_id)
+        total += masked_nll(model(x, t), x0, x, t, model.mask_id).cpu()
     return total / draws
 
 
