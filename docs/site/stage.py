@@ -9,6 +9,7 @@ import base64
 import functools
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BADGE = re.compile(r"^\[!\[Open in Colab\].*$", re.M)
+LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
+PROJECT = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 TABLE = re.compile(r"^\| term \| in one line \|\n\|[- |]+\|\n((?:\|.*(?:\n|$))+)", re.M)
 
 
@@ -175,8 +178,32 @@ def stage(target: Path) -> None:
             page = json.dumps(notebook_page(file), ensure_ascii=False)
             (target / folder / file.name).write_text(page, encoding="utf-8")
     stage_cards(target)
+    for file in pages():
+        (target / file.parent).mkdir(parents=True, exist_ok=True)
+        (target / file).write_text(text_page(file, target), encoding="utf-8")
     (target / "assets").mkdir()
     shutil.copy(ROOT / "assets/nouns.png", target / "assets")
+
+
+def pages() -> list[Path]:
+    """The pages of text, relative to the project, which keep their places in the site."""
+    folders = [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/instructors/*.md")]
+    files = [*folders, *(ROOT / name for name in PROJECT)]
+    return sorted(file.relative_to(ROOT) for file in files if file.exists())
+
+
+def text_page(file: Path, target: Path) -> str:
+    """A page whose links to files that are no pages lead to the repository."""
+    here = set(pages())
+
+    def lead(match: re.Match) -> str:
+        link, anchor = match[1], match[2] or ""
+        path = Path(os.path.normpath(file.parent / link))
+        known = path in here or (target / path).is_file()
+        if re.match(r"\w+:", link) or known:
+            return match[0]
+        return f"]({address()}/blob/main/{path.as_posix()}{anchor})"
+    return LINK.sub(lead, (ROOT / file).read_text(encoding="utf-8"))
 
 
 def stage_cards(target: Path) -> None:
