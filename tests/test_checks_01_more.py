@@ -275,7 +275,283 @@ def by_precision(beta, before, v):
     return np.float64(1) / ((1 - beta) / beta + 1 / (1 + (v - 1) * before)).numpy()
 
 
+# ---- answers that were once accepted, refused, or refused without a name
+
+def corrupts_alpha_bar(x0, i, eps, alpha_bar):
+    alpha_bar.sqrt_()
+    signal = shaped(alpha_bar[i], x0)
+    return signal * x0 + root(1 - signal**2) * eps
+
+
+def balanced_steps(T, B):
+    return torch.cat([torch.randperm(T) for _ in range(B // T + 1)])[:B]
+
+
+def antithetic_steps(T, B):
+    half = torch.randint(T, (B // 2 + 1,))
+    return torch.cat([half, T - 1 - half])[:B]
+
+
+def neighbouring_steps(T, B):
+    half = torch.randint(T, ((B + 1) // 2,))
+    return torch.stack([half, T - 1 - half], 1).flatten()[:B]
+
+
+def repeated_steps(T, B):
+    return torch.randint(T, (B // 2 + 1,)).repeat(2)[:B]
+
+
+def rounded_steps(T, B):
+    return (torch.rand(B) * (T - 1)).round().long()
+
+
+def antithetic_noise(x0):
+    half = torch.randn_like(x0[:(len(x0) + 1) // 2])
+    return torch.cat([half, -half])[:len(x0)]
+
+
+def squeezes_the_step(net, x0, alpha_bar):
+    """Right for more than one example."""
+    i = torch.randint(len(alpha_bar), (len(x0),)).squeeze()
+    eps = torch.randn_like(x0)
+    a = shaped(alpha_bar[i], x0)
+    return (net(root(a) * x0 + root(1 - a) * eps, (i + 1) / len(alpha_bar)) - eps).square().mean()
+
+
+def noise_before_steps(net, x0, alpha_bar):
+    """Right; the noise is the first that is drawn."""
+    eps = torch.randn_like(x0)
+    i = torch.randint(len(alpha_bar), (len(x0),))
+    a = shaped(alpha_bar[i], x0)
+    return (net(root(a) * x0 + root(1 - a) * eps, (i + 1) / len(alpha_bar)) - eps).square().mean()
+
+
+def with_coefficients(signal, noise):
+    def training_loss(net, x0, alpha_bar):
+        i = torch.randint(len(alpha_bar), (len(x0),))
+        a = shaped(alpha_bar[i], x0)
+        eps = torch.randn_like(x0)
+        x = signal(a) * x0 + noise(a) * eps
+        return (net(x, (i + 1) / len(alpha_bar)) - eps).square().mean()
+    return training_loss
+
+
+def one_after_the_other(net, x0, alpha_bar):
+    """Right, with a call of the network for each example, in float32."""
+    T, errors = len(alpha_bar), []
+    for x in x0:
+        i = int(torch.randint(T, ()))
+        eps = torch.randn_like(x)
+        noisy = root(alpha_bar[i]) * x + root(1 - alpha_bar[i]) * eps
+        errors.append((net(noisy[None], torch.tensor([(i + 1) / T])) - eps).square().mean())
+    return torch.stack(errors).mean()
+
+
+def by_einsum(net, x0, alpha_bar):
+    """Right, with noise in float32."""
+    i = torch.randint(len(alpha_bar), (len(x0),))
+    eps = torch.randn(x0.shape)
+    x = torch.einsum("b,b...->b...", root(1 - alpha_bar[i]), eps)
+    x = x + torch.einsum("b,b...->b...", root(alpha_bar[i]), x0)
+    return (net(x, (i + 1) / len(alpha_bar)) - eps).square().mean()
+
+
+def spoils_table(net, x0, alpha_bar):
+    loss = trainer()(net, x0, alpha_bar)
+    alpha_bar.sqrt_()
+    return loss
+
+
+def without_last_two_noises(net, x, zs, betas):
+    return eps_form()(net, x, torch.cat([0 * zs[:2], zs[2:]]), betas)
+
+
+def spoils_zs(net, x, zs, betas):
+    zs[0] = 0
+    return eps_form()(net, x, zs, betas)
+
+
+def by_ddim(net, x, zs, betas):
+    a = torch.cat([torch.ones(1).double(), torch.cumprod(1 - betas, 0)])
+    for t in range(len(betas), 0, -1):
+        eps_hat = net(x, torch.full((len(x),), t / len(betas)))
+        x0_hat = (x - root(1 - a[t]) * eps_hat) / root(a[t])
+        x = root(a[t - 1]) * x0_hat + root(1 - a[t - 1]) * eps_hat
+    return x
+
+
+def asks_once(net, x, zs, betas):
+    eps_hat = net(x, torch.ones(len(x)))
+    return eps_form()(lambda x, t: eps_hat, x, zs, betas)
+
+
+def noises_before(net, x, zs, betas):
+    a = torch.cumprod(1 - betas, 0)
+    for i in reversed(range(len(betas))):
+        before = a[i - 1] if i else torch.ones(()).double()
+        x = x + root(betas[i] * (1 - before) / (1 - a[i])) * zs[i]
+        eps_hat = net(x, torch.full((len(x),), (i + 1) / len(betas)))
+        x = (x - betas[i] / root(1 - a[i]) * eps_hat) / root(1 - betas[i])
+    return x
+
+
+def with_the_sheets_curve(net, x, zs, betas):
+    a = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
+    for i in reversed(range(len(betas))):
+        before = a[i - 1] if i else torch.ones(())
+        eps_hat = net(x, torch.full((len(x),), (i + 1) / len(betas)))
+        x = (x - betas[i] / root(1 - a[i]) * eps_hat) / root(1 - betas[i])
+        x = x + root(betas[i] * (1 - before) / (1 - a[i])) * zs[i]
+    return x
+
+
+def in_the_table(a):
+    """The entry of the sheet's table whose alpha_bar is nearest to a."""
+    table = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000).double(), 0)
+    return (table - a).abs().argmin(), table
+
+
+def jump_by_table(s, t):
+    (i, table), (k, _) = in_the_table(s), in_the_table(t)
+    return root(table[k] / table[i]), 1 - table[k] / table[i]
+
+
+def step_back_by_table(x0, x, a_t, a_s):
+    beta = torch.linspace(1e-4, 0.02, 1000).double()[in_the_table(a_t)[0]]
+    mean = root(1 - beta) * (1 - a_s) * x + root(a_s) * beta * x0
+    return mean / (1 - a_t), beta * (1 - a_s) / (1 - a_t)
+
+
+def keeps_x(x0, x, a_t, a_s):
+    mean, variance = STEP_BACK_RIGHT(x0, x, a_t, a_s)
+    return (x if a_s == 1 else mean), variance
+
+
+def near_the_data(x0, x, a_t, a_s):
+    return (x0, 0.0) if a_s > 0.999 else STEP_BACK_RIGHT(x0, x, a_t, a_s)
+
+
+def slope_of_log(T):
+    s = torch.sigmoid(3 - 6 * (torch.arange(T).double() + 0.5) / T)
+    return (6 * s * (1 - s) / (s - 1 / (1 + math.exp(3))) / T).clamp(max=0.999)
+
+
+def thousandths(T):
+    """The curve at whole thousandths alone: right where T divides 1000."""
+    times = (torch.arange(T + 1) * 1000 / T).round().long()
+    return betas_from(sigmoid_g(1000)[times])
+
+
+def in_float32(T):
+    """Right to three digits."""
+    g = torch.sigmoid(3 - 6 * torch.linspace(0, 1, T + 1)) - torch.sigmoid(torch.tensor(-3.0))
+    return betas_from(g)
+
+
+def best_in_place(beta, before, v):
+    """Right, and harmless: numbers were promised."""
+    v *= before
+    v += 1 - before
+    return beta * v / ((1 - beta) * v + beta)
+
+
+def with_mean(change):
+    """The right step back, but for its mean."""
+    def answer(x0, x, a_t, a_s):
+        return change(x0, x, a_t, a_s), STEP_BACK_RIGHT(x0, x, a_t, a_s)[1]
+    return answer
+
+
 WRONG = [
+    ("1.1", "which is v - 1, not v", lambda v, betas: 1 + v * torch.prod(1 - betas)),
+    ("1.1", "not the 1 - beta^2", left(lambda betas: torch.prod(1 - betas**2))),
+    ("1.1", "the last step alone", lambda v, betas: v * torch.prod(1 - betas) + betas[-1]),
+    ("1.1", "do not just add up", lambda v, betas: v * torch.prod(1 - betas) + betas.sum()),
+    ("1.2", "put no floor under it", lambda s, t: (root(t / s), (1 - t / s).clamp(min=0.001))),
+    ("1.2", "nearly right", lambda s, t: (root(t / (s + 0.001)), 1 - t / s)),
+    ("1.2", "alpha_bar_s as well", lambda s, t: (root(t) / s, 1 - t / s)),
+    ("1.2", "a ratio; you took", lambda s, t: (root(1 - s + t), s - t)),
+    ("1.2", "variance of the step back", lambda s, t: (
+        root(t / s), (1 - t / s) * (1 - s) / (1 - t))),
+    ("1.2", "may be any levels", jump_by_table),
+    ("1.2", "must be 0.4, and factor^2 * 0.1", lambda s, t: (root(t / s), (1 - t / s) ** 2)),
+    ("1.3", "your function changes alpha_bar itself", corrupts_alpha_bar),
+    ("1.3", "x0 of shape (1, 2), comes back as (2,)",
+     lambda *inputs: q_sample()(*inputs).squeeze()),
+    ("1.3", "at i = 0 your alpha_bar is 1", lambda x0, i, eps, alpha_bar: (
+        q_sample()(x0, i, eps, torch.cat([torch.ones(1), alpha_bar])))),
+    ("1.3", "the mean of their levels", lambda x0, i, eps, alpha_bar: (
+        root(alpha_bar[i].mean()) * x0 + root(1 - alpha_bar[i].mean()) * eps)),
+    ("1.3", "but not at [0, 1]", q_sample(noise=lambda a: root((1 - a).clamp(min=0.01)))),
+    ("1.4", "your last beta is 0.9900", lambda T: sigmoid(T)[1].clamp(max=0.99)),
+    ("1.4", "the ratio without a root", lambda T: betas_from(root(sigmoid_g(T).clamp(min=0)))),
+    ("1.4", "the slope of log alpha_bar", slope_of_log),
+    ("1.4", "minus the log of the ratio", lambda T: (
+        -sigmoid_g(T).clamp(min=1e-300).log().diff()).clamp(max=0.999)),
+    ("1.4", "from 6 to -6", lambda T: betas_from(
+        torch.sigmoid(6 - 12 * torch.linspace(0, 1, T + 1).double()) - 1 / (1 + math.exp(6)))),
+    ("1.4", "is nearly right", lambda T: (
+        (1 - sigmoid_g(T)[1:] / (sigmoid_g(T)[:-1] + 1e-4)).clamp(max=0.999))),
+    ("1.4", "rescaled", lambda T: (
+        sigmoid(1000)[1][1000 // T - 1::1000 // T] * 1000 / T).clamp(max=0.999)),
+    ("1.4", "no beta of yours is below 0.0001", lambda T: sigmoid(T)[1].clamp(min=1e-4)),
+    ("1.4", "these are not the betas of (1.12)", thousandths),
+    ("1.5", "- d alpha_bar_T of (1.14) is missing", 692),
+    ("1.5", "digits in [0, 1]", 410),
+    ("1.5", "multiplied by 1000 / T", 20),
+    ("1.5", "not its logarithm alone", 622),
+    ("1.6", "near the data", near_the_data),
+    ("1.6", "at s = 0 you return x_t", keeps_x),
+    ("1.6", "you clip x_0", with_mean(lambda x0, x, a_t, a_s: (
+        STEP_BACK_RIGHT(x0.clamp(-1, 1), x, a_t, a_s)[0]))),
+    ("1.6", "beta from the lesson's table", step_back_by_table),
+    ("1.6", "has beta; it is 1 - alpha_bar_s", back(
+        lambda al, t, s: root(al) * (1 - al), on_x0, tilde)),
+    ("1.6", "that of x_0 is wrong", back(on_x, lambda al, t, s: 2 * on_x0(al, t, s), tilde)),
+    ("1.6", "no weighted sum", with_mean(lambda *inputs: STEP_BACK_RIGHT(*inputs)[0].tanh())),
+    ("1.7", "exactly as often as step T - 1 - i", trainer(step=balanced_steps)),
+    ("1.7", "tell those of others", trainer(step=antithetic_steps)),
+    ("1.7", "tell those of others", trainer(step=neighbouring_steps)),
+    ("1.7", "tell those of others", trainer(step=repeated_steps)),
+    ("1.7", "or minus it", trainer(noise=antithetic_noise)),
+    ("1.7", "the same chance", trainer(step=rounded_steps)),
+    ("1.7", "for one alone", squeezes_the_step),
+    ("1.7", "not Gaussian", trainer(noise=lambda x0: 12**0.5 * (torch.rand_like(x0) - 0.5))),
+    ("1.7", "not Gaussian", trainer(noise=lambda x0: torch.randn_like(x0).clamp(-2, 2))),
+    ("1.7", "another factor than sqrt(alpha_bar)", with_coefficients(
+        lambda a: a, lambda a: root(1 - a))),
+    ("1.7", "at some steps the noise", with_coefficients(root, lambda a: root(1.01 - a))),
+    ("1.7", "changes alpha_bar itself", spoils_table),
+    ("1.7", "made with alpha_bar[i + 1]", loss_of(lambda alpha_bar: (
+        torch.cat([alpha_bar[1:], alpha_bar[-1:]])))),
+    ("1.8", "at alpha_bar = 0.995", lambda x0, x, a: (root(a) * x0 - x) / (1 - a).clamp(min=0.05)),
+    ("1.8", "0.909 times the score", lambda x0, x, a: (root(a) * x0 - x) / (1.01 - a)),
+    ("1.8", "no factor sqrt(alpha_bar)", lambda x0, x, a: root(a) * (root(a) * x0 - x) / (1 - a)),
+    ("1.9", "yours is so at i = 1, too", without_last_two_noises),
+    ("1.9", "the zs or the betas it was given", spoils_zs),
+    ("1.9", "DDIM's", by_ddim),
+    ("1.9", "asked once", asks_once),
+    ("1.9", "before the network is asked", noises_before),
+    ("1.9", "your alpha_bar is the lesson's", with_the_sheets_curve),
+    ("1.9", "uses zs[i - 1]", sampling(z=lambda zs, i: zs[i - 1])),
+    ("1.10", "without a root", lambda beta, before, v: (
+        best(beta, 1.0, root(before) * v + 1 - before))),
+    ("1.10", "not by its square", lambda beta, before, v: (
+        (1 + (v - 1) * before)
+        - (1 - beta) * ((1 + (v - 1) * before) / (1 + (v - 1) * before * (1 - beta))) ** 2)),
+    ("1.10", "has alpha, not alpha^2", lambda beta, before, v: (
+        (1 + (v - 1) * before)
+        - ((1 - beta) * (1 + (v - 1) * before)) ** 2 / (1 + (v - 1) * before * (1 - beta)))),
+    ("1.10", "the inverse is no straight line", lambda beta, before, v: (
+        1 / ((1 - v) / best(beta, before, 0) + v / beta))),
+    ("1.10", "still to be divided by alpha", lambda beta, before, v: (
+        best(beta, before, v) * (1 - beta))),
+    ("1.10", "a sign", lambda beta, before, v: (
+        beta / (1 - beta) * (1 + beta / (1 + (v - 1) * before * (1 - beta))))),
+    ("1.10", "both ends, v = 0 and v = 1, are right, but at v", lambda beta, before, v: (
+        best(beta, before, v**3))),
+    ("1.10", "v = 0 gives beta tilde, as it must", lambda beta, before, v: (
+        best(beta, before, 3 * v))),
     ("1.1", "you multiply the betas", left(lambda betas: torch.prod(betas))),   # F22
     ("1.1", "you multiply the betas", lambda v, betas: v * betas.prod()),
     ("1.1", "that is a standard deviation", lambda v, betas: root(left()(v, betas))),     # F23
@@ -342,7 +618,7 @@ WRONG = [
     ("1.6", "changes the tensors it was given", step_back_in_place),
     ("1.6", "the mean and the variance have changed places",
      lambda *inputs: STEP_BACK_RIGHT(*inputs)[::-1]),
-    ("1.6", "your mean has noise in it", step_back_drawn),
+    ("1.6", "draw no noise of your own", step_back_drawn),
     ("1.6", "both weights lack", back(
         lambda al, t, s: al * (1 - s), lambda al, t, s: s * (1 - al), tilde)),
     ("1.6", "took the difference of the two as beta", back(
@@ -432,6 +708,13 @@ WRONG = [
         1 / (1 / beta + 1 / (1 + (v - 1) * before)))),
 ]
 RIGHT = [
+    ("1.2", lambda s, t: torch.stack([root(t / s), 1 - t / s])),
+    ("1.2", lambda s, t: np.array([root(t / s), 1 - t / s])),
+    ("1.7", one_after_the_other),
+    ("1.7", by_einsum),
+    ("1.7", noise_before_steps),
+    ("1.10", best_in_place),
+    ("1.10", lambda beta, before, v: best(beta, before, v) if before < 1 or v else 0.0),
     ("1.1", walks(lambda v, beta: 1 + (1 - beta) * (v - 1))),
     ("1.1", lambda v, betas: np.float32(left()(v, betas))),                     # F12
     ("1.1", lambda v, betas: left()(v, betas).numpy()),
@@ -440,6 +723,7 @@ RIGHT = [
     ("1.3", one_by_one),
     ("1.4", betas_by_numpy),
     ("1.4", betas_one_by_one),
+    ("1.4", in_float32),
     ("1.5", lambda: np.int64(619)),
     ("1.5", np.array(619.0)),
     ("1.5", torch.tensor([619])),
@@ -464,6 +748,13 @@ def test_wrong(name, diagnosis, answer):
 @pytest.mark.parametrize("name, answer", listed(RIGHT))
 def test_right(name, answer):
     assert_accepted(name, answer)
+
+
+def test_an_answer_that_changes_its_table_leaves_the_checks_as_they_were():
+    """The levels that an answer was given were once the checks' own."""
+    assert_refused("1.3", "changes alpha_bar itself", corrupts_alpha_bar)
+    assert_refused("1.5", "the first T of a thousand betas", 787)
+    assert_refused("1.5", "still above 1: more steps", 618)
 
 
 def test_right_where_gradients_are_switched_off():
