@@ -22,7 +22,6 @@ nb_execution_mode = "off"
 nb_merge_streams = True
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-python_maximum_signature_line_length = 80
 
 html_theme = "sphinx_book_theme"
 html_static_path = ["_static"]
@@ -49,3 +48,4 @@ def setup(app):
     app.connect("doctree-resolved", handlers.link_formulas)
     app.connect("autodoc-process-docstring", handlers.plain_docstring)
     app.connect("build-finished", handlers.copy_mathjax)
+    app.connect("build-finished", handlers.name_controls)

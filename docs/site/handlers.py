@@ -11,6 +11,13 @@ TAG = re.compile(r"\\tag\{(\d+)\.(\d+)\}")
 NUMBER = re.compile(r"\((\d)\.(\d+)\)")
 OPTION = re.compile(r"(\*{0,2}\w[\w, *]{0,40}):\s+(.*)")
 
+NAMES = (
+    ("<summary><span", '<summary aria-label="Show the pages of this section"><span'),
+    ('title="Search" aria-label="Search" data-bs-placement', 'title="Search" data-bs-placement'),
+    ('<div class="math notranslate nohighlight"',
+     '<div tabindex="0" class="math notranslate nohighlight"'),
+)
+
 
 def name_formulas(app, doctree) -> None:
     """Give each numbered formula an id, eq-1-4, and leave its LaTeX as it is."""
@@ -98,3 +105,13 @@ def copy_mathjax(app, error) -> None:
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(source / "tex-chtml-full.js", target)
         shutil.copytree(source / fonts, target / fonts, dirs_exist_ok=True)
+
+
+def name_controls(app, error) -> None:
+    """What the theme leaves unnamed gets a name, and what scrolls can be reached by keyboard."""
+    if error is None:
+        for file in Path(app.outdir).rglob("*.html"):
+            text = file.read_text(encoding="utf-8")
+            for old, new in NAMES:
+                text = text.replace(old, new)
+            file.write_text(text, encoding="utf-8")
