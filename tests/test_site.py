@@ -3,6 +3,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,19 @@ def test_every_picture_has_an_alternative_text(stage):
     for file in stage.lessons():
         found = stage.alternatives(file)
         assert found and all(text.strip() for text in found.values()), file.name
+
+
+def test_the_page_of_notation_names_formulas_that_exist(stage):
+    text = (SITE / "notation.md").read_text(encoding="utf-8")
+    found = re.findall(r"\((\d)\.(\d+)\)", text)
+    assert len(found) > 30 and all(number in stage.formulas() for number in found)
+
+
+def test_terms_toml_has_no_stale_cells(stage):
+    """Each cell that terms.toml spells out stands in a lesson's table."""
+    spelled = tomllib.loads((SITE / "terms.toml").read_text(encoding="utf-8"))
+    cells = {cell for file in stage.lessons() for cell, _ in stage.rows(file)}
+    assert set(spelled) <= cells
 
 
 def test_nothing_is_loaded_from_elsewhere():
