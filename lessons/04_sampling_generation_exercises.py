@@ -13,7 +13,7 @@
 #
 # Nine questions, 26 points, about three and a half hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("4.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
 #
-# As in the lesson, $t = 0$ is data and $t = 1$ is noise, $\alpha$ and $\sigma$ are standard deviations, a step goes from level $t$ to a cleaner level $s < t$, and a denoiser `D(x, t)` returns its prediction $\hat x_0$ (`x0_hat`). Equation numbers are the lesson's. But for 4.9, where you train, all denoisers here are exact, so whatever goes wrong is the sampler's fault.
+# As in the lesson, $t = 0$ is data and $t = 1$ is noise, $\alpha$ and $\sigma$ are standard deviations, a step goes from level $t$ to a cleaner level $s < t$, and a denoiser `D(x, t)` returns its prediction $\hat x_0$ (`x0_hat`). Equation numbers are the lesson's. But for 4.9, where you train, all denoisers here are exact, so whatever goes wrong is the sampler's fault. The core sections suffice for all but 4.8, which needs "Inversion" in section 4.11, and 4.9, whose formula section 4.18 derives: 20 of the 26 points.
 
 # %% tags=["setup"]
 {{setup}}
