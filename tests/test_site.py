@@ -8,18 +8,24 @@ from pathlib import Path
 
 import pytest
 
+import course_lib
+
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "docs/site"
 LOADED = re.compile(r"<(?:script|img|iframe|audio|video|source)\b[^>]*\bsrc=\"(?:https?:)?//[^\"]*")
 LINKED = re.compile(r"<link\b[^>]*\brel=\"(?:stylesheet|preload|icon)\"[^>]*href=\"(?:https?:)?//")
 
 
-@pytest.fixture(scope="module")
-def stage():
-    spec = importlib.util.spec_from_file_location("stage", SITE / "stage.py")
+def loaded(name: str):
+    spec = importlib.util.spec_from_file_location(name, SITE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def stage():
+    return loaded("stage")
 
 
 def test_every_lesson_has_a_table_of_terms(stage):
@@ -63,6 +69,17 @@ def test_terms_toml_has_no_stale_cells(stage):
     spelled = tomllib.loads((SITE / "terms.toml").read_text(encoding="utf-8"))
     cells = {cell for file in stage.lessons() for cell, _ in stage.rows(file)}
     assert set(spelled) <= cells
+
+
+def test_what_the_package_offers_first_has_an_example_that_is_run():
+    """Each name of `course_lib` itself: a statement of a lesson, a sheet or a test."""
+    examples = loaded("examples")
+    found = examples.examples()
+    things = [getattr(course_lib, name) for name in course_lib.__all__]
+    names = [name for name in map(examples.name_of, things) if name]
+    assert len(names) > 20 and len(found) > 300
+    assert [name for name in names if name not in found] == []
+    assert found["course_lib.samplers.ddim"].where.startswith("lesson")
 
 
 def test_nothing_is_loaded_from_elsewhere():

@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import examples
 import stage
 from docutils import nodes
 
@@ -84,7 +85,16 @@ def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
             else:
                 rows.append(_escape(line.strip()))
         new += [f"* {row}" if kind == "list" else row for row in rows] + [""]
-    lines[:] = new
+    lines[:] = new + example_of(obj if what in ("function", "class") else None)
+
+
+def example_of(thing: object) -> list[str]:
+    """A statement that uses it, from a lesson or a test, as reStructuredText."""
+    example = examples.examples().get(examples.name_of(thing))
+    if example is None:
+        return []
+    code = [f"   {line}" for line in example.code.split("\n")]
+    return [f"In {example.where}:", "", ".. code-block:: python", "", *code, ""]
 
 
 def _escape(text: str) -> str:
