@@ -499,7 +499,7 @@ plots.show({name: x[:10] for name, x in pictures.items()}, title="Asked for: 0 t
 #
 # * `"unknown words"`: the caption has words that are not in the tokenizer's vocabulary;
 # * `"two at once"`: the caption asks for two different ones of the same part, and there is room for one;
-# * `"too long"`: the caption has more words than the network takes, though it names nothing but the five parts;
+# * `"too long"`: the caption has more words than the network takes, though it names all five parts and nothing else;
 # * `"known words"`: every word is in the vocabulary, the part is asked for once and by its name, and yet it is not drawn. (This one is hard. It is worth no more points, but more honour.)
 #
 # The check looks whether the reason fits the caption, and draws eight pictures (but of a caption that is too long). The part has failed if it is right in at most four of them. Parts that the caption does not mention may be anything. Try first, with pictures:

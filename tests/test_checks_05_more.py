@@ -34,7 +34,7 @@ from test_checks_05 import (
 )
 from torch import nn
 
-from course_lib import guidance, samplers
+from course_lib import Schedule, guidance, samplers
 from course_lib.checks.common import one_thread
 from course_lib.lab import attributes, noun_parts
 from course_lib.samplers import last, timesteps
@@ -127,7 +127,59 @@ def guides_in_place(D, w, null):
     return guided
 
 
+def keeps_the_null(D, w, null):
+    """The unconditional prediction of the first call serves for all."""
+    kept = []
+    def guided(x, t, **condition):
+        weight = w(t) if callable(w) else w
+        if weight == 1:
+            return D(x, t, **condition)
+        kept.append(D(x, t, **condition | null))
+        return kept[0] + weight * (D(x, t, **condition) - kept[0])
+    return guided
+
+
+def with_nulls(choose, near=0.0):
+    """cfg with another null evaluation, and with no guidance where w is near 1."""
+    def make(D, w, null):
+        def guided(x, t, **condition):
+            weight = w(t) if callable(w) else w
+            if abs(weight - 1) <= near:
+                return D(x, t, **condition)
+            u = D(x, t, **condition | choose(null, condition))
+            return u + weight * (D(x, t, **condition) - u)
+        return guided
+    return make
+
+
+def the_first_null(null, condition):
+    name = next(iter(null))
+    return {name: null[name]}
+
+
+def other_time(change):
+    """cfg whose function w is given another time."""
+    return lambda D, w, null: with_nulls(lambda null, condition: null)(
+        D, (lambda t: w(change(t))) if callable(w) else w, null)
+
+
+def rescaled(u, c, w):
+    guided = u + w * (c - u)
+    return guided * c.std() / guided.std()
+
+
 # ---- 5.3
+
+def without_null_gradients(self, x, t, y):
+    lost = dropped(self, y)
+    out = self.net(x, t, y=torch.where(lost, self.null, y))
+    return torch.where(lost[:, None], out.detach(), out)
+
+
+def random_without_labels(self, x, t, y):
+    low = 0 if self.training else self.null
+    return self.net(x, t, y=torch.randint(low, self.null + 1, (len(x),)))
+
 
 def training(self, x, t, y):
     return self.net(x, t, y=torch.where(dropped(self, y), self.null, y))
@@ -304,6 +356,15 @@ NOT_DRAWN = ("a shark-headed noun with a pizza head", "head", "two at once",
 
 # ---- 5.9
 
+def half_of_them_twice(draw, n):
+    right = {}
+    for split in ("test", "pairs"):
+        parts = noun_parts.draw_parts((n + 1) // 2, split=split).repeat(2, 1)[:n]
+        x = draw(noun_parts.plain_captions(parts))
+        right[split] = attributes.attributes_correct(x, parts).float().mean(0)
+    return right
+
+
 def the_same_noun(split):                                                       # F18
     def answer(draw, n):
         accuracy = {}
@@ -318,6 +379,19 @@ def the_same_noun(split):                                                       
 
 def by_numpy(draw, n):
     return {name: value.numpy() for name, value in generalisation(draw, n).items()}
+
+
+def updates_before(D, schedule, x0, before, after, n, w, null):
+    z = last(samplers.ddim_invert(D, schedule, x0, timesteps(schedule, n).flip(0), **before))
+    before.update(after)
+    guide = guidance.cfg(D, w, null)
+    return last(samplers.ddim(guide, schedule, z, timesteps(schedule, n), **before))
+
+
+def from_y_before(D, schedule, x0, before, after, n, w, null):
+    z = last(samplers.ddim_invert(D, schedule, x0, timesteps(schedule, n).flip(0), **before))
+    guide = guidance.cfg(D, w, {"y": before["y"]})
+    return last(samplers.ddim(guide, schedule, z, timesteps(schedule, n), **after))
 
 
 # ---- 5.7
@@ -436,6 +510,59 @@ WRONG += [
     ("5.7", "the rule for predictions of the noise", steers(factor=lambda a, b: -b)),
     ("5.9", "in alphabetical order", alphabetical),
     ("5.9", "five times", measures(lambda right: right.all(1).float().mean().expand(5))),
+]
+# from some twenty-five answers to each question, by a reader of the sheet alone
+WRONG += [
+    ("5.1", "the examples 1 apart in the batch share",
+     dropping(lambda y, p, g: (
+         (torch.rand(len(y), generator=g) < p)[::2].repeat_interleave(2)[:len(y)]))),
+    ("5.1", "equal labels share one random draw",
+     dropping(lambda y, p, g: (
+         (torch.rand(1000, generator=g) < p)[y if y.ndim == 1 else y[:, 0]]))),
+    ("5.1", "became 10; it must become null, which is 0 here",
+     lambda y, null, p, g: drop(y, null or 10, p, g)),
+    ("5.1", "p is rounded to tenths",
+     dropping(lambda y, p, g: torch.randint(10, (len(y),), generator=g) < round(10 * p))),
+    ("5.1", "that is p^2",
+     dropping(lambda y, p, g: torch.rand(2, len(y), generator=g).amax(0) < p)),
+    ("5.2", "keep nothing from one call to the next", keeps_the_null),
+    ("5.2", "you replace y alone", with_nulls(the_first_null)),
+    ("5.2", "only w = 1 is no guidance", with_nulls(lambda null, condition: null, near=0.15)),
+    ("5.2", "null's number for the other conditions",
+     with_nulls(lambda null, condition: {name: 3 for name in condition})),
+    ("5.2", "w(t) is taken at t = 1", other_time(lambda t: 1.0)),
+    ("5.2", "w is called with 1 - t", other_time(lambda t: 1 - t)),
+    ("5.2", "w is rounded down", free(lambda u, c, w: u + int(w) * (c - u))),
+    ("5.2", "rescaled to the standard deviation of c", free(rescaled)),
+    ("5.3", "the null label train the network, too", made(train=without_null_gradients)),
+    ("5.3", "the gradient of x is cut",
+     made(train=lambda self, x, t, y: training(self, x.detach(), t, y))),
+    ("5.3", "in training, without y", made(nothing=random_without_labels)),
+    ("5.4", "the sign of m is lost", lambda w, m, *a: bells(w, abs(m), *a)),
+    ("5.4", "w is rounded", lambda w, *a: bells(int(w + 0.999), *a)),
+    ("5.4", "guided: the mean and the std have changed places",
+     guided_pair(lambda mean, std, w, m, s, S: (std, mean))),
+    ("5.4", "both the mean and the std lack it",
+     guided_pair(lambda mean, std, w, m, s, S: (mean * S ** (w - 1), s**w))),
+    ("5.4", "tends to for large w",
+     guided_pair(lambda mean, std, w, m, s, S: (m / (1 - (s / S) ** 2), std))),
+    ("5.4", "the mean is not w m", lambda w, m, *a: (w * m, *bells(w, m, *a)[1:])),
+    ("5.5", "take the one that is given",
+     lambda D, schedule, *a: repaint_step(D, Schedule.cosine(), *a)),
+    ("5.5", "noise of the first one",
+     repaints(lambda schedule, x, known, mask, t, s, z: (
+         mask * x + (1 - mask) * at_s(schedule, known, t, s, z[:1])))),
+    ("5.6", "changes a dict that it was given", updates_before),
+    ("5.6", "away from the y of `before`", from_y_before),
+    ("5.6", "leads from null to null",
+     edits(down=lambda D, before, after, null, guide: (guide, after | null))),
+    ("5.6", "yours have n + 1", edits(steps=lambda n: n + 1)),
+    ("5.6", "take the one that is given", lambda D, schedule, *a: edit(D, Schedule.cosine(), *a)),
+    ("5.7", "1 - alpha^2 stands for sigma^2", steers(factor=lambda a, b: (1 - a**2) / a)),
+    ("5.7", "softmax is taken twice",
+     steers(lambda l, y: l.softmax(1).log_softmax(1).gather(1, y[:, None]).sum())),
+    ("5.7", "no float()", steers(shape=lambda c, x: float(c))),
+    ("5.9", "some are the same", half_of_them_twice),
 ]
 RIGHT = [
     ("5.1", by_arithmetic),

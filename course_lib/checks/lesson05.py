@@ -95,6 +95,11 @@ SMALL_BATCH_SUSPECTS = {
 }
 
 FRACTION_SUSPECTS = {
+    "equal labels share one random draw: all of a class are dropped, or none; each example needs a "
+    "draw of its own":
+        lambda c: share_by_class(c),
+    "the examples {c.lag} apart in the batch share one random draw; each example needs its own":
+        lambda c: c.lag,
     "single tokens of a caption are dropped: draw once for each example, not for each token; "
     "a caption is dropped as a whole":
         lambda c: not c.whole,
@@ -102,13 +107,37 @@ FRACTION_SUSPECTS = {
     "A uniform number is below p with probability p":
         lambda c: near(c, 1 - c.p) and not near(c, c.p),
     "with p = {c.p:.2f} a tenth is dropped: use p":
-        lambda c: near(c, 0.1) and not near(c, c.p),
+        lambda c: near(c, 0.1, 0.01),
+    "with p = {c.p:.2f} a fraction of {c.fraction:.2f} is dropped: p is rounded to tenths; compare "
+    "a uniform number with p itself":
+        lambda c: not near(c, c.p) and (near(c, round(c.p, 1)) or near(c, int(10 * c.p) / 10)),
+    "with p = {c.p:.2f} a fraction of {c.fraction:.2f} is dropped: that is p^2; one draw below p "
+    "is enough":
+        lambda c: near(c, c.p**2) and not near(c, c.p),
     "with p = {c.p:.2f} a fraction of {c.fraction:.2f} is dropped":
         lambda c: not near(c, c.p),
     "your draws leave the generator as it was, so the next batch loses the same labels: draw from "
     "the generator itself, not from a copy":
         lambda c: c.unmoved,
 }
+
+
+def share_by_class(c: Case) -> bool:
+    """Whether each class is dropped as a whole or kept as a whole, and some are dropped."""
+    classes = c.y.flatten(1)[:, 0] if c.y.ndim > 1 else c.y
+    fractions = torch.stack([c.dropped[classes == k].double().mean() for k in classes.unique()])
+    return all_or_none(fractions) and 0 < c.fraction < 1
+
+
+def shared_lag(dropped: Tensor) -> int:
+    """How far apart the examples are that are dropped together too often; 0 for none.
+
+    The correlation of 20,000 independent draws with themselves, shifted, is 0.007 in size.
+    """
+    d = dropped.double() - dropped.double().mean()
+    correlation = torch.fft.irfft(torch.fft.rfft(d).abs() ** 2, n=len(d))
+    found = correlation[1:].abs() > 0.1 * correlation[0] + 1e-9
+    return int(found.int().argmax()) + 1 if found.any() else 0
 
 
 def near(c: Case, q: float, tolerance: float = 0.02) -> bool:
@@ -118,13 +147,14 @@ def near(c: Case, q: float, tolerance: float = 0.02) -> bool:
 def judge_drop(f: Callable) -> None:
     """5.1: drop(y, null, p, generator), independent for each example.
 
-    y: labels (B,) or captions (B, L). null is drawn, too: it is neither 10 nor 0.
+    y: labels (B,) or captions (B, L). null is drawn, too: it is neither 10 nor 0. At p = 0 and
+    p = 1 it is 0 as well, which is false in an `if`.
     """
     K, none = (int(random_labels(low, low + 20)) for low in (12, 400))
     labels = random_labels(0, K, 20_000)
     captions = random_labels(2, 400, 20_000, 5)
     for y, null in ((labels, K), (captions, none)):
-        p = between(0.2, 0.4).item()
+        p = 0.1 * int(between(2, 4)) + between(0.045, 0.065).item()     # far from whole tenths
         seed = int(between(0, 2**30))
         c = drop_once(f, y, null, p, seed)
         again = drop_once(f, y, null, p, seed).got
@@ -132,8 +162,10 @@ def judge_drop(f: Callable) -> None:
                    "draw with generator=generator"))
         batches = [drop_once(f, y[:50], null, p, seed + k) for k in range(1, 40)]
         reject_first(SMALL_BATCH_SUSPECTS, small_batches(batches))
+        c.lag = shared_lag(c.dropped)
         reject_first(FRACTION_SUSPECTS, c)
         judge_certain(f, y[:500], null, seed)
+        judge_certain(f, y[:500] + 1, 0, seed)
 
 
 def small_batches(batches: list[Case]) -> Case:
@@ -156,7 +188,8 @@ def drop_once(f: Callable, y: Tensor, null: int, p: float, seed: int) -> Case:
     c.others = c.got[(c.got != y) & (c.got != null)]
     reject_first(DROPPED_VALUE_SUSPECTS, c)
     changed = (c.got != y).view(len(y), -1)
-    c.fraction = changed.any(1).double().mean().item()
+    c.dropped = changed.any(1)
+    c.fraction = c.dropped.double().mean().item()
     c.whole = torch.equal(changed.all(1), changed.any(1))
     return c
 
@@ -208,13 +241,15 @@ def draw_cfg(w_depends_on_t: bool) -> Case:
     c = Case(D=CountingDenoiser(), x=noise(6, 1, 3, 3), t=between(0.2, 0.8),
              y=random_labels(0, 3, 6), size=between(0.3, 1, 6), w_depends_on_t=w_depends_on_t)
     w = between(2, 4).item()
-    c.scale = (lambda t: w * t) if w_depends_on_t else w
-    c.w = w * c.t if w_depends_on_t else w
+    c.scale = (lambda t: w * (1 + t)) if w_depends_on_t else w
+    c.w = w * (1 + c.t) if w_depends_on_t else w
     c.cond = c.D(c.x, c.t, y=c.y, size=c.size)
     c.uncond = c.D(c.x, c.t, y=3, size=c.size)
     c.diff = c.cond - c.uncond
     c.cond_bare = c.D(c.x, c.t, y=c.y)
     c.uncond_bare = c.D(c.x, c.t, y=3)
+    c.uncond_filled = c.D(c.x, c.t, y=3, size=3 + 0 * c.size)
+    c.size_replaced = c.D(c.x, c.t, y=c.y, size=0 * c.size)
     c.prefix = "w = a function of t: " if w_depends_on_t else ""
     return c
 
@@ -261,7 +296,26 @@ CFG_MISTAKES = {
         lambda c: right_cfg(c).clamp(-1, 1),
     "x has not changed":
         lambda c: c.x,
+    "w(t) is taken at t = 1, whatever t is: call w in the denoiser, with its t":
+        lambda c: guide(c.uncond, c.cond, c.scale(1.0)) if c.w_depends_on_t else None,
+    "w is called with 1 - t; it is a function of t":
+        lambda c: guide(c.uncond, c.cond, c.scale(1 - c.t)) if c.w_depends_on_t else None,
+    "w is rounded down to a whole number":
+        lambda c: guide(c.uncond, c.cond, int(c.w)),
+    "the null evaluation gets null's number for the other conditions, too (here size): only what "
+    "null names is replaced, condition | null":
+        lambda c: guide(c.uncond_filled, c.cond, c.w),
+    "that is (5.9), rescaled to the standard deviation of c: that is another method":
+        lambda c: right_cfg(c) * c.cond.std() / right_cfg(c).std(),
+    "that is (5.9), each example rescaled to the standard deviation of its c: that is another "
+    "method":
+        lambda c: right_cfg(c) * std_of_each(c.cond) / std_of_each(right_cfg(c)),
 }
+
+
+def std_of_each(x: Tensor) -> Tensor:
+    """The standard deviation of each example, (B, 1, 1, 1)."""
+    return x.std(dim=(1, 2, 3), keepdim=True)
 
 
 def judge_cfg(f: Callable) -> None:
@@ -281,14 +335,45 @@ def judge_cfg(f: Callable) -> None:
                           "at w = 1 that is not the conditional prediction")
         judge_fixed_scale(f, c, 0.0, c.uncond, (1, 2),
                           "at w = 0 that is not the unconditional prediction")
+        for near_1 in (0.8, 1.1):
+            judge_fixed_scale(f, c, near_1, guide(c.uncond, c.cond, near_1), (2,),
+                              f"at w = {near_1} that is not (5.9): only w = 1 is no guidance")
+        judge_two_nulls(f, c)
+        judge_next_call(f, c)
+
+
+def judge_two_nulls(f: Callable, c: Case) -> None:
+    """null may name several conditions."""
+    got = run_cfg(f, c, c.scale, {"y": 3, "size": 0.0})
+    compare(got, guide(c.uncond_bare, c.cond, c.w), {
+        "null may name several conditions (here y and size): you replace y alone":
+            guide(c.uncond, c.cond, c.w),
+        "null may name several conditions (here y and size): you replace size alone":
+            guide(c.size_replaced, c.cond, c.w),
+    }, otherwise="right with null = {'y': 3}, but not where null names y and size")
+
+
+def judge_next_call(f: Callable, c: Case) -> None:
+    """A sampler calls the same denoiser at every step, each time with another x and t."""
+    guided = as_function(f)(c.D, c.scale, {"y": 3})
+    guided(c.x.clone(), c.t, y=c.y, size=c.size)
+    x = c.x.flip(0)
+    t = c.t / 2
+    y = c.y.flip(0)
+    size = c.size.flip(0)
+    wanted = guide(c.D(x, t, y=3, size=size), c.D(x, t, y=y, size=size),
+                   c.scale(t) if c.w_depends_on_t else c.w)
+    compare(guided(x, t, y=y, size=size), wanted, otherwise=(
+        "right in the first call, but not in the next one, with another x and t: keep nothing "
+        "from one call to the next"))
 
 
 def judge_fixed_scale(f: Callable, c: Case, w: float, wanted: Tensor,
                       evaluations: tuple[int, ...], words: str) -> None:
-    """w = 1 or w = 0, where one of the two predictions is multiplied by 0."""
+    """One w. At w = 1 and w = 0 one of the two predictions is multiplied by 0."""
     scale = (lambda t: torch.as_tensor(w)) if c.w_depends_on_t else w
     got = run_cfg(f, c, scale, {"y": 3})
-    compare(got, wanted, otherwise=f"right for w above 1, but {words}")
+    compare(got, wanted, otherwise=f"right for a larger w, but {words}")
     reject_if((c.D.evaluations not in evaluations,
                f"right, but at w = {w:g} the denoiser is evaluated {c.D.evaluations:g} times, and "
                "the unconditional prediction is multiplied by 0: evaluate once there"))
@@ -469,6 +554,21 @@ def judge_training(c: Case) -> None:
             otherwise="in training the network's output must be returned as it is")
     reject_cut(got, [c.net.table], "in training no gradient reaches the network: no "
                "torch.no_grad() and no .detach() there")
+    judge_gradients(c)
+
+
+def judge_gradients(c: Case) -> None:
+    """Those of the network's weights, row by row, and of x, which an encoder may have made."""
+    x = c.x[:50].clone().requires_grad_()
+    got, seen = evaluate(c, x, y=c.y[:50])
+    inputs = [c.net.table, x]
+    of_table, of_x = torch.autograd.grad(got.sum(), inputs, allow_unused=True)
+    reject_if((of_x is None or not of_x.any(), "in training the gradient of x is cut: if an "
+               "encoder makes x, it cannot learn. No .detach() there"))
+    table, x_wanted = torch.autograd.grad(c.net.predict(x, seen).sum(), inputs)
+    compare(of_table, table, otherwise="in training the gradient of some examples is cut: those "
+            "with the null label train the network, too")
+    compare(of_x, x_wanted, otherwise="in training the gradient of some examples is cut")
 
 
 EVALUATION_MISTAKES = {
@@ -514,6 +614,10 @@ def judge_modes(c: Case) -> None:
     own_flag = "self.training tells, so keep no record of your own"
     reject_if((len(seen) != len(c.y) or (seen != c.null).any(), "right, but after .eval() and "
                f"then .train() it does not train again: {own_flag}"))
+    _, seen = evaluate(c, c.x)
+    reject_if((len(seen) != len(c.x) or (seen != c.null).any(), "right after .eval(), but in "
+               "training, without y, the network is given other labels than null, or is evaluated "
+               "twice: y=None means no label for anyone"))
     c.guided.train(False)
     got, _ = evaluate(c, c.x, y=c.y.clone())
     compare(got, right_cfg(c), otherwise="right after .eval(), but not after .train(False), which "
@@ -578,7 +682,8 @@ def guided_moments_without_halves(w: float, m: float, s: float, S: float) -> tup
 
 
 def draw_gaussians(integer_w: bool) -> Case:
-    c = Case(w=3.0 if integer_w else between(1.5, 4).item(), m=between(0.7, 1.6).item(),
+    c = Case(w=3.0 if integer_w else between(1.5, 4).item(),
+             m=(1 if integer_w else -1) * between(0.7, 1.6).item(),
              s=between(0.4, 0.6).item(), S=between(1.2, 1.6).item())
     c.numbers = c.w, c.m, c.s, c.S
     c.tempered = tempered_moments(*c.numbers)
@@ -611,6 +716,14 @@ TEMPERED_MISTAKES = {
     "tempered: that is q(x) q(x|y)^w; p(y|x) is q(x|y) divided by q(x), so q(x) has the power "
     "1 - w":
         lambda c: moments(c.w / c.s**2 + 1 / c.S**2, c.w * c.m / c.s**2),
+    "tempered: the sign of m is lost":
+        lambda c: None if c.m > 0 else (-c.mean, c.std),
+    "tempered: that is right for whole numbers w only: w is rounded":
+        lambda c: None if c.w == int(c.w) else tempered_moments(round(c.w), c.m, c.s, c.S),
+    "tempered: the mean and the std have changed places":
+        lambda c: (c.std, c.mean),
+    "tempered: the mean is not w m: the peak of (5.12) is at v w m / s^2, v the variance":
+        lambda c: (c.w * c.m, c.std),
     "the two pairs have changed places: tempered first, then guided":
         lambda c: c.guided,
 }
@@ -631,6 +744,12 @@ GUIDED_MISTAKES = {
         lambda c: (c.w * c.m, c.guided_std),
     "guided: the std is right; that mean is right for w = 3 only":
         lambda c: None if c.w == 3 else (c.m * (1 + 2 * (c.s / c.S) ** 2), c.guided_std),
+    "guided: h(0) has a second factor, S^(1 - w): both the mean and the std lack it":
+        lambda c: (c.guided_mean * c.S ** (c.w - 1), c.s**c.w),
+    "guided: the mean and the std have changed places":
+        lambda c: (c.guided_std, c.guided_mean),
+    "guided: the sign of m is lost":
+        lambda c: None if c.m > 0 else (-c.guided_mean, c.guided_std),
     "guided: the mean is right, but the std is multiplied by S: the noise at the start has the "
     "standard deviation 1, whatever the data":
         lambda c: (c.guided_mean, c.guided_std * c.S),
@@ -661,6 +780,7 @@ NOT_GUIDED = (
     "{c.guided_std:.4f}; yours are {c.got[2]:.4f} and {c.got[3]:.4f}. Run ddim (some 1,000 steps) "
     "on the two exact denoisers from x = 0 and from x = 1: the first end is the mean, their "
     "difference the std")
+LARGE_W = "guided: m / (1 - s^2 / S^2) is what the mean tends to for large w; w is a number here"
 CUT_OFF = (
     "{c.where}the tempered pair and the guided std are right, but the guided mean is "
     "{c.guided_mean:.4f}, and yours {c.got[2]:.4f}, a little less. Does the integral (or the run) "
@@ -679,8 +799,16 @@ def judge_bells(f: Callable) -> None:
         compare_case(c.got[:2], c, right_tempered, TEMPERED_MISTAKES,
                      rtol=0.005, atol=1e-4, otherwise=NOT_TEMPERED)
         compare_case(c.got[2:], c, right_guided, GUIDED_MISTAKES,
-                     rtol=0.02, atol=1e-4, otherwise=CUT_OFF if cut_off(c) else NOT_GUIDED)
+                     rtol=0.02, atol=1e-4, otherwise=about_guided(c))
     judge_no_guidance(f)
+
+
+def about_guided(c: Case) -> str:
+    """The sentence about a guided pair that no table names."""
+    limit = torch.tensor([c.m / (1 - (c.s / c.S) ** 2), c.guided_std], dtype=F64)
+    if torch.allclose(c.got[2:], limit, rtol=1e-3):
+        return LARGE_W
+    return CUT_OFF if cut_off(c) else NOT_GUIDED
 
 
 def cut_off(c: Case) -> bool:
@@ -734,13 +862,19 @@ def four_numbers(got: object) -> Tensor:
 
 def repaint_case(schedule: Schedule, repeats: int, t: Tensor, s: Tensor, B: int = 5) -> Case:
     """Inputs of one RePaint step. noises: what noise() returns, in this order."""
-    c = Case(schedule=schedule, D=bumps(4).denoiser(schedule), x=noise(B, 4), known=noise(1, 4),
+    c = Case(D=bumps(4).denoiser(schedule), x=noise(B, 4), known=noise(1, 4),
              mask=torch.tensor([[1.0, 0.0, 1.0, 0.0]], dtype=F64), t=t, s=s, repeats=repeats,
              noises=[noise(B, 4) for _ in range(12)])
-    c.alpha_t = schedule.alpha(t)
-    c.sigma_t = schedule.sigma(t)
-    c.alpha_s = schedule.alpha(s)
-    c.sigma_s = schedule.sigma(s)
+    return in_schedule(c, schedule)
+
+
+def in_schedule(c: Case, schedule: Schedule) -> Case:
+    """The case with another schedule, and the same D."""
+    c = Case(**vars(c) | {"schedule": schedule})
+    c.alpha_t = schedule.alpha(c.t)
+    c.sigma_t = schedule.sigma(c.t)
+    c.alpha_s = schedule.alpha(c.s)
+    c.sigma_s = schedule.sigma(c.s)
     c.ratio = c.alpha_t / c.alpha_s
     c.variance = c.sigma_t**2 - (c.ratio * c.sigma_s) ** 2
     return c
@@ -784,7 +918,7 @@ def predict_pasted(c: Case, x: Tensor) -> Tensor:
 def repaint(c: Case, paste: Callable | None = paste, *, renoise: Callable = renoise,
             predict: Callable = predict, repeats: int | None = None, paste_first: bool = False,
             same_noise: bool = False, renoise_last: bool = False, restart: bool = False,
-            reuse: bool = False, swapped: bool = False) -> Tensor:
+            reuse: bool = False, swapped: bool = False, last_only: bool = False) -> Tensor:
     """RePaint's step, with the switches that turn it into wrong versions."""
     z = iter(in_pairs_swapped(c) if swapped else c.noises)
     shared = next(z) if same_noise else None
@@ -797,7 +931,7 @@ def repaint(c: Case, paste: Callable | None = paste, *, renoise: Callable = reno
         x = samplers.step(c.schedule, x, predict(c, x), c.t, c.s)
         if paste is not None and not paste_first:
             pasted = shared if same_noise else next(z)
-            x = paste(c, x, pasted)
+            x = x if last_only and k < repeats - 1 else paste(c, x, pasted)
         if k < repeats - 1 or renoise_last:
             x = renoise(c, x, pasted if reuse else next(z))
     return x
@@ -887,6 +1021,15 @@ REPAINT_MISTAKES = {
     "the noise of the renoising is drawn before that of the paste: call noise() in the order of "
     "the steps":
         lambda c: repaint(c, swapped=True),
+    "the known part is pasted only after the last repeat: paste it after each step":
+        lambda c: repaint(c, last_only=True),
+    "the known part is pasted before the step, at level t; paste it after the step, at level s":
+        lambda c: repaint(c, pasting(lambda c, z: c.alpha_t * c.known + c.sigma_t * z),
+                          paste_first=True),
+    "all examples get the noise of the first one: noise() is like x":
+        lambda c: repaint(c, pasting(lambda c, z: known_at_s(c, z[:1]))),
+    "you compute with the cosine schedule; take the one that is given":
+        lambda c: None if c.schedule is COSINE else repaint(in_schedule(c, COSINE)),
 }
 
 LAST_STEP_MISTAKES = {
@@ -1033,6 +1176,15 @@ def guided_from_bare_null(c: Case) -> Callable:
     return lambda x, t, **condition: guide(c.D(x, t, **c.null), c.D(x, t, **condition), c.w)
 
 
+def edit_on(c: Case, ts: Tensor) -> Tensor:
+    """The edit on other times."""
+    return sample(c, invert(c, c.before, ts=ts), c.after, ts=ts)
+
+
+def standardised(z: Tensor) -> Tensor:
+    return (z - z.mean()) / z.std()
+
+
 EDIT_MISTAKES = {
     "both ways have the condition y alone; pass on all of them (here size, too), **before and "
     "**after":
@@ -1078,6 +1230,22 @@ EDIT_MISTAKES = {
         lambda c: sample(c, invert(c, c.before, ts=c.half), c.after, ts=c.half),
     "sampling has no condition but null":
         lambda c: sample(c, invert(c, c.before), c.null, D=c.D),
+    "guidance leads away from the y of `before`; it should lead away from null":
+        lambda c: sample(c, invert(c, c.before), c.after, D=cfg(c.D, c.w, c.y_before)),
+    "sampling leads from null to null: null belongs into one of the two evaluations":
+        lambda c: sample(c, invert(c, c.before), c.after | c.null),
+    "inversion and sampling have n steps each; yours have n + 1":
+        lambda c: edit_on(c, timesteps(c.schedule, c.n + 1)),
+    "both ways go between t = 0 and t = 1; yours end at t = 0.98":
+        lambda c: edit_on(c, timesteps(c.schedule, c.n, start=0.98)),
+    "both ways go over timesteps(schedule, n), even in t; yours are even in log-SNR":
+        lambda c: edit_on(c, timesteps(c.schedule, c.n, "log_snr")),
+    "sampling goes by DPM-Solver++; inversion is ddim's, and so is the way back":
+        lambda c: last(samplers.dpmpp(c.guided, c.schedule, invert(c, c.before), c.ts, **c.after)),
+    "the noise is rescaled to mean 0 and standard deviation 1: leave it as the inversion found it":
+        lambda c: sample(c, standardised(invert(c, c.before)), c.after),
+    "you compute with the cosine schedule; take the one that is given":
+        lambda c: None if c.schedule is COSINE else edit(Case(**vars(c) | {"schedule": COSINE})),
 }
 
 
@@ -1110,13 +1278,18 @@ def last_state(f: Callable) -> Callable:
             w: float, null: dict) -> object:
         given = dict(before), dict(after), dict(null)
         got = as_function(f)(D, schedule, x, *given[:2], n, w, given[2])
-        reject_if((any(a.keys() != b.keys() for a, b in zip(given, (before, after, null))),
+        reject_if((any(map(changed, given, (before, after, null))),
                    "your function changes a dict that it was given: make a new one, after | null"),
                   (isinstance(got, (Iterator, list)),
                    "you return all states of the sampler; take the end, last(...)"))
         return got
 
     return end
+
+
+def changed(given: dict, before: dict) -> bool:
+    """Whether a dict has other keys, or other values, than before."""
+    return given.keys() != before.keys() or any(given[k] is not before[k] for k in before)
 
 
 # ---- 5.7: classifier guidance
@@ -1242,6 +1415,11 @@ STEER_MISTAKES = {
         lambda c: c.x0_hat,
     "that is the guidance term alone; it is added to the prediction":
         lambda c: right_steer(c) - c.x0_hat,
+    "1 - alpha^2 stands for sigma^2: that is right only where alpha^2 + sigma^2 = 1":
+        lambda c: steer_by(c, c.grad, factor=(1 - c.alpha**2) / c.alpha),
+    "softmax is taken twice: classify returns logits, and cross_entropy and log_softmax want them":
+        lambda c: steer(c, lambda x: of_class(
+            c, c.classify(x, c.t).softmax(1).log_softmax(1))),
     "the guidance term is added to x; it belongs to the prediction":
         lambda c: c.x + right_steer(c) - c.x0_hat,
 }
@@ -1278,7 +1456,7 @@ def call_steer(f: Callable, c: Case) -> object:
         guided = as_function(f)(c.D, c.schedule, c.classify, c.y.clone(), c.w)
         reject_no_denoiser(guided, "steer returns a denoiser, a function of (x, t)")
         got = guided(given, c.t)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         reject_gradient_error(error)
         raise
     reject_if((given.requires_grad, "x.requires_grad_() has changed the caller's x: detach it "
@@ -1287,10 +1465,13 @@ def call_steer(f: Callable, c: Case) -> object:
     return got
 
 
-def reject_gradient_error(error: RuntimeError) -> None:
+def reject_gradient_error(error: RuntimeError | ValueError) -> None:
     """Raise Wrong where torch's message tells the mistake."""
     words = str(error)
-    reject_if(("does not require grad" in words,
+    reject_if(("converted to" in words,
+               "t may be of shape (B,), so alpha and sigma are no single numbers: no float() and "
+               f"no .item() there, but append_dims(..., x) ({error})"),
+              ("does not require grad" in words,
                "samplers run under no_grad, so there is nothing to differentiate: compute the "
                "gradient under torch.enable_grad()"),
               ("scalar outputs" in words,
@@ -1607,6 +1788,9 @@ SPLIT_SUSPECTS = {
         lambda c: not c.test,
     "your {c.n} nouns of the split {c.repeated} are one and the same; n different ones are wanted":
         lambda c: c.repeated,
+    "{c.n} different nouns are wanted of each split; of yours of the split {c.doubled} some are "
+    "the same":
+        lambda c: c.doubled,
     "n = {c.n} pictures in all; n are wanted of each split":
         lambda c: c.test + c.pairs == c.n,
     "n = {c.n} pictures of each split are wanted; yours has {c.test} of test and {c.pairs} of "
@@ -1672,7 +1856,7 @@ def judge_generalisation(f: Callable) -> None:
     reject_none(got)
     came = sorted(map(str, got)) if isinstance(got, dict) else type(got).__name__
     reject_first(SPLIT_SUSPECTS, Case(draw=draw, got=got, came=came, n=n, repeated=repeated(draw),
-                                      **draw.counts))
+                                      doubled=doubled(draw), **draw.counts))
     matches = matches_by_split(draw)
     for name, other in (("test", "pairs"), ("pairs", "test")):
         c = Case(n=n, value=as_values(got[name]), matches=matches[name], other=matches[other])
@@ -1686,11 +1870,20 @@ def judge_generalisation(f: Callable) -> None:
 
 def repeated(draw: CaptionRenderer) -> str:
     """A split of which the same noun was drawn again and again, or an empty string."""
+    return split_where(draw, lambda rows: len(rows) > 1 and len(rows.unique(dim=0)) == 1)
+
+
+def doubled(draw: CaptionRenderer) -> str:
+    """A split of which a noun was drawn more than once, or an empty string."""
+    return split_where(draw, lambda rows: len(rows.unique(dim=0)) < len(rows))
+
+
+def split_where(draw: CaptionRenderer, guilty: Callable[[Tensor], bool]) -> str:
+    """The first split for whose nouns (n, 5) this holds, or an empty string."""
     requested = torch.cat([torch.zeros(0, 5).long(), *draw.requested])
     split = noun_parts._split_of(requested)
     for name in ("test", "pairs"):
-        rows = requested[split == noun_parts.SPLITS.index(name)]
-        if len(rows) > 1 and len(rows.unique(dim=0)) == 1:
+        if guilty(requested[split == noun_parts.SPLITS.index(name)]):
             return name
     return ""
 
