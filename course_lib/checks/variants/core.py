@@ -164,7 +164,7 @@ def right_answer(v: Variant, seed: Seed) -> float:
 def verdict(v: Variant, seed: Seed, answer: object) -> tuple[str, str]:
     """("right", ""), ("not attempted", "") or ("not yet", why).
 
-    answer: a number, or a function without arguments that returns it; None and ... are not attempted
+    answer: a number, or a function without arguments that returns it; None and ... are no attempt
     """
     c = case_of(v, seed)
     return _judge(Question(v.name, POINTS, lambda given: _compare(v, c, given)), answer)

@@ -125,8 +125,8 @@ def draw_respaced(n: Numbers) -> Case:
 
 def text_respaced(c: Case) -> str:
     return (
-        "Of a forward process only some levels are kept. Two neighbours among them have `alpha_bar` "
-        f"= {c.s:g} (the cleaner one) and {c.t:g}. What is the variance of the posterior, given "
+        "Of a forward process only some levels are kept. Two neighbours among them have "
+        f"`alpha_bar` = {c.s:g} (the cleaner one) and {c.t:g}. What is the variance of the posterior, given "
         "`x_0`, of the reverse step from the noisier to the cleaner level?"
     )
 
@@ -143,7 +143,7 @@ RESPACED = Variant(
             forward_beta,
         "that is a standard deviation; the variance is wanted":
             lambda c: math.sqrt(posterior(c.s, forward_beta(c), 0.0, 0.0)[1]),
-        "the beta of the large step is 1 minus the ratio of the two alpha_bars, not their difference":
+        "the beta of the large step is 1 minus the ratio of the alpha_bars, not their difference":
             lambda c: (1 - c.s) / (1 - c.t) * (c.s - c.t),
         "the factor on beta' is upside down: it is below 1":
             lambda c: (1 - c.t) / (1 - c.s) * forward_beta(c),
@@ -184,7 +184,7 @@ SCORE = Variant(
     {
         "the sign: the score points from x_t to where the data is":
             lambda c: -right_score(c),
-        "that is minus the predicted noise; the score divides it by sqrt(1 - alpha_bar_t) once more":
+        "that is minus the predicted noise; the score divides it by sqrt(1 - alpha_bar_t)":
             lambda c: gap(c, math.sqrt(c.a)) / math.sqrt(1 - c.a),
         "the prediction is multiplied by sqrt(alpha_bar_t), not by alpha_bar_t":
             lambda c: gap(c, c.a) / (1 - c.a),

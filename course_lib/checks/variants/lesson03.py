@@ -126,8 +126,8 @@ def draw_start(n: Numbers) -> Case:
 
 def text_start(c: Case) -> str:
     return (
-        f"An EMA of weights with the constant decay {c.decay:g}, without a warm-up, begins with the "
-        "network's random weights. After how many steps do these count less than "
+        f"An EMA of weights with the constant decay {c.decay:g}, without a warm-up, begins with "
+        "the network's random weights. After how many steps do these count less than "
         f"{c.share:g} % of the average, for the first time?"
     )
 
@@ -168,9 +168,9 @@ def draw_power(n: Numbers) -> Case:
 
 def text_power(c: Case) -> str:
     return (
-        f"A power-function EMA of weights, with the decay (1 - 1/n)^(gamma + 1) at step n and gamma "
-        f"= {c.gamma}, has made {c.steps} steps. How much do the weights of the last {c.last} steps "
-        "count together? (A number between 0 and 1.)"
+        "A power-function EMA of weights, with the decay (1 - 1/n)^(gamma + 1) at step n and "
+        f"gamma = {c.gamma}, has made {c.steps} steps. How much do the weights of the last "
+        f"{c.last} steps count together? (A number between 0 and 1.)"
     )
 
 

@@ -113,7 +113,7 @@ NOISE = Variant(
         "that is the noise of eta = 1: multiply by eta": lambda c: right_noise(c) / c.eta,
         "eta multiplies the standard deviation, not the variance":
             lambda c: right_noise(c) / math.sqrt(c.eta),
-        "that is eta times the noise of the forward step; the posterior's is sigma_s / sigma_t of it":
+        "that is eta times the forward step's noise; the posterior's is sigma_s / sigma_t of it":
             lambda c: c.eta * forward_std(c),
         "sigma_s and sigma_t have changed places":
             lambda c: c.eta * forward_std(c) * sigma_of(c.t) / sigma_of(c.s),
@@ -149,7 +149,7 @@ def right_order(c: Case) -> float:
 ORDER = Variant(
     "4.C", draw_order, text_order, right_order,
     {
-        "log2 of the errors' ratio is right for twice the steps; divide by log2 of the steps' ratio":
+        "log2 of the errors' ratio is right for twice the steps; divide by that of the steps":
             lambda c: math.log2(c.first / c.second),
         "that divides the ratio of the errors by that of the steps; divide their logarithms":
             lambda c: c.first / c.second / (c.more / c.fewer),
@@ -172,8 +172,8 @@ def draw_budget(n: Numbers) -> Case:
 def text_budget(c: Case) -> str:
     return (
         f"One evaluation of a network takes {c.ms} ms, and everything else nothing. A picture may "
-        f"take {c.seconds:g} s. How many steps can Heun's method make at most? (Its last step, into "
-        "sigma = 0, is a plain Euler step.)"
+        f"take {c.seconds:g} s. How many steps can Heun's method make at most? (Its last step, "
+        "into sigma = 0, is a plain Euler step.)"
     )
 
 

@@ -158,7 +158,7 @@ PROMPTS = Variant(
 # ---- 5.D: what SDEdit forgets
 
 def draw_forgotten(n: Numbers) -> Case:
-    return Case(strength=n.decimal(0.1, 0.9, 2))
+    return Case(strength=n.decimal(0.1, 0.9, 3))
 
 
 def text_forgotten(c: Case) -> str:

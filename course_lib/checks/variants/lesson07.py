@@ -19,8 +19,8 @@ def draw_adapter(n: Numbers) -> Case:
 
 def text_adapter(c: Case) -> str:
     return (
-        f"A U-Net has {c.blocks} transformer blocks of width {c.d}. Each has a self-attention and a "
-        f"cross-attention, which takes its keys and values from text vectors of {c.context} "
+        f"A U-Net has {c.blocks} transformer blocks of width {c.d}. Each has a self-attention and "
+        f"a cross-attention, which takes its keys and values from text vectors of {c.context} "
         f"numbers. LoRA of rank {c.rank} is added to the weight matrices of the keys and of the "
         "values, in both attentions. How many numbers are trained?"
     )
@@ -104,7 +104,7 @@ SPEED = Variant(
 # ---- 7.C: a watermark's p-value
 
 def draw_mark(n: Numbers) -> Case:
-    signs = n.whole(20, 60)
+    signs = n.whole(20, 90)
     return Case(signs=signs, agree=n.whole(signs // 2 + 3, signs // 2 + signs // 5 + 3))
 
 
