@@ -3,6 +3,8 @@
 F1 and so on are the numbers of a review of the checks: kinds of answers that were once judged
 wrongly.
 """
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -69,7 +71,7 @@ def seen(layers):
 
 
 def three_examples(layers):
-    return {5: 31, 3: 15, 2: 4}[len(layers)]
+    return {5: 35, 3: 15, 2: 4}[len(layers)]
 
 
 def by_numpy(layers):
@@ -112,6 +114,12 @@ def by_linspace(t, dim):
 def times_in_place(t, dim):
     t *= 1000
     return embedding(angle=lambda t, f: t * f)(t, dim)
+
+
+rounded_frequencies = embedding(
+    lambda k, half: torch.tensor(10_000 ** (-k / (half - 1))).half().item()
+)
+without_brackets = embedding(lambda k, half: 10_000 ** (-k / half - 1))
 
 
 def no_ends(t, dim):
@@ -184,7 +192,112 @@ def overwrites(x, emb, *parts):
     return wired(x, F.silu(emb, inplace=not emb.requires_grad), *parts)
 
 
+def unpacked(x, emb, down, middle, up):
+    """Right for three levels."""
+    (one, first), (two, second), (three, third) = down
+    return wired(x, emb, [(one, first), (two, second), (three, third)], middle, up)
+
+
+def touching(touch):
+    """Right, but for what it does to the blocks."""
+    def answer(x, emb, down, middle, up):
+        for block in middle:
+            touch(block)
+        return wired(x, emb, down, middle, up)
+
+    return answer
+
+
+def grows_the_skips(x, emb, down, middle, up):
+    h, skips = x, []
+    for block, shrink in down:
+        h = shrink(block(h, emb))
+        skips.append(h)
+    for block in middle:
+        h = block(h, emb)
+    for grow, block in up:
+        h = block(grow(torch.cat([h, skips.pop()], 1)), emb)
+    return h
+
+
+def through_middle(x, emb, down, middle, up):
+    """All blocks of the middle are given the same."""
+    return wired(x, emb, down, middle[-1:], up)
+
+
+def with_shortcuts(x, emb, down, middle, up):
+    shortcut = lambda block: lambda h, emb: h + block(h, emb)
+    return wired(x, emb, down, [shortcut(block) for block in middle], up)
+
+
+def reverses_both(x, emb, down, middle, up):
+    h, skips = x, []
+    for block, shrink in down:
+        h = block(h, emb)
+        skips.append(h)
+        h = shrink(h)
+    for block in middle:
+        h = block(h, emb)
+    for (grow, block), skip in zip(reversed(up), skips):
+        h = block(torch.cat([grow(h), skip], 1), emb)
+    return h
+
+
+# ---- 2.5
+
+def three_widths(widths, depth):
+    a, b, c = widths
+    return planned((a, b, c), depth)
+
+
+def pops(widths, depth):
+    plan = planned(widths, depth)
+    if isinstance(widths, list):
+        widths.pop()
+    return plan
+
+
 # ---- 2.6
+
+def weighted(weights_of, scale=lambda d, C: d**-0.5, merge=lambda h: h):
+    """Attention with these weights of the scores (B, heads, N, L)."""
+    def answer(q, k, v, heads):
+        scale_here = scale(q.shape[-1] // heads, q.shape[-1])
+        q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        h = weights_of(q @ k.mT * scale_here) @ v
+        return merge(h).transpose(1, 2).flatten(2)
+
+    return answer
+
+
+softmax = lambda scores: scores.softmax(-1)
+
+
+def other_heads(scale):
+    """num_heads and d have changed places."""
+    return lambda q, k, v, heads: weighted(softmax, scale=lambda d, C: scale(C // heads, d))(
+        q, k, v, q.shape[-1] // heads)
+
+
+def one_head(q, k, v, heads):
+    return (q @ k.mT / (q.shape[-1] // heads) ** 0.5).softmax(-1) @ v
+
+
+def by_private_name(q, k, v, heads):
+    split = lambda x: x.unflatten(2, (heads, -1)).transpose(1, 2)
+    h, _ = torch._scaled_dot_product_attention_math(*(split(x) for x in (q, k, v)))
+    return h.transpose(1, 2).flatten(2)
+
+
+def by_aten(q, k, v, heads):
+    split = lambda x: x.unflatten(2, (heads, -1)).transpose(1, 2)
+    h = torch.ops.aten.scaled_dot_product_attention(*(split(x) for x in (q, k, v)))
+    return h.transpose(1, 2).flatten(2)
+
+
+def in_bfloat16(q, k, v, heads):
+    return by_heads(q.bfloat16(), k.bfloat16(), v.bfloat16(), heads).float()
+
 
 def fused(q, k, v, heads):                                                      # F16
     split = lambda x: x.unflatten(2, (heads, -1)).transpose(1, 2)
@@ -254,6 +367,11 @@ def image_by_image(block, x, order):
     return max((block(one[:, order]) - block(one)[:, order]).abs().max() for one in x.split(1))
 
 
+def of_other_tokens(block, x, order):
+    tokens = torch.zeros(8, 16, 64)
+    return (block(tokens[:, order]) - block(tokens)[:, order]).abs().max()
+
+
 def own_order(block, x, order):                                                 # F20
     order = torch.randperm(x.shape[1])
     return (block(x[:, order]) - block(x)[:, order]).abs().max()
@@ -304,6 +422,67 @@ class OnlyFirst(nn.Module):
     def forward(self, emb, thickness):
         self.calls += 1
         return emb + (self.calls > 1) * self.net(thickness[:, None])
+
+
+class Unregistered(nn.Module):
+    """Right, but its hidden layer is in a plain list."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.first = [nn.Linear(1, 64)]
+        self.last = layers.zero_init(nn.Linear(64, dim))
+
+    def show(self, thickness):
+        return F.silu(self.first[0](thickness[:, None]))
+
+    def forward(self, emb, thickness):
+        return emb + self.last(self.show(thickness))
+
+
+class Detached(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.first = nn.Linear(1, 64)
+        self.last = layers.zero_init(nn.Linear(64, dim))
+
+    def forward(self, emb, thickness):
+        return emb + self.last(F.silu(self.first(thickness[:, None])).detach())
+
+
+class OnlyInTraining(Adds):
+    def forward(self, emb, thickness):
+        return super().forward(emb, thickness) if self.training else emb
+
+
+class Squeezes(Adds):
+    def forward(self, emb, thickness):
+        return super().forward(emb, thickness).squeeze()
+
+
+class ShiftsThickness(Adds):
+    def forward(self, emb, thickness):
+        thickness -= 3
+        return super().forward(emb, thickness)
+
+
+SHARED = {}
+
+
+def shared(dim):
+    return SHARED.setdefault(dim, Adds(hidden(dim)))
+
+
+class FromItsStart(nn.Module):
+    """Right: a network minus a frozen copy of what it was at the start."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.net = hidden(dim, last=lambda layer: layer)
+        self.start = copy.deepcopy(self.net).requires_grad_(False)
+
+    def forward(self, emb, thickness):
+        s = thickness[:, None]
+        return emb + self.net(s) - self.start(s)
 
 
 clamped = lambda low, high: lambda dim: (
@@ -383,6 +562,53 @@ WRONG = [
      (FINE, [(WIDE, 0.02), (DEEP, 0.03), (FINE, 0.01)])),
     ("2.9", "three different candidates within the budget",
      (FINE, TRIED[1:] + [(dict(widths=(16, 32)), 0.9)])),
+    # answers of a fourth review, written blind
+    ("2.1", "neither in thousands", lambda *sizes: counted(*sizes) / 1000),
+    ("2.2", "600 pixels are the width", lambda layers: min(by_numpy(layers), 600)),
+    ("2.2", "the first layer is left out",
+     lambda layers: by_numpy(layers) - layers[0][0] + 1),
+    ("2.3", "no squeeze()", lambda t, dim: embedding()(t, dim).squeeze()),
+    ("2.3", "your frequencies are in half precision", rounded_frequencies),
+    ("2.3", "half - 1 needs brackets", without_brackets),
+    ("2.4", "does a number of levels stand in your code?", unpacked),
+    ("2.4", "changes the blocks themselves", touching(lambda block: block.requires_grad_(False))),
+    ("2.4", "changes the blocks themselves", touching(lambda block: block.eval())),
+    ("2.4", "and grow the skip, too", grows_the_skips),
+    ("2.4", "the skip is divided by sqrt(2)", lambda *a: wired(*a, keep=lambda h: h / 2**0.5)),
+    ("2.4", "are given the same input", through_middle),
+    ("2.4", "in the middle; no such shortcut", with_shortcuts),
+    ("2.4", "you reverse `up`", reverses_both),
+    ("2.4", "the mean of the batch's emb",
+     lambda x, emb, *parts: wired(x, emb.mean(0).expand_as(emb), *parts)),
+    ("2.5", "does a number of levels stand in your code?", three_widths),
+    ("2.5", "changes a list of widths", pops),
+    ("2.6", "write the softmax yourself", by_private_name),
+    ("2.6", "write the softmax yourself", by_aten),
+    ("2.6", "right to about two digits only", in_bfloat16),
+    ("2.6", "over heads and tokens together",
+     weighted(lambda s: s.transpose(1, 2).flatten(2).softmax(-1).view(
+         len(s), s.shape[2], s.shape[1], -1).transpose(1, 2))),
+    ("2.6", "the weights of the tokens must add up to 1",
+     weighted(lambda s: s.exp() / (s.exp().sum(-1, keepdim=True) + 1))),
+    ("2.6", "with the sqrt(d) of several", one_head),
+    ("2.6", "there are num_heads heads of d channels", other_heads(lambda d, other: d**-0.5)),
+    ("2.6", "there are num_heads heads of d channels", other_heads(lambda d, other: other**-0.5)),
+    ("2.6", "in reverse order", weighted(softmax, merge=lambda h: h.flip(1))),
+    ("2.6", "averaged over the heads",
+     weighted(lambda s: s.softmax(-1).mean(1, keepdim=True))),
+    ("2.7", "use the argument x", of_other_tokens),
+    ("2.7", "and cancel", lambda block, x, order: (
+        block(x[:, order]) - block(x)[:, order]).sum(-1).abs().max()),
+    ("2.7", "you sum over the channels", lambda *a: gap(*a).sum(-1).max()),
+    ("2.8", "not in a plain list", Unregistered),
+    ("2.8", "no gradient reaches `first.weight`", Detached),
+    ("2.8", "after net.eval()", lambda dim: OnlyInTraining(hidden(dim))),
+    ("2.8", "no squeeze()", lambda dim: Squeezes(hidden(dim))),
+    ("2.8", "changes thickness itself", lambda dim: ShiftsThickness(hidden(dim))),
+    ("2.8", "a second call of thickness_input", shared),
+    ("2.8", "by no small factor", lambda dim: Adds(hidden(dim), lambda emb, p: emb + 1e-3 * p)),
+    ("2.9", "measure it, and give it as a number", (FINE, [(s, None) for s, _ in TRIED])),
+    ("2.9", "measure it, and give it as a number", (FINE, [(s, str(loss)) for s, loss in TRIED])),
 ]
 RIGHT = [
     ("2.1", lambda *sizes: np.int64(counted(*sizes))),                          # F12
@@ -398,6 +624,9 @@ RIGHT = [
     ("2.7", in_one_batch),
     ("2.7", image_by_image),
     ("2.7", lambda *inputs: np.float32(in_one_batch(*inputs))),
+    ("2.5", lambda widths, depth: planned(tuple(widths[:-1]) + widths[-1:], depth)),
+    ("2.6", weighted(lambda s: s.exp() / s.exp().sum(-1, keepdim=True))),
+    ("2.8", FromItsStart),
     ("2.9", (FINE, TRIED + [(dict(widths=(16, 32)), 0.3), (dict(widths=(40,)), 0.2)])),   # F11
     ("2.9", (dict(widths=[16, 24], patch_size=1), [(s, np.float32(loss)) for s, loss in TRIED])),
 ]

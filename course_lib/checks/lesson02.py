@@ -124,16 +124,19 @@ def judge_parameters(f: Callable) -> None:
         with forbidden(nn.Module, "__init__", "count without building a block or a layer: the "
                        "point is to see where the numbers sit"):
             got = as_function(f)(c.a, c.b, c.e)
+        reject_if((as_scalar(got) % 1, "the number of parameters is a whole number, neither in "
+                   f"thousands nor a mean; got {as_scalar(got):g}"))
         whole(got, c.right, wrong_answers(PARAMETER_MISTAKES, c), fill(PARAMETERS_OTHERWISE, c))
 
 
 # ---- 2.2: the receptive field
 
 LAYERS = (                                                  # (kernel, stride), from the input on
-    [(7, 1), (3, 2), (3, 1), (4, 3), (3, 1)],
+    [(7, 1), (3, 2), (3, 1), (6, 3), (3, 1)],
     [(7, 2), (3, 3), (3, 1)],
     [(4, 4), (1, 1)],
 )
+LONG = [(3, 2)] * 9                                         # sees more than the 600 of `seen`
 
 
 def field_of(layers: list[tuple[int, int]], less: int = 1, early: bool = False,
@@ -156,6 +159,8 @@ def backwards_without_brackets(layers: list[tuple[int, int]]) -> int:
 
 
 FIELD_MISTAKES = {
+    "600 pixels are the width of the picture in `seen`; a formula has no such limit":
+        lambda c: 600 if c.right > 600 else None,
     "kernels differ: use each layer's own, not 3 for all":
         lambda c: field_of([(3, s) for _, s in c.layers]),
     "you leave the strides out: after a stride of 2 neighbours are 2 input pixels apart, and a "
@@ -204,12 +209,17 @@ FIELD_OTHERWISE = (
 MEASURED = "that measures; your function must compute the field from the pairs, by a formula"
 
 
-class NoConvolution(TorchFunctionMode):
-    """Refuses torch's convolutions, pooling and windows, by whatever name they are called."""
+class Refuses(TorchFunctionMode):
+    """Refuses torch's functions with one of these parts in their names, wherever they stand."""
+
+    def __init__(self, parts: tuple[str, ...], words: str):
+        super().__init__()
+        self.parts = parts
+        self.words = words
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         name = getattr(func, "__name__", "")
-        reject_if((any(part in name for part in ("conv", "pool", "unfold")), MEASURED))
+        reject_if((any(part in name for part in self.parts), self.words))
         return func(*args, **(kwargs or {}))
 
 
@@ -217,7 +227,7 @@ class NoConvolution(TorchFunctionMode):
 def no_convolution() -> Iterator[None]:
     """An answer that convolves in this context, with torch or numpy, is wrong."""
     with forbidden(np, "convolve", MEASURED), forbidden(np, "correlate", MEASURED):
-        with NoConvolution():
+        with Refuses(("conv", "pool", "unfold"), MEASURED):
             yield
 
 
@@ -229,7 +239,7 @@ def random_layers() -> list[tuple[int, int]]:
 
 def judge_field(f: Callable) -> None:
     """2.2: receptive_field(layers), how many input pixels one output pixel can see."""
-    for layers in (*LAYERS, random_layers()):
+    for layers in (*LAYERS, random_layers(), LONG):
         strides = math.prod(s for _, s in layers)
         given = list(layers)
         with no_convolution():
@@ -267,6 +277,11 @@ def linear_angles(c: Case) -> Tensor:
     return 1000 * TIMES.double()[:, None] * torch.linspace(1, 1e-4, c.half, dtype=F64)
 
 
+def half_precision(c: Case) -> Tensor:
+    """The right frequencies (dim / 2,), rounded to float16."""
+    return angles_of(torch.ones(1), c.dim, scale=1.0)[0].half().double()
+
+
 def right_time(c: Case) -> Tensor:
     return sinusoids(c.angles)
 
@@ -289,6 +304,10 @@ TIME_MISTAKES = {
         lambda c: sinusoids(c.angles.flip(1)),
     "you turn by 2 pi for each unit; the library's angle is 1000 * t * frequency, without 2 pi":
         lambda c: sinusoids(2 * math.pi * c.angles),
+    "half - 1 needs brackets: -k / half - 1 is another exponent":
+        lambda c: sinusoids(1e-4 * angles_of(TIMES, c.dim, last=0)),
+    "your frequencies are in half precision: compute them in float32":
+        lambda c: sinusoids(1000 * TIMES.double()[:, None] * half_precision(c)),
     "your exponent is k / dim, so the lowest frequency is about 1/100: divide by half - 1":
         lambda c: sinusoids(angles_of(TIMES, c.dim, last=-c.half)),
     "your frequencies fall by equal *steps*; they must fall by equal *ratios*, so that there are "
@@ -396,6 +415,17 @@ def check_ends(f: Callable) -> None:
                         f"raises ValueError: {error}") from None
 
 
+def check_single(f: Callable) -> None:
+    """Raise Wrong unless a single time gives one row."""
+    one = torch.tensor([0.613])
+    got = f(one.clone(), 12)
+    shape = tuple(np.shape(got))
+    reject_if((shape != (1, 12), "right for five times; but a single one, t of shape (1,), must "
+               f"give (1, 12), and yours gives {shape}: no squeeze()"))
+    compare(got, sinusoids(angles_of(one, 12)), rtol=0, atol=2e-3,
+            otherwise="right for five times, but wrong for a single one")
+
+
 def judge_time(f: Callable) -> None:
     """2.3: time_embedding(t, dim), sines and cosines of 1000 t."""
     own = "write the sines and cosines yourself: the library's TimeEmbedding is good for comparing"
@@ -411,6 +441,7 @@ def judge_own_time(f: Callable) -> None:
         if torch.is_tensor(got):
             reject_first(TIME_SUSPECTS, c)
         compare_case(got, c, right_time, TIME_MISTAKES, rtol=0, atol=2e-3, otherwise=TIME_OTHERWISE)
+    check_single(f)
     for dim in (4, 6):
         check_small(f, dim)
     for dim in (7, 2, 3, 0):
@@ -444,7 +475,7 @@ def wire(c: Case, *, middle: list | None = None, up: list | None = None, push: s
     return h
 
 
-class ToyBlock:
+class ToyBlock(nn.Module):
     """A block of a U-Net that checks its input: (2, in_channels, side, side) -> (2, 3, side, side)
 
     It lets 3 channels through where 6 are due (no skip connection was concatenated): the
@@ -452,13 +483,17 @@ class ToyBlock:
     """
 
     def __init__(self, in_channels: int, side: int, name: str, seed: int, same_sizes: bool):
+        super().__init__()
         self.in_channels = in_channels
         self.side = side
         self.name = name
         self.same_sizes = same_sizes
-        self.weight = draws(3, in_channels, seed=seed).float()
+        self.weight = nn.Parameter(draws(3, in_channels, seed=seed).float())
 
-    def __call__(self, h: Tensor, emb: Tensor) -> Tensor:
+    def is_untouched(self) -> bool:
+        return self.training and self.weight.requires_grad and self.weight._version == 0
+
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
         self.check(h)
         mixed = torch.einsum("oc,bchw->bohw", self.weight[:, :h.shape[1]], h)
         return torch.tanh(mixed + emb[:, :, None, None])
@@ -513,6 +548,17 @@ def without_deepest_step(c: Case) -> Tensor:
     return wire(case_with(c, down=down, up=up))
 
 
+def halved_power(h: Tensor, skip: Tensor) -> Tensor:
+    """A wrong concatenation: the skip is divided by sqrt(2)."""
+    return concat_skip(h, skip / math.sqrt(2))
+
+
+def residual_middle(c: Case) -> Tensor:
+    """Each block of the middle is wrapped in a shortcut."""
+    wrapped = lambda block: lambda h, emb: h + block(h, emb)
+    return wire(c, middle=[wrapped(block) for block in c.middle])
+
+
 WIRING_MISTAKES = {
     "the skips come in the order in which they were pushed; the last one pushed belongs to the "
     "smallest image, so pop from the end":
@@ -537,6 +583,18 @@ WIRING_MISTAKES = {
         lambda c: wire(c, push="shrunk"),
     "`up` begins at the deepest level already: go through it as it is, not reversed":
         lambda c: wire(c, up=c.up[::-1]),
+    "you reverse `up`, which begins at the deepest level already, and take the skips from the "
+    "first level on":
+        lambda c: wire(c, up=c.up[::-1], pop=lambda skips, k: skips[k]),
+    "you push after shrinking, and grow the skip, too; push the block's output while it still has "
+    "the level's size":
+        lambda c: wire(c, push="shrunk", late_growth=True),
+    "the skip is divided by sqrt(2); it must be concatenated as it is":
+        lambda c: wire(c, combine=halved_power),
+    "all blocks of the middle are given the same input; each takes what the one before it gives":
+        lambda c: wire(c, middle=c.middle[-1:]),
+    "a block's input is added to its output in the middle; no such shortcut was asked for":
+        residual_middle,
     "the middle is left out":
         lambda c: wire(c, middle=[]),
     "only the first block of the middle is used":
@@ -553,6 +611,8 @@ WIRING_MISTAKES = {
         lambda c: wire(case_with(c, emb=torch.zeros_like(c.emb))),
     "all images are given the first image's emb":
         lambda c: wire(case_with(c, emb=c.emb[:1].expand_as(c.emb))),
+    "all images are given the mean of the batch's emb":
+        lambda c: wire(case_with(c, emb=c.emb.mean(0).expand_as(c.emb))),
     "x is added to the output; no such shortcut was asked for":
         lambda c: wire(c) + c.x,
     "the last block on the way up is left out":
@@ -582,6 +642,16 @@ WIRING_OTHERWISE = ("the values differ: write down, for three levels, which bloc
                     "and compare with your loop")
 
 
+def blocks_of(c: Case) -> list[ToyBlock]:
+    return [block for block, _ in c.down] + c.middle + [block for _, block in c.up]
+
+
+def reject_unpacking(error: ValueError) -> None:
+    """Raise Wrong if the answer unpacked another number of levels than there are."""
+    reject_if(("to unpack" in str(error), "does a number of levels stand in your code? There may "
+               f"be two, three or more ({error})"))
+
+
 def ask_wiring(f: Callable, c: Case) -> object:
     """The reader's forward pass. Raises Wrong if its inputs were changed or sizes do not fit."""
     lists = c.down, c.middle, c.up
@@ -593,6 +663,9 @@ def ask_wiring(f: Callable, c: Case) -> object:
         if "'emb'" in str(error):
             raise Wrong("every block is called with two arguments, block(h, emb), on the way "
                         "down, in the middle and on the way up") from None
+        raise
+    except ValueError as error:
+        reject_unpacking(error)
         raise
     except RuntimeError as error:
         if "Sizes of tensors must match" in str(error):
@@ -608,7 +681,10 @@ def ask_wiring(f: Callable, c: Case) -> object:
     reject_if((other, "your function changes the lists it was given (`reverse`, or something put "
                "in): leave them as they are"),
               (not (torch.equal(x, c.x) and torch.equal(emb, c.emb)),
-               "your function changes x or emb itself: compute new tensors"))
+               "your function changes x or emb itself: compute new tensors"),
+              (not all(block.is_untouched() for block in blocks_of(c)),
+               "your function changes the blocks themselves (eval, requires_grad_, their weights): "
+               "call them, and leave them as they are"))
     return got
 
 
@@ -781,17 +857,35 @@ def first_difference(got: list[tuple[int, int]], c: Case) -> str:
     return f"{block} must give its level's {w} channels; yours gives {b}"
 
 
+def ask_channels(f: Callable, widths: tuple[int, ...], depth: int) -> object:
+    try:
+        return as_function(f)(widths, depth)
+    except ValueError as error:
+        reject_unpacking(error)
+        raise
+
+
+def check_widths_kept(f: Callable) -> None:
+    """Raise Wrong if a list of widths is changed. An answer for tuples alone is fine."""
+    given = [8, 24]
+    with contextlib.suppress(TypeError, AttributeError):
+        f(given, 1)
+    reject_if((given != [8, 24], "right; but your function changes a list of widths that it is "
+               "given (`pop`, `reverse`, ...): work on a copy"))
+
+
 def judge_channels(f: Callable) -> None:
     """2.5: up_channels(widths, depth), a list of (in, out) that fits."""
     for widths, depth in (((16, 40, 64), 2), ((8, 24), 1), ((10, 10, 20, 20), 3),
                           ((8, 24, 8, 12), 2)):
         c = Case(widths=widths, depth=depth, right=plan(widths, depth))
-        got = pairs_of_integers(as_function(f)(widths, depth))
+        got = pairs_of_integers(ask_channels(f, widths, depth))
         if got == c.right:
             continue
         for diagnosis, wrong in CHANNEL_MISTAKES.items():
             reject_if((got == wrong(c), diagnosis))
         raise Wrong(first_difference(got, c))
+    check_widths_kept(f)
 
 
 # ---- 2.6: multi-head cross-attention
@@ -829,12 +923,13 @@ MERGES = {                                                  # (B, heads, N, d) -
     "channels": lambda h, shape: h.transpose(2, 3).reshape(shape),
     "tokens": lambda h, shape: h.reshape(shape),
     "interleaved": lambda h, shape: h.permute(0, 2, 3, 1).reshape(shape),
+    "reversed": lambda h, shape: h.flip(1).transpose(1, 2).reshape(shape),
 }
 
 
 def attend(c: Case, *, split: str = "right", merge: str = "right", mix_queries: bool = True,
-           scale: Callable = lambda d, C: d**-0.5, axis: int | None = -1,
-           causal: bool = False) -> Tensor:
+           scale: Callable = lambda d, C: d**-0.5, axis: int | tuple[int, ...] | None = -1,
+           causal: bool = False, averaged: bool = False) -> Tensor:
     """Multi-head attention, with switches for its well-known wrong versions."""
     C = c.q.shape[2]
     q = SPLITS[split if mix_queries else "right"](c.q, c.heads)
@@ -843,12 +938,19 @@ def attend(c: Case, *, split: str = "right", merge: str = "right", mix_queries: 
     scores = q @ k.transpose(2, 3) * scale(C // c.heads, C)
     if causal:
         scores = scores.masked_fill(torch.ones_like(scores).triu(1) > 0, -math.inf)
-    weights = scores if axis is None else scores.softmax(axis)
+    powers = scores.exp()
+    weights = scores if axis is None else powers / powers.sum(axis, keepdim=True)
+    weights = weights.mean(1, keepdim=True) if averaged else weights
     return MERGES[merge](weights @ v, c.q.shape)
 
 
 def case_with(c: Case, **changes: object) -> Case:
     return Case(**{**vars(c), **changes})
+
+
+def swapped_heads(c: Case) -> Case:
+    """As many heads as a head has channels."""
+    return case_with(c, heads=c.q.shape[2] // c.heads)
 
 
 ATTENTION_MISTAKES = {
@@ -875,10 +977,25 @@ ATTENTION_MISTAKES = {
         lambda c: attend(c, axis=-2),
     "the softmax runs over the heads: for each query the weights of the *tokens* must add up to 1":
         lambda c: attend(c, axis=1),
+    "the softmax runs over heads and tokens together: for each query of each head the weights of "
+    "the *tokens* must add up to 1":
+        lambda c: attend(c, axis=(1, -1)),
     "the softmax is missing":
         lambda c: attend(c, axis=None),
     "that is a single head: split the channels into `num_heads` parts first":
         lambda c: attend(case_with(c, heads=1)),
+    "that is a single head, with the sqrt(d) of several: split the channels into `num_heads` parts "
+    "first":
+        lambda c: attend(case_with(c, heads=1), scale=lambda d, C: (C / c.heads) ** -0.5),
+    "num_heads and d have changed places: there are num_heads heads of d channels":
+        lambda c: attend(swapped_heads(c)),
+    "num_heads and d have changed places, but for the sqrt(d): there are num_heads heads of d "
+    "channels":
+        lambda c: attend(swapped_heads(c), scale=lambda d, C: (C / c.heads) ** -0.5),
+    "the heads come out in reverse order":
+        lambda c: attend(c, merge="reversed"),
+    "the weights are averaged over the heads; each head has its own":
+        lambda c: attend(c, averaged=True),
     "the heads are split well, but put back as (d, heads): head 0 must come first, with all its "
     "d channels":
         lambda c: attend(c, merge="interleaved"),
@@ -912,6 +1029,10 @@ MIXED = (
 TOKENS_SPLIT = (
     "reshape from (B, L, C) to (B, heads, L, d) gives the first head the first *tokens*, not the "
     "first channels: go by (B, L, heads, d), then transpose(1, 2)")
+NOT_ONE = ("for each query of each head the weights of the tokens must add up to 1: where all "
+           "values are 1 the output is 1, and yours is off by up to {c.off:.2g}")
+TOO_COARSE = ("right to about two digits only: compute in float32, not in half precision, and with "
+              "no eps in the softmax")
 ORDER_MATTERS = ("with the tokens in another order your answer moves by {c.moved:.2g}; it must not "
                  "move: look at every reshape")
 ORDER_IS_FINE = (
@@ -923,9 +1044,11 @@ def ask_attention(f: Callable, c: Case) -> object:
     """The reader's answer. Raises Wrong if a view or a reshape fails."""
     fused = ("write the softmax yourself: torch's fused function, its nn.MultiheadAttention, and "
              "the library's, are forbidden")
+    names = ("scaled_dot_product", "multi_head_attention", "multihead_attention")
     whole_layer = forbidden(F, "multi_head_attention_forward", fused)
     try:
-        with forbidden(F, "scaled_dot_product_attention", fused), whole_layer:
+        with forbidden(F, "scaled_dot_product_attention", fused), whole_layer, \
+                Refuses(names, fused):
             return call_twice(f, c.q.float(), c.k.float(), c.v.float(), c.heads)
     except RuntimeError as error:
         if "view" in str(error) and "stride" in str(error):
@@ -959,16 +1082,27 @@ def reject_mixing(got: Tensor, c: Case) -> None:
             reject_if((torch.allclose(got.double(), answer, rtol=1e-4, atol=1e-5), words))
 
 
+def attention_otherwise(f: Callable, c: Case, got: Tensor, moved: float) -> str:
+    """The diagnosis of an answer whose mistake is in no table."""
+    if (got - attend(c)).abs().max() < 0.03:
+        return TOO_COARSE
+    if moved > 1e-4:
+        return fill(ORDER_MATTERS, Case(moved=moved))
+    ones, zeros = (ask_attention(f, case_with(c, v=torch.full_like(c.v, x))) for x in (1, 0))
+    off = (ones - zeros - 1).abs().max().item()
+    return fill(NOT_ONE, Case(off=off)) if off > 1e-3 else ORDER_IS_FINE
+
+
 def judge_attention(f: Callable) -> None:
     """2.6: cross_attention(q, k, v, heads), without mixing tokens and channels."""
     c = Case(q=draws(2, 6, 8), k=draws(2, 5, 8, seed=12), v=draws(2, 5, 8, seed=13), heads=2)
     got = ask_attention(f, c)
-    moved = 0.0
+    otherwise = ORDER_IS_FINE
     if torch.is_tensor(got) and got.shape == c.q.shape:
         reject_mixing(got, c)
         other = reordered(c)
         moved = (ask_attention(f, other) - got).abs().max().item()
-    otherwise = fill(ORDER_MATTERS, Case(moved=moved)) if moved > 1e-4 else ORDER_IS_FINE
+        otherwise = attention_otherwise(f, c, got, moved)
     compare_case(got, c, attend, ATTENTION_MISTAKES, otherwise=otherwise)
     one = Case(q=c.q[:1], k=c.k[:1], v=c.v[:1], heads=4)
     compare(ask_attention(f, one), attend(one), otherwise="right for 2 heads, wrong for 4: "
@@ -1062,6 +1196,12 @@ EQUIVARIANCE_MISTAKES = {
         lambda c: (c.moved.abs().max() - c.still.abs().max()).abs(),
     "you sum over an axis before taking the largest; each number counts by itself":
         lambda c: c.gap.abs().sum(1).max(),
+    "you sum over the channels before taking the largest; each number counts by itself":
+        lambda c: c.gap.abs().sum(2).max(),
+    "the channels' differences are added up, and cancel, before the absolute value is taken":
+        lambda c: c.gap.sum(2).abs().max(),
+    "the differences of all images are added up before the absolute value is taken":
+        lambda c: c.gap.sum(0).abs().max(),
     "that is relative to the size of the outputs; the plain difference is wanted":
         lambda c: c.gap.abs().max() / c.still.abs().max(),
 }
@@ -1092,6 +1232,9 @@ def ask_equivariance(f: Callable, c: Case, calls: list[Tensor]) -> object:
         reject_if((not calls, "your answer stops before it calls the block that it was given: use "
                    "the arguments block, x and order, not the sheet's dit, tokens and order "
                    f"({type(error).__name__}: {error})"))
+        reject_if((calls[-1].shape[1:] != c.x.shape[1:],
+                   f"the block was given {tuple(calls[-1].shape)}, and x is {tuple(c.x.shape)}: "
+                   "use the argument x, not the sheet's tokens"))
         raise
     got = got if is_bool(got) else as_scalar(got)
     reject_if(
@@ -1148,9 +1291,9 @@ def build_module(f: Callable) -> nn.Module:
 
 def embed_thickness(net: nn.Module, emb: Tensor, thickness: Tensor) -> Tensor:
     """The module's first output. Raises Wrong if it is not an embedding like emb."""
-    given = emb.clone()
+    given, numbers_given = emb.clone(), thickness.clone()
     try:
-        got = net(given, thickness)
+        got = net(given, numbers_given)
     except RuntimeError as error:
         if "size of tensor" in str(error) and "(200)" not in str(error):
             raise Wrong(f"thickness_input(16) must make a part of 16 numbers: use emb_dim, not a "
@@ -1164,8 +1307,38 @@ def embed_thickness(net: nn.Module, emb: Tensor, thickness: Tensor) -> Tensor:
         raise Wrong(f"the module must return an embedding like emb, (200, 16); got {came}")
     reject_if((given.requires_grad or not torch.equal(given, emb),
                "your module changes emb itself (an operation such as `emb += ...`): return a new "
-               "tensor"))
+               "tensor"),
+              (not torch.equal(numbers_given, thickness),
+               "your module changes thickness itself (an operation such as `thickness -= ...`): "
+               "compute a new tensor"))
     return got
+
+
+def leaves(out: Tensor) -> list[Tensor]:
+    """The tensors that a gradient from `out` arrives at."""
+    found, seen, todo = [], set(), [out.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        todo += [before for before, _ in node.next_functions]
+        found += [node.variable] if hasattr(node, "variable") else []
+    return found
+
+
+def is_stray(got: Tensor, parameters: list[Tensor]) -> bool:
+    """Whether a gradient reaches weights that are not among the parameters."""
+    known = {id(p) for p in parameters}
+    return any(id(leaf) not in known for leaf in leaves(got))
+
+
+def check_fresh(f: Callable, net: nn.Module) -> None:
+    """Raise Wrong if a second call gives a module with the weights of the first."""
+    first = {id(p) for p in net.parameters()}
+    reject_if((any(id(p) in first for p in f(16).parameters()),
+               "a second call of thickness_input gives the weights of the first, which are trained "
+               "by now: make new layers in each call"))
 
 
 START_SUSPECTS = {
@@ -1177,6 +1350,9 @@ START_SUSPECTS = {
     "no gradient reaches the layers: use them in forward, in training mode, too, with no "
     "torch.no_grad() and no .detach() between them and the output":
         lambda c: not c.got.requires_grad,
+    "a layer that forward uses is not among the module's parameters, so it is neither trained nor "
+    "saved: keep layers as attributes or in nn.ModuleList, not in a plain list":
+        lambda c: is_stray(c.got, c.parameters),
     "that is the thickness's part alone, zero at the start; the module must return emb plus it":
         lambda c: not c.got.detach().any(),
     "at the start every embedding is moved by the same amount: the last layer's bias must start "
@@ -1214,8 +1390,17 @@ LEARNED_SUSPECTS = {
     "output: is the thickness cut off or squashed first?":
         lambda c: is_flat(c.added[:20]) or is_flat(c.added[-20:]),
     "300 steps of Adam leave {c.left:.0%} of the error in learning a curve over thicknesses from 1 "
-    "to 5: give the hidden layer more width (64)":
+    "to 5: give the hidden layer more width (64), and multiply its output by no small factor":
         lambda c: c.left > 0.3,
+    "no gradient reaches `{c.idle[0]}`, one of the module's own layers: no .detach() and no "
+    "torch.no_grad() behind it, and no layer that forward leaves out":
+        lambda c: c.idle,
+    "after net.eval() your module adds the same for every thickness: the part must be there in "
+    "eval mode, too":
+        lambda c: is_flat(c.in_eval),
+    "a batch of one, emb (1, 16) and thickness (1,), must give (1, 16), too; yours gives "
+    "{c.single}: no squeeze()":
+        lambda c: c.single != (1, 16),
 }
 
 
@@ -1250,10 +1435,19 @@ def learned_case(net: nn.Module, emb: Tensor, thickness: Tensor, left: float) ->
     """What the trained module adds, to 200 images, to 50 of them, and to other embeddings."""
     added = net(emb, thickness) - emb
     widest = added[:, added.std(0).argmax()]
+    in_small_batch = net(emb[:50], thickness[:50]) - emb[:50]
+    to_other_emb = net(-emb, thickness) + emb
+    net.eval()
+    in_eval = net(emb, thickness) - emb
+    single = tuple(net(emb[:1], thickness[:1]).shape)
+    net.train()
     return Case(
         added=added,
-        to_other_emb=net(-emb, thickness) + emb,
-        in_small_batch=net(emb[:50], thickness[:50]) - emb[:50],
+        to_other_emb=to_other_emb,
+        in_small_batch=in_small_batch,
+        in_eval=in_eval,
+        single=single,
+        idle=[name for name, p in net.named_parameters() if p.requires_grad and p.grad is None],
         different=len((widest * 1e5).round().unique()),
         stuck=any(not p.any() for p in net.parameters()),
         left=left,
@@ -1281,6 +1475,7 @@ def judge_thickness(f: Callable) -> None:
                    "not be trained any more; add to emb itself, without .detach()")
         left = train_thickness(net, weights, emb, thickness)
         reject_first(LEARNED_SUSPECTS, learned_case(net, emb, thickness, left))
+        check_fresh(f, net)
 
 
 # ---- 2.9: a network within a budget
@@ -1315,6 +1510,8 @@ def checked_measurement(pair: object) -> tuple[dict, float]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], dict):
         raise Wrong(f"each measurement is a pair (settings, loss); got {pair!r}")
     settings = with_tuples(pair[0])
+    reject_if((pair[1] is None or isinstance(pair[1], str),
+               f"the loss of {settings} is {pair[1]!r}: measure it, and give it as a number"))
     loss = float(as_scalar(pair[1]))
     if not 0 < loss < 10:
         raise Wrong(f"the loss of {settings} is {pair[1]}: a mean squared error is a positive "
