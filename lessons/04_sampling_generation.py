@@ -28,14 +28,14 @@
 # | 4.5 Langevin dynamics | deeper | 8 | the proof that noise forgets errors |
 # | 4.6 Order | core | 6 | how errors fall with the steps; Heun |
 # | 4.7 DPM-Solver++ | core | 9 | an exponential integrator, and orders measured |
-# | 4.7 Third order | deeper | 8 | DPM-Solver++(3M) and UniPC, built |
+# | 4.7 Third order | deeper | 8 | `dpmpp_3m` and UniPC, built |
 # | 4.8 Where to put the steps | core | 7 | four spacings of the timesteps |
 # | 4.9 Churn | deeper | 6 | Karras et al.'s stochastic sampler |
 # | 4.10 Predictions out of range | core | 3 | clipping |
 # | 4.10 Dynamic thresholding | deeper | 3 | for strong guidance |
 # | 4.11 Interpolation | deeper | 4 | slerp |
 # | 4.11 Inversion | deeper | 6 | from a picture back to its noise |
-# | 4.12 What is fair | core | 10 | eleven samplers on one model, with floors and spreads |
+# | 4.12 What is fair | core | 10 | eleven samplers on one model, with floors; five with spreads |
 # | 4.13 The table of the DDIM paper | deeper | 6 | does it repeat on digits? |
 # | 4.14 Guidance and the ranking | core | 4 | compare with the guidance that you will use |
 # | 4.15 Digits and their noise | deeper | 6 | interpolation and inversion with a network |
@@ -49,7 +49,7 @@
 #
 # The core sections read well alone.
 #
-# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; samplers step down from $t$ to $s < t$; $x_t = \alpha_t\,x_0 + \sigma_t\,\epsilon$, where $\sigma_t = \sigma(t)$ is a standard deviation and $\alpha_t = \alpha(t)$ a factor, not their squares. $w = 1$ is no guidance. In 4.2 $w$ is a width; in 4.7 $u$ is a difference of $\lambda$ and $w_j$ a weight; in 4.10 $s$ is a quantile; in 4.19 $u$ is a mean velocity, as in the paper.
+# **Our conventions.** The time $t$ is in [0, 1], 0 is data, 1 is noise; samplers step down from $t$ to $s < t$; $x_t = \alpha_t\,x_0 + \sigma_t\,\epsilon$, where $\sigma_t = \sigma(t)$ is a standard deviation and $\alpha_t = \alpha(t)$ a factor, not their squares. $w = 1$ is no guidance. In 4.2 $w$ is a width; in 4.7 $u$ is a difference of $\lambda$ and $w_j$ a weight; in 4.10 $s$ is a quantile; in 4.19 $u$ is a mean velocity, as in the paper. Sigma-hat is a choice of variance, but in 4.9 a noise level; $K$ is a rate in 4.6, a count in 4.7. (4.42) stands in 4.5.
 
 # %% tags=["setup"]
 {{setup}}
@@ -149,7 +149,7 @@ for variance in ("posterior", "beta"):
 print("course_lib's ancestral agrees")
 
 # %% [markdown]
-# **How much does the choice matter?** For data $\mathcal N(0, w^2)$ the exact denoiser is linear (lesson 3, (3.28)), so every state is Gaussian and its variance can be followed in closed form, without a single draw. How wide are the samples, in units of $w$?
+# **How much does the choice matter?** For data $\mathcal N(0, w^2)$ the exact denoiser is linear (lesson 3, (3.28)), so every state is Gaussian and its variance can be followed in closed form. How wide are the samples, in units of $w$?
 
 # %%
 def final_width(w, n, variance):
@@ -181,9 +181,12 @@ for w in (0.02, 0.1, 1.0):
     panels[f"data of width {w}"] = {name: widths(w, v) for name, v in names.items()}
 plots.panels(counts, panels, title="Two variances", xlabel="steps",
              ylabel="width / w", xscale="log", ylim=(0, 1.15))
+rows = {f"{panel}, {name}": dict(zip(counts.tolist(), ratio))
+        for panel, group in panels.items() for name, ratio in group.items()}
+tables.table(rows, ".3f", "Width of the samples / w, by steps")
 
 # %% [markdown]
-# **What the figure shows.** The posterior's samples are too thin in all three panels, most where the data is narrow: with 50 steps 0.41, 0.79 and 0.96 of the right width. Sigma-hat is nearer to 1 throughout; in the middle panel it overshoots by 5 %. Both approach the data as the steps become many; at width 0.02 the posterior is still about a tenth too thin with 1,000. That is for a perfect denoiser. With a trained one on CIFAR-10, Song, Meng and Ermon (2021, table 1) report with 10 steps FID 41 for the posterior and 367 for sigma-hat; with 1,000 steps 4.7 and 3.2. So the choice cannot be made from this theory alone.
+# **What they show.** The posterior's samples are too thin in all three panels, most where the data is narrow: with 50 steps 0.41, 0.79 and 0.96 of the right width. Sigma-hat is nearer to 1 throughout; in the middle panel it overshoots by 5 %. Both approach the data as the steps become many; at width 0.02 the posterior is still about a tenth too thin with 1,000. That is for a perfect denoiser. With a trained one on CIFAR-10, Song, Meng and Ermon (2021, table 1) report with 10 steps FID 41 for the posterior and 367 for sigma-hat; with 1,000 steps 4.7 and 3.2. So the choice cannot be made from this theory alone.
 #
 # ## 4.3 DDIM: the same marginals, any amount of noise
 #
@@ -234,7 +237,7 @@ torch.testing.assert_close(ends[0], posterior)
 print("course_lib's ddim agrees, and eta = 1 is ancestral, draw by draw")
 
 # %% [markdown]
-# **Which $\eta$ is best when steps are few?** On a line the distance between samples and data is easy to compute: sort both; the mean distance from each sample to the data's quantile of the same rank is the **Wasserstein distance**. The first draw is taken at 20,000 even quantiles; the noise that is added later is drawn three times, and the table gives the mean and the standard deviation of the three.
+# **Which $\eta$ is best when steps are few?** On a line the distance between samples and data is easy to compute: sort both; the mean distance from each sample to the data's quantile of the same rank is the **Wasserstein distance**. The first draw is taken at 20,000 even quantiles (the floor is for random draws); the noise added later is drawn three times (mean and standard deviation).
 
 # %%
 n = 20_000
@@ -273,11 +276,11 @@ for steps in (5, 10, 20, 50):
     row["sigma-hat"] = over_draws(ancestral, ts, variance="beta")
     rows.append(row)
 baseline = torch.tensor([wasserstein(three.sample(n, seed=k)) for k in range(10)])
-tables.table(rows, caption="Wasserstein distance of 20,000 samples to the data (draws "
-             f"of the data itself: {baseline.mean():.4f} +- {baseline.std():.4f})")
+tables.table(rows, caption="Wasserstein distance of 20,000 samples to the data (random "
+             f"draws of the data: {baseline.mean():.4f} +- {baseline.std():.4f})")
 
 # %% [markdown]
-# **What the table shows.** Within the family $\eta=1$ has the largest error at every count, by more than its spread: 0.158 against 0.123 at $\eta=0$ with 5 steps, 0.038 against 0.029 with 20. Between $\eta=0.2$ and $0.5$ the difference is about the spread. What matters far more is the number of steps. Sigma-hat, outside the family, has the smallest error with 5 steps (0.089); with 10, 20 and 50 it is about equal to $\eta=0$. On CIFAR-10 it was the worst with few steps, see above.
+# **What the table shows.** Within the family $\eta=1$ has the largest error at every count, by more than its spread: 0.158 against 0.123 at $\eta=0$ with 5 steps, 0.038 against 0.029 with 20. Between $\eta=0.2$ and $0.5$ the difference is about the spread. The number of steps matters far more. Sigma-hat, outside the family, has the smallest error with 5 steps (0.089); with 10, 20 and 50 it is about equal to $\eta=0$.
 #
 # ## 4.4 Without noise, sampling is an ODE
 #
@@ -310,9 +313,10 @@ paths = {}
 for eta in (0, 1):
     states = ddim(exact, cosine, few, ts, eta=eta, generator=seeded(5))
     paths[f"eta = {eta}"] = torch.cat(list(states), dim=1)              # (5, 201)
-names = [f"{z:.1f}" for z in few[:, 0].tolist()]
+names = [f"from {z:.1f}" for z in few[:, 0].tolist()]
 plots.panels(ts, {eta: dict(zip(names, x)) for eta, x in paths.items()},
-             xlabel="t   (data → noise)", ylabel="x")
+             title="Five trajectories, from x at t = 1", xlabel="t   (data → noise)",
+             ylabel="x")
 
 
 def fraction_below(x, t):
@@ -325,11 +329,24 @@ def fraction_below(x, t):
 rows = []
 for k in (0, 100, 160, 200):
     fractions = fraction_below(paths["eta = 0"][:, k], ts[k])
-    rows.append({"t": f"{ts[k]:.1f}"} | {f"from {z}": p for z, p in zip(names, fractions)})
+    rows.append({"t": f"{ts[k]:.1f}"} | dict(zip(names, fractions)))
 tables.table(rows, ".3f", "eta = 0: the fraction of the distribution below each path")
 
+# %%
+many = torch.randn(4000, 1, generator=seeded(6), dtype=torch.float64)
+for eta in (0, 1):
+    ends = last(ddim(exact, cosine, many, ts, eta=eta, generator=seeded(7)))
+    ranks_of_both = [x[:, 0].argsort().argsort().double() for x in (many, ends)]
+    r = torch.corrcoef(torch.stack(ranks_of_both))[0, 1]
+    print(f"eta = {eta}: rank correlation of start and end, 4,000 starts: {r:.2f}")
+begin = fraction_below(few[:, 0], ts[0])
+for n in (100, 200, 400):
+    ends = last(ddim(exact, cosine, few, timesteps(cosine, n)))[:, 0]
+    change = (fraction_below(ends, ts[-1]) - begin).abs().max()
+    print(f"eta = 0, {n} steps: a fraction changes by at most {change:.4f}")
+
 # %% [markdown]
-# **What the figure shows.** Without noise the paths are smooth and do not cross; with noise they wander, and where a trajectory began says little about where it ends. The fractions in the table check (4.12): on a line, particles that cannot cross keep their rank. A path that starts above 54 % of the noise stays above 54 % of $q_t$; in the last steps it is off by at most 0.01, the error of 200 steps.
+# **What the figure shows.** Without noise the paths are smooth and do not cross; with noise they wander, and where a trajectory began says next to nothing about where it ends (rank correlation 0.01). The fractions in the table check (4.12): on a line, particles that cannot cross keep their rank. A path that starts above 54 % of the noise stays above 54 % of $q_t$; the error at the end, at most 0.009, halves when the steps double.
 #
 # ## 4.5 What noise is good for
 #
@@ -366,7 +383,7 @@ plots.curves(times, fractions | {"the data": torch.full((9,), 0.7)},
              ylabel="fraction that ends on the right")
 
 # %% [markdown]
-# **What the figure shows.** Where the wrong cloud starts at low noise, nothing helps: the bumps are too far apart. Where it starts at high noise, both kinds of cloud were nearly the same to begin with. Between, the gap between the curves is what noise repairs: started at $t = 0.8$, $\eta = 1$ ends at 0.68 and the ODE at 0.61, from $t = 0.5$ at 0.51 instead of 0.45. A part of the error is forgotten, not all. A fraction of 4,000 samples has a standard deviation of at most 0.008, and all curves start from the same cloud.
+# **What the figure shows.** Where the wrong cloud starts at low noise, nothing helps: the bumps are too far apart. Where it starts at high noise, both kinds of cloud were nearly the same to begin with. Between, the gap between the curves is what noise repairs: started at $t = 0.8$, $\eta = 1$ ends at 0.68 and the ODE at 0.61, from $t = 0.5$ at 0.51 instead of 0.45. A fraction of 4,000 samples has a standard deviation of at most 0.008; all curves start from one cloud.
 #
 # ### A learned model's errors · deeper
 #
@@ -417,29 +434,38 @@ def kernel_distance(x):
     return 1000 * metrics.gaussian_kernel_distance(x, fresh, width=0.3)
 
 
-rows = []
-ts = timesteps(cosine, 100)
-for updates, seed in ((300, 0), (300, 1), (1500, 0), (1500, 1), (1500, 2)):
-    D = trained("v", updates, seed)
-    for eta in (0.0, 0.5, 1.0):
-        ends = [last(ddim(D, cosine, noise, ts, eta=eta, generator=seeded(k)))
-                for k in range(3 if eta else 1)]
-        row = {"updates": f"{updates:,}", "training seed": seed, "eta": f"{eta:g}"}
-        row["strays"] = sum(strays(x) for x in ends) / len(ends)
-        row["1000 kernel distance"] = sum(kernel_distance(x) for x in ends) / len(ends)
-        rows.append(row)
+# %%
+def floor(mixture, n=2000, measure=kernel_distance, digits=2):
+    """Mean +- standard deviation over eight new draws of the data."""
+    draws = [measure(mixture.sample(n, seed=k)) for k in range(20, 28)]
+    draws = torch.tensor(draws)
+    return f"{draws.mean():.{digits}f} +- {draws.std():.{digits}f}"
+
+
+def with_noise(D, model, seed, eta):
+    """A row: strays and kernel distance, +- over three draws of the noise on the way."""
+    ts = timesteps(cosine, 100)
+    ends = [last(ddim(D, cosine, noise, ts, eta=eta, generator=seeded(k)))
+            for k in range(3 if eta else 1)]
+    d = torch.tensor([kernel_distance(x) for x in ends])
+    return {"denoiser": model, "training seed": seed, "eta": f"{eta:g}",
+            "strays": sum(strays(x) for x in ends) / len(ends),
+            "1000 kernel distance": f"{d.mean():.2f} +- {d.std():.2f}" if eta else d.mean()}
 
 # %%
-draws = [spiral.sample(2000, seed=k) for k in range(8)]
-baseline = torch.tensor([[strays(x), kernel_distance(x)] for x in draws])       # (8, 2)
-rate, distance = baseline.mean(0)
-rate_std, distance_std = baseline.std(0)
-tables.table(rows, {"strays": ".1%", "1000 kernel distance": ".2f"},
-             f"2,000 samples each; draws of the data: strays {rate:.1%} +- {rate_std:.1%}, "
-             f"1000 kernel distance {distance:.2f} +- {distance_std:.2f}")
+etas = (0.0, 0.5, 1.0)
+rows = [with_noise(spiral.denoiser(cosine), "exact", None, eta) for eta in etas]
+for updates, seed in ((300, 0), (300, 1), (1500, 0), (1500, 1), (1500, 2)):
+    D = trained("v", updates, seed)
+    rows += [with_noise(D, f"{updates:,} updates", seed, eta) for eta in etas]
+percent = floor(spiral, measure=lambda x: 100 * strays(x), digits=1)
+spiral_floor = floor(spiral)
+tables.table(rows, {"strays": ".2%", "1000 kernel distance": ".2f"},
+             f"2,000 samples each; eight draws of the data: strays ({percent}) %, "
+             f"1000 kernel distance {spiral_floor}")
 
 # %% [markdown]
-# **What the table shows.** After 1,500 updates noise lowers the share of strays, with each of three training seeds: 31 to 33 % at $\eta=0$, 27 to 29 % at 0.5, 25 to 27 % at 1. After 300 updates it does not: 72 to 73 % everywhere. The kernel distance, which compares whole distributions, is lowest at $\eta=0.5$ in all five trainings, and at $\eta=1$ higher than without noise. So noise *can* correct a learned model. Whether it does must be measured for each model, and with the measure that counts.
+# **What the table shows.** Noise lowers the strays of the exact denoiser, too, which has no error to repair: from 0.8 % to 0.1 %. Its posterior noise makes the arm too thin (4.2), and the kernel distance rises. So fewer strays alone prove no repair. After 1,500 updates noise lowers them in each of three trainings: 31 to 33 % at $\eta=0$, 27 to 29 % at 0.5, 25 to 27 % at 1; a part of that may be the thinner arm. After 300 updates it does not: 72 to 73 % everywhere. The kernel distance after 300 updates is lowest at $\eta=0.5$; after 1,500 the three are about equal. So noise may correct a learned model. Whether it does must be measured for each model, and with the measure that counts.
 #
 # ### Langevin dynamics: why noise forgets · deeper
 #
@@ -543,13 +569,13 @@ def dpmpp(D, schedule, x, ts, **condition):
         yield x
 
 # %% [markdown]
-# ### Third order: DPM-Solver++(3M) and UniPC · deeper
+# ### Third order: `dpmpp_3m` and UniPC · deeper
 #
 # **Can we go on?** With $K$ predictions at points $u_1,\dots,u_K$, the integral of the polynomial through them is a weighted sum of the predictions. It must be right for $1, u, \dots, u^{K-1}$, and these conditions fix the weights:
 #
 # $$x_s = \frac{\sigma_s}{\sigma_t}\,x_t + \alpha_s\sum_{j=1}^K w_j\,\hat x_0(u_j), \qquad \sum_j w_j\,u_j^k = I_k \quad (k = 0,\dots,K-1) \tag{4.24}$$
 #
-# A polynomial through $K$ points is off by $O(h^K)$, so a step errs by $O(h^{K+1})$ and the method has order $K$. Three past predictions: an Adams-Bashforth method in $\lambda$, of order 3. It is closely related to the released **DPM-Solver++(3M)**, but not the same: the function `multistep_dpm_solver_third_update` gives the second difference half of the weight that (4.24) gives it. With that weight the order measured on the example below is between 2.1 and 2.4. Our name `dpmpp_3m` means (4.24).
+# A polynomial through $K$ points is off by $O(h^K)$, so a step errs by $O(h^{K+1})$ and the method has order $K$. Three past predictions: an Adams-Bashforth method in $\lambda$, of order 3. It is closely related to the released **DPM-Solver++(3M)**, but not the same: the function `multistep_dpm_solver_third_update` in Lu et al.'s released code gives the second difference half of the weight that (4.24) gives it. With that weight the order measured below ("3M, released") is 1.8 at the first doubling, then between 2.1 and 2.4. Our name `dpmpp_3m` means (4.24).
 #
 # **UniPC** (Zhao et al. 2023) has one more idea. After a step, the network is evaluated at the predicted state anyway, for the next step. Use that prediction first to *correct* the step just made: take the polynomial through the new prediction and the two old ones, which now lie on both sides. The predictor (4.23) is off by $O(h^3)$, hence the prediction made there by $O(h^3)$. A parabola through three predictions is off by $O(h^3)$ as well. The integral over the step multiplies both by $h$, so the corrected step errs by $O(h^4)$. Order 3, still one evaluation a step.
 
@@ -567,8 +593,10 @@ def exponential_step(schedule, x, t, s, points, solver_type=None):
     u = torch.stack([half_log_snr(schedule, r) for r, _ in points])
     h, u = half_log_snr(schedule, s) - u[0], u - u[0]
     integrals = exponential_integrals(h, len(points))
-    if solver_type == "bh2" and len(points) == 2:       # Lu et al.'s I_1, as in (4.23)
+    if solver_type and len(points) == 2:                # Lu et al.'s I_1, as in (4.23)
         integrals[1] = h * integrals[0] / 2
+    if solver_type == "released" and len(points) == 3:  # half the second difference
+        integrals[2] = integrals[2] / 2
     powers = u ** torch.arange(len(points))[:, None]            # (K, K), row k: u_j^k
     w = schedule.alpha(s) * torch.linalg.solve(powers, integrals)
     x_base = schedule.sigma(s) / schedule.sigma(t) * x
@@ -576,13 +604,13 @@ def exponential_step(schedule, x, t, s, points, solver_type=None):
 
 # %%
 @torch.no_grad()
-def dpmpp_3m(D, schedule, x, ts, **condition):
+def dpmpp_3m(D, schedule, x, ts, *, solver_type=None, **condition):
     history = []                                        # (time, x0_hat), newest first
     yield x
     for t, s in zip(ts[:-1], ts[1:]):
         history = [(t, D(x, t, **condition)), *history[:2]]
         points = history if s > 0 else history[:1]
-        x = exponential_step(schedule, x, t, s, points)
+        x = exponential_step(schedule, x, t, s, points, solver_type)
         yield x
 
 # %%
@@ -618,9 +646,12 @@ print("course_lib's heun, dpmpp and unipc agree")
 # %% [markdown]
 # ### The orders, measured
 #
-# **Are the orders what we derived?** `dpmpp_3m` uses three past predictions; **UniPC** (Zhao et al. 2023) corrects each step with the prediction that the next step needs anyway. Both have order 3 at one evaluation a step. Three bumps of different widths in the plane, the exact denoiser, steps even in $\lambda$ from $\bar\sigma = 148$ to $\bar\sigma = 0.018$, a hundred starts. The truth is a third-order run with 1,000 steps. On log-log axes an error $\propto h^p$ is a line of slope $-p$; and what we plot against is *evaluations*.
+# **Are the orders what we derived?** `dpmpp_3m` uses three past predictions; **UniPC** (Zhao et al. 2023) corrects each step with the prediction that the next step needs anyway. Both have order 3 at one evaluation a step. Three bumps of different widths in the plane, the exact denoiser, steps even in $\lambda$ from $\bar\sigma = 148$ to $\bar\sigma = 0.018$, a hundred starts. The truth is a third-order run with 1,000 steps. On log-log axes an error $\propto h^p$ is a line of slope $-p$.
 
 # %%
+from functools import partial
+
+
 def even_in_log_snr(n):
     return cosine.t_from_log_snr(torch.linspace(-10, 8, n + 1, dtype=torch.float64))
 
@@ -629,7 +660,8 @@ def rms(x, truth):
     return (x - truth).square().sum(1).mean().sqrt()
 
 
-methods = {"ddim": ddim, "heun": heun, "dpmpp": dpmpp, "dpmpp_3m": dpmpp_3m, "unipc": unipc}
+methods = {"ddim": ddim, "heun": heun, "dpmpp": dpmpp, "dpmpp_3m": dpmpp_3m, "unipc": unipc,
+           "3M, released": partial(dpmpp_3m, solver_type="released")}
 truth = last(dpmpp_3m(exact, cosine, start, even_in_log_snr(1000)))
 evaluations = torch.tensor([10, 20, 40, 80, 160, 320])
 errors = {}
@@ -638,7 +670,7 @@ for name, f in methods.items():
     ends = [last(f(exact, cosine, start, ts)) for ts in grids]
     errors[name] = torch.stack([rms(x, truth) for x in ends])
 plots.curves(evaluations, errors, xscale="log", yscale="log",
-             title="Distance to the exact end of the ODE",
+             title="Distance to a numerical reference of 1,000 steps",
              xlabel="evaluations of the denoiser", ylabel="root mean square error")
 
 # %%
@@ -646,12 +678,12 @@ doublings = [f"{n} to {2 * n}" for n in evaluations[:-1].tolist()]
 rows = {}
 for name, e in errors.items():
     orders = (e[:-1] / e[1:]).log2()
-    rows[name] = {"error at 20": e[1]} | dict(zip(doublings, orders))
-tables.table(rows, {"error at 20": ".4f"} | dict.fromkeys(doublings, ".2f"),
-             "Error at 20 evaluations, and the order measured at each doubling", "sampler")
+    rows[name] = {f"error at {n}": f"{e[k]:.2g}" for k, n in ((1, 20), (2, 40), (5, 320))}
+    rows[name] |= dict(zip(doublings, orders))
+tables.table(rows, ".2f", "Errors, and the order measured at each doubling", "sampler")
 
 # %% [markdown]
-# **What the figure shows.** The orders come out as derived: 1 for DDIM; 2 for Heun and DPM-Solver++(2M); 3 for DPM-Solver++(3M) and UniPC. They appear only when steps are small: with 10 evaluations Heun is the worst of all, and it overtakes DDIM at about 20. At equal cost the two of order 3 have the smallest errors at every count shown, on this example.
+# **What the figure shows.** The orders come out as derived: 1 for DDIM; 2 for Heun and DPM-Solver++(2M); 3 for `dpmpp_3m` and UniPC. They appear only when steps are small: with 10 evaluations Heun is the worst of all, and it overtakes DDIM at about 20. From 80 on the two of order 3 have the smallest errors, on this example.
 #
 # ## 4.8 Where to put the steps
 #
@@ -691,12 +723,12 @@ plots.curves(torch.arange(10), ratios, yscale="log", title="Ten steps, four grid
 # %%
 start_top = cosine.sigma(top) * start
 truth = last(dpmpp_3m(exact, cosine, start_top, timesteps(cosine, 1000, "log_snr", top)))
-budgets = torch.tensor([6, 8, 10, 14, 20, 30, 40])
+budgets = torch.tensor([7, 9, 11, 15, 21, 31, 41])
 
 
 def error_of(name, evaluations, spacing):
     # heun's last step takes one evaluation: k steps cost 2 k - 1
-    n = (evaluations + 2) // 2 if name == "heun" else evaluations
+    n = (evaluations + 1) // 2 if name == "heun" else evaluations
     ts = timesteps(cosine, n, spacing, top)
     return rms(last(methods[name](exact, cosine, start_top, ts)), truth)
 
@@ -709,10 +741,10 @@ plots.panels(budgets, errors, title="Four samplers, four grids", xlabel="evaluat
              ylabel="root mean square error", yscale="log", ylim=(2e-3, 3))
 rows = {name: {grid: e[2] for grid, e in by_grid.items()}
         for name, by_grid in errors.items()}
-tables.table(rows, ".3f", "Root mean square error at 10 evaluations (heun: 11)", "sampler")
+tables.table(rows, ".3f", "Root mean square error at 11 evaluations", "sampler")
 
 # %% [markdown]
-# **What the figures show.** Even in $t$ and quadratic fall from 80 to 6 and 3 in one step; Karras' grid goes lowest. The grid matters as much as the sampler. With 10 evaluations DPM-Solver++(2M) errs by 0.01 on the quadratic grid and by 0.24 on Karras'. No grid has the smallest error for all: for DDIM it is even in $t$ or quadratic, for Heun even in $t$, for the two exponential ones quadratic, which is Heun's worst from 10 evaluations on. This is a result for these bumps, whose narrowest is 0.15 wide; Karras' grid goes down to $\bar\sigma = 0.002$, log-SNR's to 0.006 here. So try grids on your own model, and compare samplers on the best grid of each.
+# **What the figures show.** Even in $t$ and quadratic fall from 80 to 6 and 3 in one step; Karras' grid goes lowest. The grid matters as much as the sampler. With 11 evaluations DPM-Solver++(2M) errs by 0.01 on the quadratic grid and by 0.19 on Karras'. No grid has the smallest error for all: for DDIM it is even in $t$ or quadratic, for Heun even in $t$, for the two exponential ones quadratic, which is Heun's worst from 11 evaluations on. This is a result for these bumps, whose narrowest is 0.15 wide; Karras' grid goes down to $\bar\sigma = 0.002$, log-SNR's to 0.006 here. So try grids on your own model, and compare samplers on the best grid of each.
 #
 # ## 4.9 Churn, done right · deeper
 #
@@ -724,7 +756,7 @@ tables.table(rows, ".3f", "Root mean square error at 10 evaluations (heun: 11)",
 #
 # $$\hat\sigma^2-\bar\sigma_t^2 = \big((1+\gamma)^2-1\big)\,\bar\sigma_t^2 \le \bar\sigma_t^2 \quad\text{exactly if}\quad \gamma\le\sqrt2-1 \tag{4.28}$$
 #
-# Now $\hat x$ is a sample of level $\hat\sigma$, so **the denoiser must be given $\hat\sigma$**, and the step starts there. Code that adds the noise and then evaluates at $\bar\sigma_t$ is a classic defect. Churn is applied only to levels in a range, `s_range`; and EDM multiplies $z$ by $S_{\text{noise}}$, slightly above 1 for learned networks. Ours is exact and takes 1.
+# Now $\hat x$ is a sample of level $\hat\sigma$, so **the denoiser must be given $\hat\sigma$**, and the step starts there. To add the noise and then evaluate at $\bar\sigma_t$ is a mistake that is easy to make. Churn is applied only to levels in a range, `s_range`; and EDM multiplies $z$ by $S_{\text{noise}}$, slightly above 1 for learned networks. Ours is exact and takes 1.
 
 # %%
 def churn(schedule, x, t, gamma, s_noise, generator):
@@ -788,17 +820,18 @@ noise_net = trained("eps", 300)
 ts = timesteps(cosine, 20)
 rows = {}
 with torch.no_grad():
-    for name, D in {"as it is": noise_net, "clipped": clip(noise_net, -1.5, 1.5)}.items():
+    for name, D in {"as it is": noise_net, "clipped": clip(noise_net, -1.7, 1.7)}.items():
         x = last(ddim(D, cosine, noise, ts))
         rows[name] = {"largest prediction at t = 1": D(noise, 1.0).abs().max(),
                       "largest sample": x.abs().max(),
                       "1000 kernel distance": kernel_distance(x)}
 formats = {"largest prediction at t = 1": ".1f", "largest sample": ".2f",
            "1000 kernel distance": ".2f"}
-tables.table(rows, formats, "2,000 samples, 20 steps of DDIM", "prediction")
+tables.table(rows, formats, "2,000 samples, 20 steps of DDIM (1000 kernel distance of the "
+             f"data, 8 draws: {spiral_floor})", "prediction")
 
 # %% [markdown]
-# At the noisy end the output of an $\epsilon$ network determines next to nothing about the image, as (3.5) said; clipping bounds the error. The range is 1.5 for the spiral, and 1 for pictures.
+# At the noisy end the output of an $\epsilon$ network determines next to nothing about the image, as (3.5) said; clipping bounds the error. The range is 1.7 for the spiral, and 1 for pictures.
 #
 # ### Dynamic thresholding · deeper
 #
@@ -836,7 +869,8 @@ made = {name: last(ddim(D, cosine, begin, timesteps(cosine, 20)))
         for name, D in denoisers.items()}
 
 # %%
-plots.show({"the data": shapes[:, None].repeat(2, 1, 1, 1)} | made,
+first = {name: x[:4] for name, x in made.items()}
+plots.show({"the data": shapes[:, None]} | first, width=4,
            title="Predictions multiplied by 1.8")
 rows = {name: {"minimum": x.min(), "maximum": x.max(),
                "pixels at 0.99 or beyond": (x.abs() > 0.99).float().mean()}
@@ -866,7 +900,8 @@ middles = {
 }
 plots.scatter(middles, title="A thousand pairs of noises: what lies halfway", limit=1.8)
 rows = {name: {"1000 kernel distance": kernel_distance(x)} for name, x in middles.items()}
-tables.table(rows, ".2f", "1,000 samples each, compared with 2,000 draws of the data")
+tables.table(rows, ".2f", "1,000 samples each, compared with 2,000 draws of the data "
+             f"(8 draws of 1,000: {floor(spiral, 1000)})")
 
 # %%
 a, b = torch.randn(2, 500, 784, generator=seeded(7))
@@ -928,7 +963,7 @@ for name, e in errors.items():
 tables.table(rows, ".2f", "Root mean square error of 200 points, and its order")
 
 # %% [markdown]
-# **What the figure shows.** The error falls in inverse proportion to the number of steps: the orders tend to 1, as derived. With few steps it is large: 0.25 with 10 even in $t$ (in log-SNR 0.69), for data about 1 wide. An edited image that does not come back is often just this (lesson 5).
+# **What the figure shows.** The error falls about in inverse proportion to the number of steps: the orders lie between 0.9 and 1.8, and near 1 at the end. With few steps it is large: 0.25 with 10 even in $t$ (in log-SNR 0.69), for data about 1 wide. An edited image that does not come back can be just this (lesson 5).
 
 # %% [markdown]
 # ### The explorer · deeper
@@ -938,14 +973,28 @@ tables.table(rows, ".2f", "Root mean square error of 200 points, and its order")
 # %%
 widgets.sampler_explorer(spiral, cosine)
 
+# %%
+exact = spiral.denoiser(cosine)
+rows = []
+for name, n in (("ddim", 5), ("ddim", 20), ("dpmpp", 5), ("unipc", 8)):
+    row = {"sampler": name, "steps": n}
+    for spacing in ("time", "quadratic"):
+        ts = timesteps(cosine, n, spacing)
+        x = last(getattr(samplers, name)(exact, cosine, noise, ts))
+        row[f"strays, {spacing}"] = f"{strays(x):.1%}"
+        row[f"1000 kernel distance, {spacing}"] = kernel_distance(x)
+    rows.append(row)
+tables.table(rows, ".2f", "2,000 samples each, two grids (1000 kernel distance of the "
+             f"data, 8 draws: {spiral_floor})")
+
 # %% [markdown]
-# **What the figure shows.** With 5 steps DDIM cuts the corners; with 20 it arrives on the arm, along smooth paths. With $\eta = 1$ the paths wander. DPM-Solver++ with 5 steps and UniPC with 8 come about as close as DDIM with 20.
+# **What the figure shows.** With 5 steps DDIM cuts the corners; with 20 it arrives on the arm, along smooth paths. With $\eta = 1$ the paths wander. The stills of DPM-Solver++ and UniPC are on the quadratic grid, those of DDIM even in $t$, so the table has both grids. On the quadratic grid UniPC with 8 steps comes as close to the data as DDIM with 20 even in $t$, DPM-Solver++ with 5 not quite (2.2 % strays against 1.0 %); even in $t$ they leave 11 % and 36 %.
 #
 # # Part II · One model, every sampler
 #
 # ## 4.12 What is fair
 #
-# Now a learned model: `mnist`, which lesson 3 evaluated. **Which sampler scores well, at which cost?** A fair answer needs equal evaluations, equal labels and noise from the same seed, the same number of samples everywhere, and a metric beside two numbers: its **real-data baseline** (the floor: what real data score, over several draws), and its spread over seeds. `sampling.SAMPLERS` names eleven ways to sample: a sampler, its options, and the spacing of its timesteps. A part of the study, live:
+# Now a learned model: `mnist`, which lesson 3 evaluated. **Which sampler scores well, at which cost?** A fair answer needs equal evaluations, equal labels and noise from the same seed, the same number of samples everywhere, and a metric beside two numbers: its **real-data baseline** (the floor: what real data score, over several draws), and its spread over seeds. `sampling.SAMPLERS` names eleven: a sampler, its options and its timesteps. A part of the study, live:
 
 # %%
 from course_lib.lab import sampler_study, sampling
@@ -955,14 +1004,13 @@ D = train.load("mnist", device="cpu")
 names = ("ancestral", "ddim", "heun", "dpmpp", "unipc")
 configs = {name: sampling.SAMPLERS[name] for name in names}
 study = sampler_study.analyze_sampling_quality(D, [5, 10, 20], configs, n=100)
-rows = [{"sampler": r["sampler"], "evaluations": r["evaluations"], "seconds": r["seconds"],
-         "ms for each evaluation": 1000 * r["seconds"] / r["evaluations"],
+rows = [{"sampler": r["sampler"], "evaluations": r["evaluations"],
          "agreement": r["agreement"]} for r in study]
-tables.table(rows, {"seconds": ".2f", "ms for each evaluation": ".0f", "agreement": ".0%"},
-             "100 digits in each row")
+tables.table(rows, {"agreement": ".0%"}, "100 digits in each row; agreement: the fraction "
+             "that the digit classifier reads as the label asked for")
 
 # %% [markdown]
-# **What the table shows.** Among these samplers an evaluation costs about the same, so evaluations are the axis. (Heun takes one fewer than it is asked for.) For quality we read two tables that benchmarks have filled, predictions clipped. `python benchmarks/samplers.py` gives every sampler at every cost, 4,000 samples of one seed each. `python benchmarks/lesson4_spread.py` gives five of them with three seeds of 2,000 samples, and the floors with twelve draws.
+# **What the table shows.** All but `heun` with 5 draw the labels asked for. Each evaluation is one call of the same network, so evaluations are the axis. (Asked for an even number, Heun takes one fewer.) For quality we read two tables that benchmarks have filled, predictions clipped. `python benchmarks/samplers.py`: 4,000 samples of one seed, up to 50 evaluations (blank: not measured). `python benchmarks/lesson4_spread.py`: five samplers with 8 and 30, three seeds of 2,000 samples, and the floors.
 
 # %%
 import pandas
@@ -999,31 +1047,42 @@ def by_evaluations(rows, column):
 
 # %%
 short = [r for r in measured if r["scale"] == 1 and r["asked"] <= 50]
-baseline = real_row(4000).distance.mean()
+baseline = real_row(4000).distance
 near = [r for r in short if r["frechet_distance"] < 15]
-sampler_study.plot_sampling_analysis(near, baseline)
+sampler_study.plot_sampling_analysis(near, baseline.mean(), floor_std=baseline.std())
+for r in short:
+    if r not in near:
+        print(f"not in the figure: {r['sampler']}, asked for {r['asked']}: distance "
+              f"{r['frechet_distance']:.1f}, agreement {r['agreement']:.2f}")
 tables.table(by_evaluations(short, "frechet_distance"), ".3f",
              "Fréchet distance of 4,000 samples, one seed, by evaluations asked for",
              "evaluations")
 
 # %%
-for column, name in (("distance", "Fréchet distance"), ("recall", "recall")):
+recall = "recall (the fraction of test digits that lie near a sample)"
+for column, name in (("distance", "Fréchet distance"), ("recall", recall)):
     tables.table(over_seeds(1, column), caption=f"{name}, 2,000 samples, mean and standard "
                  f"deviation of 3 seeds (real digits, 12 draws: "
                  f"{mean_and_std(real_row(2000), column)})", index="evaluations")
+rows = {}
+for r in spread[(spread.model == "mnist") & (spread.scale == 1)].to_dict("records"):
+    rows.setdefault(r["sampler"], {})[f"{r['asked']}, seed {r['seed']}"] = r["distance"]
+columns = [f"{asked}, seed {seed}" for asked in (8, 30) for seed in range(3)]
+rows = {name: {column: row[column] for column in columns} for name, row in rows.items()}
+tables.table(rows, ".3f", "Fréchet distance by seed", "evaluations")
 
 # %% [markdown]
-# **What the figure and the tables show.** The baseline first. Like our samples, its real digits have equally many of each label. Twelve draws give 0.111 +- 0.009 with 4,000 digits and 0.125 +- 0.019 with 2,000. Two entries of one seed that differ by no more than that are about equal.
+# **What the figure and the tables show.** The baseline's digits, like our samples, have equally many of each label. Twelve draws give 0.111 +- 0.009 with 4,000 digits and 0.125 +- 0.019 with 2,000. Two entries of one seed that differ by no more than that are about equal.
 #
-# - *Few evaluations.* With 4 evaluations UniPC scores 0.19, DDIM 0.40. With 8 the ODE samplers even in $t$ lie between 0.175 and 0.200; with three seeds `unipc` is lowest each time, then `ddim`, then `dpmpp`, and `ancestral` is highest.
-# - *Many.* `dpmpp` and `unipc` end at 0.20; `ddim` goes from 0.171 at 15 to 0.183 at 50. What is left there is the network's own error, and more steps do not help. Samplers with noise score lower: $\eta = 0.5$ from 10 evaluations on, `ancestral` from 15; with 30 and 50 `ancestral` is within the baseline's spread, also with three seeds (0.127 with 30).
-# - *The timesteps.* Even in log-SNR is bad with 4 steps; from 8 on it is about equal to even in $t$ for `dpmpp` and `unipc`. Quadratic steps, tried with DDIM only, score worse. Heun on Karras' grid starts at the level 80; with 5 evaluations or fewer it fails, and asked for 8 half of its digits carry their label (agreement 0.51). Even in $t$, begun at $t = 0.95$, it reaches 0.34 with 7 and 0.44 with 49.
+# - *Few evaluations.* With 4 evaluations UniPC scores 0.19, DDIM 0.40. With 8 `ddim`, `dpmpp` and `unipc` lie between 0.175 and 0.200; with each of three seeds `unipc` is lowest, then `ddim`, then `dpmpp`. `ancestral` is above `ddim` in all three, above `dpmpp` in two.
+# - *Many.* `dpmpp` and `unipc` end at 0.20; `ddim` goes from 0.171 at 15 to 0.183 at 50. More steps do not help: what is left there is probably the network's error. Samplers with noise score lower: $\eta = 0.5$ from 10 evaluations on, `ancestral` from 15; with 30 and 50 `ancestral` is within the baseline's spread, also with three seeds (0.127 with 30).
+# - *The timesteps.* Even in log-SNR is bad with 4 steps; from 8 on it is within 0.01 of even in $t$ for `dpmpp`, and higher by 0.01 to 0.035 for `unipc`. Quadratic steps, tried with DDIM only, score worse. Heun on Karras' grid starts at the level 80; with 5 evaluations or fewer it fails, and asked for 8 half of its digits carry their label. Even in $t$, begun at $t = 0.95$, it reaches 0.34 with 7 and 0.44 with 49.
 #
-# On this model, with these features: eight evaluations of an ODE sampler score what this ODE scores when it is solved; with noise, thirty reach the score of real digits.
+# On this model, with these features: `dpmpp` scores with eight evaluations what it scores with fifty. `unipc` scores lower with 8 than with 30, `ddim` slightly higher, each with all three seeds. With noise, thirty reach the score of real digits.
 #
 # ## 4.13 The table of the DDIM paper, on digits · deeper
 #
-# Song, Meng and Ermon's table 1 has become famous: on CIFAR-10, less noise is better at every number of steps up to 100; sigma-hat is by far the worst with few steps, and the best with a thousand. **Does that hold for our digits?** Below, 50 evaluations and fewer with 4,000 samples, more with 1,000; so compare columns only within each part. KID, which does not depend on the number of samples, is given for the second.
+# Song, Meng and Ermon's table 1 has become famous: on CIFAR-10, less noise is better at every number of steps up to 100; sigma-hat is by far the worst with few steps, and the best with a thousand. **Does that hold for our digits?** Below, 50 evaluations and fewer with 4,000 samples, more with 1,000; so compare columns only within each part. KID is given for the second.
 
 # %%
 names = ("ddim", "ddim, eta 0.5", "ancestral", "ancestral, sigma-hat", "ddim, quadratic")
@@ -1041,11 +1100,29 @@ rows = [{"evaluations": r["asked"], "sampler": r["sampler"], "1000 KID": 1000 * 
         for r in sorted(many, key=lambda r: (r["asked"], r["sampler"]))]
 tables.table(rows, {"1000 KID": ".2f", "+-": ".2f", "agreement": ".1%"},
              "KID in thousandths (+- of the subsets), and agreement, 1,000 samples")
-kids = 1000 * real_row(1000).kid
-print(f"1000 KID of 1,000 real digits, 12 draws: {kids.mean():.2f} +- {kids.std():.2f}")
+
+# %%
+from course_lib.lab import features
+
+x, y = data.mnist("train")
+some = torch.cat([torch.where(y == label)[0][:100] for label in range(10)])
+z = features.digit_features(x[some])                                    # (1000, 128)
+K = (z @ z.T / z.shape[1] + 1) ** 3                                     # KID's kernel
+same = y[some][:, None] == y[some]
+different = K[~same].mean()
+same.fill_diagonal_(False)
+excess = (K[same].mean() - different).item()
+rows = []
+for n in (1000, 2000, 4000):
+    kids = 1000 * real_row(n).kid
+    # two of n balanced digits have the same label less often, by 0.9 / (n - 1)
+    bias = -1000 * excess * 0.9 / (n - 1)
+    rows.append({"n": n, "1000 KID, 12 draws": f"{kids.mean():.2f} +- {kids.std():.2f}",
+                 "due to balance": bias, "without it": kids.mean() - bias})
+tables.table(rows, ".2f", "Real training digits, as many of each label, to the test digits")
 
 # %% [markdown]
-# **What the tables show.** The "+-" of a KID is only the choice of subsets; a new draw of samples varies more, as the printed line for real digits shows. Sigma-hat is by far the worst with few steps on digits, too. With 100 it is about equal to the posterior, and so it is with 1,000; there both are far below $\eta=0$. In the paper $\eta=0$, the posterior and sigma-hat have 4.2, 5.8 and 10.0 with 100, and 4.0, 4.7 and 3.2 with 1,000. The rest does *not* repeat. On CIFAR-10 $\eta = 0$ was the lowest at every number of steps up to 100. Here it is lowest of the three $\eta$ with 4 and 6; with 8, 0.190 and 0.200 are about equal; from 10 on $\eta=0.5$ is lower, from 15 on also $\eta = 1$. Quadratic steps, which the paper chose for CIFAR-10, are worse than even ones. The data, the network and the metric's features are all different; a table of samplers is a statement about a model. The KID of the noisy samplers is negative, like that of real digits: the labels are balanced here and the estimate is unbiased for independent draws alone. There is nothing better than real about them.
+# **What the tables show.** The "+-" of a KID is only the choice of subsets; a new draw of samples varies more, as the last table shows. Sigma-hat is by far the worst with few steps on digits, too. With 100 it is about equal to the posterior, and so it is with 1,000; there both are far below $\eta=0$. In the paper $\eta=0$, the posterior and sigma-hat have 4.2, 5.8 and 10.0 with 100, and 4.0, 4.7 and 3.2 with 1,000. The rest does *not* repeat. On CIFAR-10 $\eta = 0$ was the lowest at every number of steps up to 100. Here it is lowest of the three $\eta$ with 4 and 6; with 8, 0.190 and 0.200 are about equal; from 10 on $\eta=0.5$ is lower, from 15 on also $\eta = 1$. Quadratic steps, which the paper chose for CIFAR-10, are worse than even ones. The data, the network and the metric's features are all different; a table of samplers is a statement about a model. The KID of the noisy samplers is negative, like that of as many real digits. The estimate is free of bias for independent draws alone. Here each label occurs equally often, so pairs of one label are rarer than among independent draws, and such pairs are more alike. The last table computes what that takes away: without it real digits have about 1.4 at each $n$. There is nothing better than real about the samples.
 #
 # ## 4.14 Guidance and the ranking
 #
@@ -1064,7 +1141,7 @@ tables.table(by_evaluations(some, "agreement"), ".1%",
              "w = 2: agreement with the label, 4,000 samples", "guided evaluations")
 
 # %% [markdown]
-# **What the tables show.** At $w = 2$ nearly every digit is what was asked for, and the distances of the samplers that worked without guidance are mostly four to seven times larger. Recall, the fraction of test digits that lie near a sample, says how much variety is left: with 8 evaluations it falls from 0.83 to 0.64 for `ancestral`, and from 0.88 to 0.75 for `ddim`. Up to 20 evaluations `ancestral` is above `ddim` at every count, and `unipc` is lowest up to 10; at 15 `heun` is, which without guidance was nearly the last. The order with more evaluations was not measured. So compare samplers with the guidance that you will use.
+# **What the tables show.** At $w = 2$ nearly every digit is what was asked for, and the distances of the samplers that worked without guidance are mostly four to seven times larger. Recall says how much variety is left: with 8 evaluations it falls from 0.83 to 0.64 for `ancestral`, and from 0.88 to 0.75 for `ddim`. Up to 20 evaluations `ancestral` is above `ddim` at every count. With 4 to 8 evaluations the lowest is the same, `unipc`. From 10 to 20 it is not: without guidance it is $\eta = 0.5$, here `unipc`, and with 15 `heun`, which without guidance is nearly the last. So compare samplers with the guidance that you will use.
 #
 # ## 4.15 Digits and their noise · deeper
 #
@@ -1078,14 +1155,26 @@ with torch.no_grad():
     # eight positions, four labels
     arcs = torch.cat([samplers.slerp(a, b, k / 7) for k in range(8)])      # (32, 1, 28, 28)
     made = last(samplers.dpmpp(net, cosine, arcs, timesteps(cosine, 12), y=y.repeat(8)))
+print(f"agreement of the 32 digits: {metrics.class_agreement(made, y.repeat(8)):.0%}")
 plots.show(made.view(8, 4, 1, 28, 28).transpose(0, 1).flatten(0, 1), columns=8, width=6,
            title="From one noise to another, one label a row")
 
 # %%
 digits, labels = (part[:50] for part in data.mnist("test"))
 counts = (5, 10, 20, 40)
+dark = (digits == -1).all(0)                                    # (1, 28, 28)
 errors = {}
 stds = {}
+
+
+@torch.no_grad()
+def first_eps(t):
+    """Root mean square of the predicted noise where the inversion starts."""
+    x = cosine.alpha(t) * digits
+    eps_hat = (x - cosine.alpha(t) * D(x, t, y=labels)) / cosine.sigma(t)
+    return eps_hat.square().mean().sqrt()
+
+
 for name, spacing in {"even in t": "time", "even in log-SNR": "log_snr"}.items():
     by_n = []
     for n in counts:
@@ -1094,13 +1183,14 @@ for name, spacing in {"even in t": "time", "even in log-SNR": "log_snr"}.items()
         back = last(samplers.ddim(D, cosine, z, ts, y=labels))
         by_n.append((back - digits).square().mean().sqrt())
     errors[name] = torch.stack(by_n)
-    stds[name] = z.std()
+    stds[name] = {"std of the noise": z.std(), "where all digits are -1": z[:, dark].std(),
+                  "elsewhere": z[:, ~dark].std(), "first eps_hat": first_eps(ts[-2])}
 
 # %%
-rows = {name: {f"{n} steps": error for n, error in zip(counts, e)}
-        | {"std of the noise (40 steps)": f"{stds[name]:.2f}"}
-        for name, e in errors.items()}
+rows = {name: dict(zip([f"{n} steps" for n in counts], e)) for name, e in errors.items()}
 tables.table(rows, ".3f", "50 test digits, so many steps each way: root mean square error")
+tables.table(stds, ".2f", "The noise found in 40 steps, standard deviations; and the root "
+             "mean square of the first prediction of noise")
 plots.curves(torch.tensor(counts), errors, yscale="log", ylim=(0.01, 1),
              title="50 test digits to noise and back", xlabel="steps each way",
              ylabel="root mean square error")
@@ -1108,7 +1198,7 @@ plots.show({"test digits": digits[:10], "their noise": z[:10], "and back": back[
            columns=10, width=6)
 
 # %% [markdown]
-# **What the figures show.** Between two noises of one label lie digits of that label, all of them legible. The inverted digits come back: with 40 steps the root mean square error of a pixel is 0.03 even in $t$, and 0.08 even in log-SNR (the one in the picture), of a range of 2. But look at the noise in the middle: it is no noise. Its standard deviation is half of what it should be, and the digit shows through. For a pixel that is $-1$ in every image, the ODE brings *every* noise to $-1$; so the pixel does not tell which noise it came from. The first step of the inversion is evaluated at a clean image, and the network predicts that there is no noise. What little appears there is the network's error. The noise found works as an address, since it leads back. As a draw of noise it is worthless. Exercise 4.8 edits data that has a width everywhere, where inversion does what one hopes.
+# **What the figures show.** Between two noises of one label lie digits of that label, and the classifier reads 31 of the 32 as that. The inverted digits come back: with 40 steps the root mean square error of a pixel is 0.03 even in $t$, and 0.08 even in log-SNR (the one in the picture), of a range of 2. But look at the noise in the middle: it is no noise. Its standard deviation is half of what it should be, and the digit shows through. For a pixel that is $-1$ in every image, the ODE brings *every* noise to $-1$; so the pixel does not tell which noise it came from. There the noise found is nearly nothing: its standard deviation is 0.05 even in $t$ and 0.14 in log-SNR, elsewhere 0.58 and 0.66. The first step of the inversion is evaluated at a clean image, and the network predicts little noise in it (a root mean square of 0.14 and 0.18, for noise 1). The noise found works as an address, since it leads back. As a draw of noise it is worthless. Exercise 4.8 edits data that has a width everywhere, where inversion does what one hopes.
 #
 # ## 4.16 Any data, any schedule · deeper
 #
@@ -1124,13 +1214,13 @@ plots.show(x, columns=10, width=7,
 print("airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck")
 
 # %% [markdown]
-# **What the figure shows.** Small photographs; about half are easy to recognise as what was asked for. Nothing in `samplers.py` was changed for them: a schedule is two functions of $t$, and part I's formulas were written for any such pair.
+# **What the figure shows.** Small photographs; to our eyes about half are easy to recognise as what was asked for. Nothing in `samplers.py` was changed for them: a schedule is two functions of $t$, and part I's formulas were written for any such pair.
 #
 # # Part III · A few steps
 #
 # ## 4.17 Consistency: learn where the path ends
 #
-# With one or two evaluations no solver of this ODE gets far: the denoiser's prediction at high noise is an average over many images. **What would a network have to predict instead?** The *end* of the path on which $x_t$ lies. Call it $f(x_t, t)$. Two conditions define it, the second for any two points of one path:
+# With one evaluation every solver returns the denoiser's prediction at pure noise, an average over many images; with two, steps are still long. **What would a network have to predict instead?** The *end* of the path on which $x_t$ lies. Call it $f(x_t, t)$. Two conditions define it, the second for any two points of one path:
 #
 # $$f(x_0, 0) = x_0, \qquad f(x_t, t) = f(x_r, r) \tag{4.32}$$
 #
@@ -1144,7 +1234,7 @@ print("airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck")
 #
 # *stop* means that no gradient flows through the cleaner prediction: it is the target. The level next to the data learns from $D(x, 0) = x$, the one above from it, and so on up. So the best that a student on $n$ levels can learn is to do in one evaluation what its teacher's DDIM does in $n$ steps; only for many levels is that the end of the ODE. The weight is that of $v$, if $\alpha^2+\sigma^2=1$. The code takes a *pseudo-Huber* loss, $\sqrt{e+c^2}-c$ of each example's error $e$, so that a few large errors do not rule. With a teacher the target is a function of $x_t$, and any such loss has the same minimum.
 #
-# The library's `Consistency` is a denoiser with another loss, so that it trains in the same loop as everything else:
+# The library's `Consistency` is a denoiser with this loss:
 
 # %%
 def consistency_loss(D, teacher, x0, t, r, eps, c=0.01):
@@ -1191,16 +1281,24 @@ def student_loss(x0):
 fit(student, student_loss, 2000, rate=1e-2)
 
 # %%
-# a control: the same network, updates and rates, but trained on the teacher's map itself
-starts = torch.randn(20_000, 2, generator=seeded(11))
-goals = last(samplers.ddim(exact, cosine, starts, timesteps(cosine, 16))).float()
+# a control: the same network, levels, loss, updates and rates; but the target is the end of
+# the teacher's remaining steps
+ts = timesteps(cosine, 16)
+starts = torch.stack([cosine.perturb(moons.sample(2000, seed=k), ts[k].item(),
+                                     torch.randn(2000, 2, generator=seeded(k)))
+                      for k in range(16)])                              # (16, 2000, 2)
+goals = torch.stack([last(samplers.ddim(exact, cosine, x, ts[k:])).float()
+                     for k, x in enumerate(starts)])
 torch.manual_seed(0)
 direct = Denoiser(Tiny(), cosine, "v")
 
 
 def direct_loss(_):
-    rows = torch.randint(len(starts), (512,))
-    return (direct(starts[rows], torch.ones(512)) - goals[rows]).square().mean()
+    level = torch.randint(16, (512,))
+    row = torch.randint(2000, (512,))
+    t = ts[level].float()
+    error = (direct(starts[level, row], t) - goals[level, row]).square().mean(1)
+    return ((error / cosine.sigma(t) ** 2 + 0.03**2).sqrt() - 0.03).mean()
 
 
 fit(direct, direct_loss, 2000, rate=1e-2)
@@ -1221,11 +1319,12 @@ def consistency_sampling(D, schedule, x, ts, *, generator=None, **condition):
         yield x
 
 
-def by_student(n, sampler=consistency_sampling):
-    return last(sampler(student, cosine, noise, timesteps(cosine, n), generator=seeded(1)))
+def jumps(D, n, sampler=consistency_sampling):
+    return last(sampler(D, cosine, noise, timesteps(cosine, n), generator=seeded(1)))
 
 
-torch.testing.assert_close(by_student(2), by_student(2, samplers.consistency_sampling))
+ends = [jumps(student, 2, f) for f in (consistency_sampling, samplers.consistency_sampling)]
+torch.testing.assert_close(*ends)
 
 # %%
 fresh = moons.sample(2000, seed=9)                  # kernel_distance compares with it
@@ -1234,21 +1333,21 @@ with torch.no_grad():
         "denoiser, 1": exact(noise, torch.tensor(1.0)),
         "ddim, 4": last(samplers.ddim(exact, cosine, noise, timesteps(cosine, 4))),
         "ddim, 16": last(samplers.ddim(exact, cosine, noise, timesteps(cosine, 16))),
-        "student, 1": by_student(1),
-        "student, 2": by_student(2),
-        "control, 1": direct(noise, torch.tensor(1.0)),
         "data": moons.sample(2000, seed=3),
+        "student, 1": jumps(student, 1),
+        "student, 2": jumps(student, 2),
+        "control, 1": jumps(direct, 1),
+        "control, 2": jumps(direct, 2),
     }
 plots.scatter({f"{name}\n{kernel_distance(x):.1f}": x for name, x in clouds.items()},
               title="Evaluations, and 1000 kernel distance", limit=1.8, columns=4)
-draws = [kernel_distance(moons.sample(2000, seed=k)) for k in range(20, 28)]
-draws = torch.tensor(draws)
-print(f"eight draws of the data: {draws.mean():.2f} +- {draws.std():.2f}")
+moons_floor = floor(moons)
+print(f"1000 kernel distance of eight draws of the data: {moons_floor}")
 
 # %% [markdown]
-# **What the figure shows.** One prediction of the exact denoiser is the middle of the data. One prediction of the student scores lower than four DDIM steps with the exact denoiser, two lower still. But many points lie between the moons, where the sixteen DDIM steps that it was taught leave few. The network is not too small for that: the control, trained directly on pairs of a noise and the end of its sixteen steps, scores 2.3, as its teacher does. What is rough is learning the map level by level, from the student's own predictions.
+# **What the figure shows.** One prediction of the exact denoiser is the middle of the data. One prediction of the student scores lower than four DDIM steps with the exact denoiser, two lower still. But many points lie between the moons, where the sixteen DDIM steps that it was taught leave few. The network is not too small for that: the control, with the same levels and loss but the ends of the teacher's own steps as targets, scores 2.4, as its teacher does. What is rough is learning from the student's own predictions.
 #
-# **And on digits?** `python tools/recipes/distil.py --ship` made the small shipped model consistent on four levels, once with the model itself as the teacher (the *student*, which is shipped) and once without a teacher: 735 steps of 128 each, against the 5,000 that trained it. The checkpoint's card lists what came of it.
+# **And on digits?** `python tools/recipes/distil.py --ship` made the small shipped model consistent on four levels, once with the model itself as the teacher (the *student*, which is shipped) and once without a teacher: 735 steps of 128 each. Its card lists the results.
 
 # %%
 torch.set_num_threads(threads)
@@ -1261,7 +1360,7 @@ rows = [{head: r[name] for name, head in columns.items()} for r in card["samples
 for row in rows:                                        # in the card a teacher is a guide
     row["model"] = row["model"].replace("guide", "teacher")
 tables.table(rows, {"Fréchet distance": ".2f", "agreement": ".1%"},
-             f"Fréchet distance of {card['samples'][0]['n']:,} digits "
+             f"Fréchet distance of {card['samples'][0]['n']:,} digits, one seed "
              f"(real digits, 12 draws: {mean_and_std(real_row(4000), 'distance')})")
 print(f"trained in {card['seconds']} s, the teacher in "
       f"{card['teacher_seconds_in_the_same_run']} s, on 2 CPU threads")
@@ -1291,7 +1390,7 @@ made |= {f"student, {n}": draw(student, samplers.consistency_sampling, n)
 plots.show(made, columns=10, width=6)
 
 # %% [markdown]
-# **What the tables and the figure show.** One evaluation of the teacher is a blurred average; one of the student is nearly a digit (its 8 and 9 are smudged). It was taught to do in one evaluation what its teacher's DDIM does in four. That it does not reach: 2.37 against 1.00. With two it does (1.01). One evaluation of the student scores lower than two of the teacher. DDIM is not the teacher's lowest score at four evaluations: with three seeds UniPC has 0.66, `ancestral` 0.71 and (4.37) 0.77, the student 0.65 +- 0.07. So the student's gain is in one and two evaluations. The training was about a quarter of the teacher's work, if a pass backward counts as two forward.
+# **What the tables and the figure show.** One evaluation of the teacher is a blurred average; one of the student is nearly a digit. It was taught to do in one evaluation what its teacher's DDIM does in four (1.00). It does so with two (1.01), not with one (2.37). One evaluation of the student scores lower than two of the teacher (DDIM 4.2, (4.37) 4.6; others were not tried). With four, over three seeds, the teacher's UniPC has 0.66, `ancestral` 0.71 and (4.37) 0.77, the student 0.65 +- 0.07. So the student's gain is in one and two evaluations. Its training cost a quarter of the teacher's in passes (735 steps of five against 5,000 of three, a pass backward counted as two), and 0.19 by the clock.
 #
 # ### Without a teacher · deeper
 #
@@ -1303,9 +1402,9 @@ plots.show(made, columns=10, width=6)
 #
 # $$\mathbb E[f(x_r)\mid x_t] - f(\Phi) \approx \tfrac12 f''(\Phi)\operatorname{Var}(x_r\mid x_t) \tag{4.36}$$
 #
-# which falls with the square of the gap $t - r$, and over $n$ levels adds up to something like $1/n$. The teacher's DDIM step also errs by the square of the gap. The two errors have different constants; the one in (4.36) is proportional to $\operatorname{Var}(x_0\mid x_t)$, which at high noise is the spread of all the data. So **consistency training**, without a teacher, needs levels closer together than **consistency distillation** with one. Geng et al. (2024, ECT) begin with wide gaps and narrow them as training goes on. One caveat: a loss that weighs large errors less, such as pseudo-Huber, is not minimised by the mean when the target is random, as here (section 3.1). Then the argument holds only approximately.
+# which falls with the square of the gap $t - r$, and over $n$ levels adds up to something like $1/n$. The teacher's DDIM step also errs by the square of the gap. The two errors have different constants; the one in (4.36) is proportional to $\operatorname{Var}(x_0\mid x_t)$, which at high noise is the spread of all the data. So **consistency training**, without a teacher, probably needs levels closer together than **consistency distillation** with one. Geng et al. (2024, ECT) begin with wide gaps and narrow them as training goes on. One caveat: a loss that weighs large errors less, such as pseudo-Huber, is not minimised by the mean when the target is random, as here (section 3.1). Then the argument holds only approximately.
 #
-# The table has rows of a student trained without a teacher. Its single evaluation scores 44: at gaps of a quarter the target is still an average. With four evaluations and fresh noise it scores 0.54, the student with a teacher 0.66. Those are two trainings, one of each kind, so the order may be chance.
+# The table has rows of a student trained without a teacher. Its single evaluation scores 44: probably, by (4.36), the target is still an average at gaps of a quarter. With four evaluations and fresh noise it scores 0.54, the student with a teacher 0.66. Those are two trainings, one of each kind, so the order may be chance.
 #
 # ## 4.18 Progressive distillation: halve, and halve again · deeper
 #
@@ -1357,7 +1456,8 @@ goal = ends["teacher, 8 steps"]
 rows = {name: {"distance to the teacher's 8 steps": f"{rms(x, goal):.3f}",
                "1000 kernel distance to the data": kernel_distance(x)}
         for name, x in ends.items()}
-tables.table(rows, ".2f", "2,000 samples each, from the same noises")
+tables.table(rows, ".2f", "2,000 samples each, from the same noises (1000 kernel distance "
+             f"of the data, 8 draws: {spiral_floor})")
 
 # %% [markdown]
 # **What the figure shows.** The student's four steps end where the teacher's eight end, and the teacher's own four do not. What eight steps get wrong, four now get wrong, too. With $k$ halvings $2^k$ steps become one. The difference to consistency: here each level learns from a fixed teacher, not from the student itself, and the target is known exactly.
@@ -1457,10 +1557,12 @@ def energy_distance(x):
 plots.scatter(clouds, title="From scratch, without a teacher", limit=1.8, columns=3)
 rows = {name: {"energy distance": f"{energy_distance(x):.4f}",
                "1000 kernel distance": kernel_distance(x)} for name, x in clouds.items()}
-tables.table(rows, ".2f", "Distances to the data, 2,000 samples each")
+energy = floor(moons, measure=energy_distance, digits=4)
+tables.table(rows, ".2f", "Distances to the data, 2,000 samples each (8 draws of the data: "
+             f"{energy}; {moons_floor})")
 
 # %% [markdown]
-# **What the figure shows.** A step along the velocity at $t=1$ gathers everything in the middle. A step along the average velocity, also one evaluation, spreads it over the place of the moons, without any teacher; the energy distance falls a hundredfold. But it is one blob rather than two moons, and a second step does not separate them. After this short training the instantaneous velocity is rough as well: 50 Euler steps along $u$ at $r=t$ score 0.0078, along the same network trained on plain flow matching with as many updates 0.0027. So this shows the principle, not what MeanFlow reaches. The energy distance is (3.39) with the kernel $-\|x-y\|$. As in 4.17, a loss that weighs large errors less is not minimised by the mean.
+# **What the figure shows.** A step along the velocity at $t=1$ gathers everything in the middle. A step along the average velocity, also one evaluation, spreads it over the place of the moons, without any teacher; the energy distance falls a hundredfold. But it is one blob rather than two moons, and a second step does not separate them. The instantaneous velocity is rough as well: 50 Euler steps along $u$ at $r=t$ score 0.0078, along the same network trained on plain flow matching with as many updates 0.0027. A longer training was not tried. So this shows the principle, not what MeanFlow reaches. The energy distance is (3.39) with the kernel $-\|x-y\|$. As in 4.17, a loss that weighs large errors less is not minimised by the mean.
 #
 # Its relatives differ in how they get the average. A **shortcut model** (Frans et al. 2025) uses that two steps of length $d$ are one of length $2d$,
 #
@@ -1474,16 +1576,16 @@ tables.table(rows, ".2f", "Distances to the data, 2,000 samples each")
 
 # %%
 diagrams.sampler_map({
-    ("noise", 1): ["ancestral = DDPM", "Euler a", "DDIM, eta > 0", "LCM, (4.37)"],
+    ("noise", 1): ["ancestral = DDPM", "Euler a", "DDIM, eta > 0"],
     ("noise", 2): ["Heun with churn", "DPM++ 2M SDE"],
-    ("noise", 3): ["DPM++ 3M SDE"],
+    ("noise", 3): ["DPM++ 3M SDE (by name; see 4.7)"],
     ("no noise", 1): ["DDIM = Euler"],
     ("no noise", 2): ["Heun", "DPM++ 2M"],
     ("no noise", 3): ["UniPC", "dpmpp_3m, (4.24)"],
 })
 
 # %% [markdown]
-# **What the map shows.** A row for noise and one for none, a column for the order (for samplers with noise, that of the method without its noise).
+# **What the map shows.** For samplers with noise, the order is that of the method without it. (4.37), LCM's sampler, stands outside: without noise it solves nothing.
 #
 # | here | as students meet it | diffusers |
 # | --- | --- | --- |
@@ -1510,9 +1612,9 @@ diagrams.sampler_map({
 #
 # ## What we built
 #
-# The samplers of the library, derived, written out and measured: ancestral sampling with two variances, DDIM with any $\eta$, Heun, DPM-Solver++(2M), and in the deeper parts churn, UniPC and inversion; four spacings; a study at equal cost; and networks that need one or two evaluations.
+# The library's samplers, derived and measured: ancestral sampling, DDIM, Heun, DPM-Solver++(2M), and in the deeper parts churn, UniPC and inversion; a study at equal cost; and networks that need one or two evaluations.
 #
-# **Three things to remember.** (1) The network's evaluations are the cost. (2) Without noise sampling is an ODE, and its solvers have orders; with noise, errors of a learned model are partly forgotten. Which scores better is decided by measuring, with a floor and a spread. (3) With one or two evaluations solvers fail here; a network can learn to jump.
+# **Three things to remember.** (1) The network's evaluations are the cost. (2) Without noise sampling is an ODE, and its solvers have orders; with noise, errors of a learned model may be partly forgotten. Which scores better is decided by measuring, with a floor and a spread. (3) With one evaluation every solver returns an average; a network can learn to jump.
 #
 # | term | in one line |
 # | --- | --- |

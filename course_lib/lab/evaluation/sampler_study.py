@@ -10,7 +10,7 @@ from ..notebook import plots
 from . import features, metrics
 from .sampling import SAMPLERS, SamplerConfig, classes_of, sample_labels
 
-MARKERS = "osv^<>DxP*"
+MARKERS = "osv^<>DXP*hp"
 LINES = ("-", "--", ":")
 
 
@@ -72,26 +72,32 @@ def _quality(z: Tensor, real: Tensor) -> dict[str, float]:
 
 @plots.styled
 def plot_sampling_analysis(
-    rows: list[dict], floor: float | None = None, column: str = "frechet_distance"
+    rows: list[dict],
+    floor: float | None = None,
+    column: str = "frechet_distance",
+    floor_std: float = 0.0,
 ) -> None:
     """Quality (a column of the rows) against evaluations, a curve for each sampler.
 
-    floor: what real images score, as a horizontal line.
+    floor: what real images score, as a horizontal line; floor_std: a band of this half-width.
     Raises ValueError for no rows, and for a column that they do not have.
     """
     if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict):
         raise ValueError("rows must be a list of at least one dict: see analyze_sampling_quality")
     if floor is not None:
         validate.number(floor, "floor")
+        validate.number(floor_std, "floor_std", 0)
     validate.choice(column, "column", rows[0])
     figure = plots.new_figure(8.5, 3.8)
     axes = figure.subplots()
     for k, name in enumerate(dict.fromkeys(r["sampler"] for r in rows)):
         points = sorted((r["evaluations"], r[column]) for r in rows if r["sampler"] == name)
-        line = LINES[k // len(plots.COLOURS) % len(LINES)]
-        axes.plot(*zip(*points), MARKERS[k % len(MARKERS)], ls=line, ms=4, label=name)
+        turn = k // len(plots.COLOURS)
+        look = {"ls": LINES[turn % len(LINES)], "ms": 5, "mfc": "white" if turn else None}
+        axes.plot(*zip(*points), MARKERS[k % len(MARKERS)], **look, label=name)
     if floor is not None:
         axes.axhline(floor, color="black", lw=1, label="real images")
+        axes.axhspan(floor - floor_std, floor + floor_std, color="black", alpha=0.15, lw=0)
     counts = sorted(
         {r["evaluations"] for r in rows if r["evaluations"] == r.get("asked", r["evaluations"])}
     )
