@@ -6,7 +6,9 @@ trainings have a folder of their own.
 """
 import os
 import shutil
+import sys
 import tempfile
+from pathlib import Path
 
 from nbconvert.preprocessors import TagRemovePreprocessor
 from nbgrader.converters import GenerateAssignment
@@ -15,7 +17,7 @@ c = get_config()  # noqa: F821
 
 # ---- the time limit of one cell, in seconds (nbgrader's own is 30)
 
-LONGEST_CELL = 60           # measured on one thread: tools/try_nbgrader.py, table in README.md
+LONGEST_CELL = 60           # above what was measured, on one thread: the table in README.md
 SLOW_MACHINE = 10           # a laptop on battery, a shared server, a student's slower solution
 c.Execute.timeout = LONGEST_CELL * SLOW_MACHINE
 c.Execute.startup_timeout = 300         # a kernel that starts from a slow disk
@@ -34,6 +36,8 @@ c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE\nraise NotImplementedE
 
 # ---- how submissions are run
 
+# nbgrader calls `alembic`, a program of its own environment, by name
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ["COURSE_STATIC"] = "1"       # explorers draw a figure in place of sliders
 os.environ["COURSE_STRICT"] = "0"       # a wrong answer prints its diagnosis, the test decides
 os.environ.setdefault("OMP_NUM_THREADS", "1")
