@@ -29,7 +29,7 @@
 # | 5.7 Pictures whose parts have names | core | 6 | a data set in which right and wrong are facts |
 # | 5.8 From words to vectors | core | 8 | tokenizer, text encoder, pooled text embedding |
 # | 5.9 Three minutes of training | core | 5 | attribute accuracy |
-# | 5.10 The shipped model | core | 6 | the best scale for words |
+# | 5.10 The shipped model | core | 6 | a scale for words |
 # | 5.11 New pairs, other words, and failures | core | 7 | what was learnt, and what was not |
 # | 5.12 Attention maps | deeper | 5 | which word each position attends to |
 # | 5.13 Negative prompts, several prompts | core | 5 | away from a prompt; towards two |
@@ -185,7 +185,7 @@ plots.curves(ts, {name: torch.stack(values) for name, values in right.items()},
              xlabel="t (0 data, 1 noise)", ylabel="accuracy", ylim=(0, 1.02))
 
 # %% [markdown]
-# **What the figure shows.** In the middle of the path the classifier of clean digits is right much less often than the **noise-aware** one, which was trained on noisy digits and given $t$. Near $t = 0.75$ it comes down to chance.
+# **What the figure shows.** In the middle of the path the classifier of clean digits is right much less often than the **noise-aware** one, which was trained on noisy digits and given $t$. Near $t = 0.85$ it comes down to chance.
 
 # %%
 def classifier_guidance(D, schedule, log_prob, scale):
@@ -244,7 +244,7 @@ for t in torch.tensor([0.3, 0.5, 0.7, 0.8, 0.9]):
 tables.table(rows, ".2f", caption="The classifier's push and (5.5)'s, 100 digits")
 
 # %% [markdown]
-# **What the table shows.** The push points roughly the right way at high noise (a cosine of 0.75 at $t = 0.9$), and hardly at all from 0.5 down (0.15): the classifier's values are mostly right there, as the curve showed, its slope is not. The library's function is ours with its inputs checked:
+# **What the table shows.** The push points roughly the right way at high noise (a cosine of 0.75 at $t = 0.9$), and hardly at all from 0.5 down (0.15). The classifier's values are mostly right there, as the curve showed. But the push is a small difference there: its slope, the difference of the two predictions, or both may be wrong. The library's function is ours with its inputs checked:
 
 # %%
 x, t = start[:10], torch.tensor(0.5)
@@ -386,7 +386,7 @@ tables.table(rows, ".2f", caption="1000 x energy distance of 1000 points to the 
                                   "density; exact draws five times; mean first coordinate")
 
 # %% [markdown]
-# **What the figures show.** With $w = 1$ the samples are the class itself, up to the error of the steps. Tempering hardly changes this class, since its bells hardly overlap with the others. The guided ODE pushes the whole cloud to the left, even points that no classifier could doubt. With $w = 3$ they crowd on the outer side of the bells; with $w = 8$ most have left them, and lie where there is hardly any data. The sampler's noise brings many of them back: the distances fall to a sixth and a seventh, still far above those of exact draws. Drag $w$ yourself (blue: the tempered density, orange: what the guided ODE draws):
+# **What the figures show.** With $w = 1$ the samples are nearly the class itself. Tempering hardly changes this class, since its bells hardly overlap with the others. The guided ODE pushes the whole cloud to the left, even points that no classifier could doubt. With $w = 3$ they crowd on the outer side of the bells; with $w = 8$ most have left them, and lie where there is hardly any data. The sampler's noise brings many of them back (in 400 steps, the ODE takes 100): the distances fall to a sixth and a seventh, still far above those of exact draws. Drag $w$ yourself (blue: the tempered density, orange: what the guided ODE draws):
 
 # %%
 widgets.guidance_explorer(everything, left, cosine)
@@ -457,7 +457,7 @@ plots.curves(torch.tensor(ws), {"guided": column("Fréchet")} | lines,
              ylabel="Fréchet distance", ylim=(0, 1.7))
 
 # %% [markdown]
-# **What the figures show.** Agreement is bought with variety. From $w = 2$ on every digit is the one that was asked for. Recall falls below the floor's from 1.5 on, and there the Fréchet distance rises. With 1, 1.1 and 1.25 it is 0.30, 0.24 and 0.25, where five draws of real digits reach from 0.12 to 0.24: one draw cannot say whether a little guidance makes a better crowd than none. Five seeds of 2,000 can (`benchmarks/lesson5_spread.py`): 1.1 scores lower than 1 with each, on average 0.17 against 0.21, where real digits score 0.13 +- 0.02; 1.25 scores 0.22. The best $w$ depends on whether one picture is wanted, or a crowd.
+# **What the figures show.** Agreement is bought with variety. From $w = 2$ on the classifier reads all of these 500 as asked. Recall falls below the floor's from 1.25 on, and from 1.5 on the Fréchet distance rises. (The agreement of real digits is that of all 10,000.) With 1, 1.1 and 1.25 it is 0.30, 0.24 and 0.25, where five draws of real digits reach from 0.12 to 0.24: one draw cannot say whether a little guidance makes a better crowd than none. Five seeds of 2,000 can (`benchmarks/lesson5_spread.py`): 1.1 scores lower than 1 with each, on average 0.17 against 0.21, where real digits score 0.13 +- 0.02; 1.25 scores 0.22. The best $w$ depends on whether one picture is wanted, or a crowd.
 #
 # ## 5.6 Guidance only where it helps · deeper
 #
@@ -491,7 +491,7 @@ tables.table([ratios], ".2f",
              caption="Ratio of standard deviations in (5.16), w = 3, 100 digits")
 
 # %% [markdown]
-# **What the tables show.** The interval keeps nearly all of the agreement and gives back most of the distance and of the recall. On these digits it is no better a bargain than a plain $w = 1.5$, only a cheaper one, since outside the interval one evaluation is enough. Autoguidance leaves everything about where $w = 1$ has it; one point of agreement is within what chance allows for 500 digits. It was made to correct a model's errors, and this model errs little. Rescaling acts at high noise only: the ratio is 0.59 at $t = 0.9$, 0.90 at 0.7 and near 1 from 0.5 down. The recall gains 0.06, where the floor's own range is 0.03; the rest hardly moves.
+# **What the tables show.** The interval keeps nearly all of the agreement and gives back most of the distance and of the recall. On these digits it is no better a bargain than a plain $w = 1.5$, only a cheaper one, since outside the interval one evaluation is enough. Autoguidance leaves everything about where $w = 1$ has it; 0.4 points of agreement are within what chance allows for 500 digits. It was made to correct a model's errors, and this model probably errs too little. Rescaling acts at high noise only: the ratio is 0.59 at $t = 0.9$, 0.90 at 0.7 and near 1 from 0.5 down. The recall gains 0.07, where the floor's own range is 0.03; the rest hardly moves.
 
 # %% [markdown]
 # # Part II · Words
@@ -539,7 +539,7 @@ plots.captioned(made.x, made.captions, columns=4, title="Pictures and captions")
 print(*noun_parts.captions(row.repeat(3, 1), seed=1), sep="\n")
 
 # %% [markdown]
-# **What must be held out?** To test whether the model has learnt *parts*, two kinds of nouns are kept out of its training. In split `test` the combination of five is new, but no pair of its parts was kept away on purpose. In split `pairs` two pairs are new as well: *this* head never wore *these* glasses, and this body never this accessory.
+# **What must be held out?** To test whether the model has learnt *parts*, two kinds of nouns are kept out of its training. In split `test` the combination of five is new, but no pair of its parts was kept away on purpose. In split `pairs` two pairs are new as well: *this* head never wore *these* glasses (the table below), and this body never this accessory.
 
 # %%
 combination = lambda parts: tuple(parts.tolist())             # all five
@@ -736,7 +736,7 @@ def text_to_image(D, captions, scale=2.0, steps=10, seed=0, null=None):
     return x.float().cpu()
 
 # %% [markdown]
-# It differs from the three minutes in more than time: 100,000 pictures, wider levels, attention levels and heads set by hand, and one word in a hundred replaced by the unknown token (**word dropout**). Now prompts:
+# It differs from the three minutes in more than time: 100,000 pictures (configs/nouns.toml), wider levels, attention levels and heads set by hand, and one word in a hundred replaced by the unknown token (**word dropout**). Now prompts:
 
 # %%
 prompts = [
@@ -793,7 +793,7 @@ for row in T.about["metrics"]["samples"]:
 tables.table(rows, ".4f", caption="Attribute accuracy, 100 new combinations; the card: 500")
 
 # %% [markdown]
-# **What the table shows.** On a hundred combinations that were held out, with $w = 2$, nothing is wrong. For each part that says: fewer than three in a hundred are wrong, with 95 % confidence (the *rule of three*). The *card* in the model's header has 500, and finds about one accessory and one body in a hundred wrong. From 1.5 to 3 its rows differ by less than chance allows; with $w = 4$ and more mostly colours go wrong. We take 2.
+# **What the table shows.** On a hundred combinations that were held out, with $w = 2$, nothing is wrong. For each part that says: fewer than three in a hundred are wrong, with 95 % confidence (the *rule of three*). The *card* in the model's header has 500, and finds about one accessory and one body in a hundred wrong. From 1.5 to 3 its accuracies differ by less than chance allows, while the squared error doubles; with $w = 4$ and more mostly colours go wrong. We take 2.
 #
 # ## 5.11 New pairs, other words, and failures
 #
@@ -823,7 +823,7 @@ tables.table({name: accuracy(x, parts) for name, (x, parts) in results.items()},
 print("for example:", wordings["foreign sentence"][0][0])
 
 # %% [markdown]
-# **What the table shows.** Within the grammar the wording changes nothing in these hundred. A bare list, which no caption of the training was, loses a seventh to a quarter of the parts, and a foreign sentence a fifth to more than a quarter (each is known to about 8 points). And parts *are* learnt as parts: heads and glasses that never met are right a hundred times, bodies under a new accessory 95 times.
+# **What the table shows.** Within the grammar the wording changes nothing in these hundred. A bare list, which no caption of the training was, loses a seventh to a quarter of every part but the background, and a foreign sentence a fifth to more than a quarter (each is known to about 8 points). And parts *are* learnt as parts: heads and glasses that never met are right a hundred times, bodies under a new accessory 95 times.
 #
 # **Where does it fail?** First pictures with a wrong part, above what was asked for; then prompts that no caption of the training resembles.
 
@@ -856,7 +856,7 @@ with warnings.catch_warnings(action="ignore"):
 plots.captioned(x, hard, columns=6, title="Prompts from outside the grammar")
 
 # %% [markdown]
-# **What the figures show.** The wrong parts are bodies, under checkered shirts that leave half of them in sight: the colour of the cloth is mixed into that of the body. Outside the grammar the model gives no error; it draws something. "Without" is not in the vocabulary, so the network's input has the unknown token there, and it draws glasses. Of "red glasses and blue glasses" the red goes to the body. "Green", before "shark-headed", goes to the body. And "no shark" is a shark: our grammar has no negation.
+# **What the figures show.** The wrong parts are bodies, under checkered shirts that leave half of them in sight: their colour is blotched. Outside the grammar the model gives no error; it draws something. "Without" is not in the vocabulary, so the network's input has the unknown token there, and it draws glasses. With "red glasses and blue glasses" the body is red, as it is in the last picture, whose prompt has no red. With "green" before "shark-headed" the body is green. And "no shark" is a shark: our grammar has no negation.
 #
 # ## 5.12 Attention maps · deeper
 #
@@ -937,7 +937,7 @@ for name, (w, negative) in runs.items():
 tables.table(rows, ".0%", caption=f"Fraction of {n} pictures of \"a volcano head\"")
 
 # %% [markdown]
-# **What the numbers show.** The negative prompt decides nearly alone what the prompt leaves open, in both directions. The training drew both backgrounds equally often; without a negative prompt the model leans to warm for this prompt, with guidance and without.
+# **What the numbers show.** The negative prompt decides mostly what the prompt leaves open, in both directions (80 and 0 %). The training drew both backgrounds equally often (`data.nouns`); without a negative prompt the model leans to warm for this prompt, with guidance and without.
 #
 # **Several prompts at once** (composition). If two conditions are independent given $x_t$, then $p(y_1, y_2\mid x_t) = p(y_1\mid x_t)\,p(y_2\mid x_t)$, and Bayes' rule gives each its own gradient, as in (5.5). So add both differences, each with its own weight; all weights 1 are no guidance (Liu et al. 2022):
 #
@@ -1001,7 +1001,7 @@ x = last(dpmpp(D, cosine, noise.expand(9, -1, -1, -1), timesteps(cosine, 12),
 plots.show(x, title="From one caption to another, by the text encoder's vectors")
 
 # %% [markdown]
-# **What the figure shows.** The tiger becomes a banana, its red glasses teal (the artists' teal is a light green), its teal body purple (their purple is nearly blue), the cool background warm. In between lie heads that are neither: a mean of two vectors is not always a word.
+# **What the figure shows.** The tiger becomes a banana, its red glasses teal (the teal of the Nouns' artists is a light green), its teal body purple (their purple is nearly blue), the cool background warm. In between lie heads that are neither: a mean of two vectors is not always a word.
 #
 # ### Is adding right? · deeper
 #
@@ -1054,7 +1054,7 @@ tables.table(rows, ".2f", caption="Energy distance to fresh exact draws, "
                                   "upper and lower half folded together")
 
 # %% [markdown]
-# **What the figure shows.** Without Langevin steps many points gather near the two crossings; the others are strung out along curves halfway between one ring and the other, on neither. Five steps at each level bring nearly all of them to where the rings cross; with twenty hardly a point is left elsewhere. The distance falls from 61 to 5 and to 1.2, where another exact draw has 0.2. The price is six or twenty-one evaluations a level instead of one.
+# **What the figure shows.** Without Langevin steps many points gather near the two crossings; the others are strung out along curves halfway between one ring and the other, on neither. Five steps at each level bring nearly all of them to where the rings cross; with twenty hardly a point is left elsewhere. The distance falls from 61 to 5 and to 1.2, where another exact draw has 0.2 (one draw; others may have a little more). The price is six or twenty-one evaluations a level instead of one.
 
 # %% [markdown]
 # ## 5.14 What a pretrained encoder buys · deeper
@@ -1128,7 +1128,7 @@ wrong = [(word, by_meaning(word, part)) for word, part, accepted in questions
 print("wrong:", ", ".join(f"{word} -> {name}" for word, name in wrong))
 
 # %% [markdown]
-# **What the numbers show.** The encoder finds 59 of 71 (0.83), spelling 17, chance 1. For heads it is 52 of 58. Of eight colours, six of bodies and two of glasses, it gets two. Scarlet, emerald and azure all become *dark peach*: its vectors tell colours from other words, hardly one colour from another. No picture was in its training, which is a possible reason. Text-to-image models use encoders that were trained on pictures (CLIP), or very large ones (T5 in Imagen; Saharia et al. 2022 found that a larger text encoder helps more than a larger U-Net).
+# **What the numbers show.** The encoder finds 59 of 71 (0.83), spelling 17, chance 1. For heads it is 52 of 58. Of eight colours, six of bodies and two of glasses, it gets two. Scarlet, emerald and azure all become *dark peach*: its vectors hardly tell one colour from another. No picture was in its training, which is a possible reason. Text-to-image models use encoders that were trained on pictures (CLIP), or very large ones (T5 in Imagen; Saharia et al. 2022 found that a larger text encoder helps more than a larger U-Net).
 #
 # ### The encoder in front of the model · deeper
 #
@@ -1247,7 +1247,7 @@ tables.table({name: {"right heads": n} for name, n in right.items()},
 plots.show(pictures, title=", ".join(in_order))
 
 # %% [markdown]
-# **What the figure shows.** The linear layer gives every word a bit of everything, and the network draws just that. Attention with a small $\tau$ finds the head for 44 of 51 words outside the vocabulary, without being given that they are heads; with $\tau = 0.1$ most rows are mixtures again. (We chose 0.03 on these very words, as the best of 0.03, 0.06, 0.1 and 0.15, so 44 is a little flattered.) So a pretrained encoder buys a notion of *which words are near*; with 372 words to learn from, it helps where it can be used to look something up. What lies between two rows means little to our network ("skull" is a mixture, and drawn as one), and a *fluffy* kitten is a cat like any other.
+# **What the figure shows.** The linear layer gives every word a bit of everything, and the network draws just that. Attention with a small $\tau$ finds the head for 44 of 51 words outside the vocabulary, without being given that they are heads; with $\tau = 0.1$ most rows are mixtures again. (We chose 0.03 on these very words, as the best of 0.03, 0.06, 0.1 and 0.15, so 44 is a little flattered.) So a pretrained encoder buys a notion of *which words are near*; with 372 words to learn from, it helps where it can be used to look something up. What lies between two rows means little to our network ("skull" is a mixture, and drawn as one).
 #
 # Models that follow free sentences have more than a better encoder: hundreds of millions of captions, in which nearly every word occurs in many companies, and as context the frozen encoder's vector of each word *in its sentence* (lesson 7). And the trick with the table is in use by itself: give a new word a row, and *train* that row on a few pictures of one thing, and the model draws that thing (textual inversion, Gal et al. 2022).
 
@@ -1306,7 +1306,7 @@ tables.table({name: {"above 0": value} for name, value in above.items()},
              caption="Fraction of 1000 points whose second number is above 0")
 
 # %% [markdown]
-# **What the figure shows.** The known number is 0.3 everywhere, as asked. By Bayes' rule the odds for the upper bump are 270,000 to 1. Both methods put some 30 % of their points on the lower side, where no such data lies. The unknown number is decided at high noise, where the known one carries little evidence (the deeper part computes it).
+# **What the figure shows.** The known number is 0.3 everywhere, as asked. By Bayes' rule the odds for the upper bump are 270,000 to 1. Both methods put some 30 % of their points on the lower side, where no such data lies. The unknown number is decided where the known one still carries less evidence than it does itself (the deeper part computes it).
 #
 # **RePaint** (Lugmayr et al. 2022) makes each step several times: down to $s$, replace the known part, and *back up* to $t$ with fresh noise. So the unknown part is drawn again, now beside the known part. Here is the algorithm; the step back up, `schedule.renoise`, is (4.1):
 
@@ -1379,7 +1379,7 @@ tables.table({name: {"agreement": metrics.class_agreement(x, labels), "seam": se
                      "and the mean jump across the middle")
 
 # %% [markdown]
-# **What the figure shows.** With the prediction or the state replaced, strokes end at the border, or go on as another digit; 61 to 65 % are classified as what they were, and the seam is about 60 % stronger than in real digits. With each step made four times the seam is near the real one, 0.26 against 0.23, and 79 % are classified as before. Plain replacement with as many evaluations reaches 68 % and a seam of 0.33: more steps alone do not do it (the standard error is 4 to 5 points). The known half is the original, bit for bit.
+# **What the figure shows.** With the prediction or the state replaced, strokes end at the border, or go on as another digit; 61 to 65 % are classified as what they were, and the seam is about 60 % stronger than in real digits. With each step made four times the seam is near the real one, 0.26 against 0.23, and 79 % are classified as before. Plain replacement with as many evaluations reaches 68 % and a seam of 0.33: more steps alone seem not to do it (the standard error is 4 to 5 points, one seed). The known half is the original, bit for bit.
 #
 # ### Why the wrong bump, and what else is done · deeper
 #
@@ -1459,7 +1459,7 @@ plots.show({"known": grey(pictures.x, face)} | noun_fill, width=5,
            title="\"a noun with red glasses\"")
 
 # %% [markdown]
-# **What the figure shows.** Both fill the hole with red glasses, as the caption asks. What is around them fits the head better with four repetitions in the second face and the last. **Is RePaint worth its price here, too?** Hide the right 60 % of new nouns, give no caption, and compute the attribute accuracy: a part is right if it is the one that was there.
+# **What the figure shows.** Both fill the hole with red glasses, as the caption asks. What is around them fits the head better with four repetitions in the second face and the last. **Does RePaint help here, too?** Hide the right 60 % of new nouns, give no caption, and compute the attribute accuracy: a part is right if it is the one that was there.
 
 # %%
 hidden = data.nouns(30, seed=8, split="test")
@@ -1477,7 +1477,7 @@ for r in (1, 4):
 tables.table(rows, caption="Attribute accuracy, 30 nouns, 60 % hidden")
 
 # %% [markdown]
-# **What the table shows.** With four repetitions every part is right at least as often as with plain replacement. Of 30 nouns the standard error is up to 9 points: only the body's gain is beyond doubt. The accessory is mostly hidden, and stays near chance.
+# **What the table shows.** With four repetitions every part is right at least as often as with plain replacement. Of 30 nouns the standard error is up to 9 points: only the body's gain is beyond doubt. The accessory is mostly hidden: 0 and 4 of 30 are right. RePaint had 37 evaluations and replacement 10, so a part of the gain may be the steps'.
 #
 # ## 5.16 Outpainting: many answers · deeper
 #
@@ -1525,7 +1525,7 @@ assert torch.equal(canvas[..., :28], written[:6])
 plots.show(canvas, columns=3, width=6, title="Digits, continued to the right")
 
 # %% [markdown]
-# **What the figure shows.** The known digit is the original, bit for bit. To its right come thin strokes, like a 1, and two crooked ones; no seam shows, and nobody would write such a row. A window that begins in the middle of a digit is nothing that this model has seen, which is a likely reason.
+# **What the figure shows.** The known digit is the original, bit for bit. To its right come thin strokes, like a 1, and three crooked ones, one of them broken; no seam shows, and nobody would write such a row. A window that begins in the middle of a digit is nothing that this model has seen, which is a likely reason.
 #
 # ## 5.17 Inverse problems: a measurement is known · deeper
 #
@@ -1657,7 +1657,7 @@ tables.table(rows, {"energy distance": ".4f", "near the lowest": ".0%",
                      "fraction near the lowest bump; DPS: zeta = 3, 50 steps")
 
 # %% [markdown]
-# **What the figure and the table show.** With the exact $p(y\mid x_t)$ the samples are nearly draws from the posterior: energy distance 0.001, where other draws of it score about 0. They are a little narrow, and a few too many lie near the lowest bump, which is what 50 steps with noise do (section 4.2). Both approximations pull the clouds towards the line $x_1+x_2/2 = 0.4$. But of the points, 89 % belong near the lowest bump; PiGDM leaves 68 % there and DPS with $\zeta = 3$ 66 %, where without guidance it was 49 %. A larger $\zeta$ does better: 84 % and an energy distance of 0.06 at 12; 24 is too much for the width. And the width that it gives depends on the number of steps (at $\zeta = 10$ 0.19 with 50, 0.10 with 200), so it must be tuned together with them. Each bump goes to the line by itself; which of them *explains the measurement best* is decided at high noise, where the prediction is an average of all three, and neither a point nor one round bell contains which it is. **They are heuristics**, good ones where the measurement leaves little doubt.
+# **What the figure and the table show.** With the exact $p(y\mid x_t)$ the samples are nearly draws from the posterior: energy distance 0.001, where other draws of it score about 0. They are a little narrow, and a few too many lie near the lowest bump, probably by the error of 50 steps with noise (section 4.2). Both approximations pull the clouds towards the line $x_1+x_2/2 = 0.4$. But of the points, 89 % belong near the lowest bump; PiGDM leaves 68 % there and DPS with $\zeta = 3$ 66 %, where without guidance it was 49 %. A larger $\zeta$ does better: 84 % and an energy distance of 0.06 at 12; 24 is too much for the width. And the width that it gives depends on the number of steps (at $\zeta = 10$ 0.19 with 50, 0.10 with 200), so it must be tuned together with them. Each bump goes to the line by itself; which of them *explains the measurement best* is probably decided at high noise, where the prediction is an average of all three, and neither a point nor one round bell contains which it is. **They are heuristics.**
 #
 # **Now 5.15's question can be answered.** The two bumps with a known first number are an inverse problem, too:
 
@@ -1677,7 +1677,7 @@ for b in (0.3, 0.5, 0.8):
 tables.table(rows, ".0%", caption="Fraction of 1000 points in the right bump; exact: 100 %")
 
 # %% [markdown]
-# **What the table shows.** DPS, with a $\zeta$ from the scan above, puts all points into the right bump, also where RePaint leaves one in five in the wrong one. PiGDM does not: 92, 85 and 78 %. So a gradient through the network can carry the measurement to the unknown number, by the covariance (5.35); how much of it arrives depends on the weight.
+# **What the table shows.** DPS, with a $\zeta$ from the scan above, puts nearly all points into the right bump (the table rounds), also where RePaint leaves one in five in the wrong one. PiGDM with the deviation that we take for digits, 0.5, does not: 92, 85 and 78 %. So a gradient through the network can carry the measurement to the unknown number, by the covariance (5.35). How much of it arrives probably depends on $\zeta$ and on that deviation: other values were not tried here.
 #
 # **On digits**: three measurements, each with noise of 0.05: blur, a quarter of the resolution, and the left half. Each is a matrix, which we get by measuring the 784 grey pictures with a single white pixel. Two answers without a network stand beside: the shortest $x$ that explains the measurement up to its noise, $A^\top(AA^\top+s^2I)^{-1}y$ (0 is grey), clamped to [-1, 1]; and the **Wiener filter**, the best *linear* estimate, which has the same form with the training digits' mean and covariance in it.
 
@@ -1745,9 +1745,9 @@ print("the last 9 of 7 x 7, against its clean measurement: "
       + ", ".join(f"{method} {r:.1f} s" for method, r in residuals.items()))
 
 # %% [markdown]
-# **What the figures show.** The shortest answer to a blur is still a blur, and to 49 numbers it is 49 squares. The guided samples are digits with sharp strokes, classified as what they were in 84 to 98 % of the cases (of fifty digits: the standard error is 2 to 7 points). Their residuals are not far from the noise's own, 1.0 $s$: PiGDM fits to 1.0, 1.2 and 1.1, DPS with one $\zeta$ for all three to 1.2 to 1.5. **The error rewards averages**, as said in 5.16: the Wiener filter, a blur, has a smaller root mean square error than DPS in all three (0.23, 0.31, 0.29 against 0.28, 0.33, 0.37), and for "7 x 7" fewer of its answers are classified right (68 % against 90 %). DPS has 20 steps here; `benchmarks/lesson5_spread.py` gives it 40 and 80, with 200 digits and three draws. For the blur its error falls from 0.29 to 0.26 and 0.25, the Wiener filter's is 0.23; for the other two measurements more steps change nothing beyond the spread. It does not always prefer a blur: for the first measurement PiGDM's digits are sharp, and have the smallest error of all, 0.18. For the left half DPS, PiGDM and RePaint are right in 84, 86 and 84 %, which is no difference. Guidance through the network costs 20 steps of about three evaluations each, RePaint 77 evaluations.
+# **What the figures show.** The shortest answer to a blur is speckled, and to 49 numbers it is 49 squares. The guided samples are digits with sharp strokes, classified as what they were in 84 to 98 % of the cases (of fifty digits: the standard error is 2 to 5 points). Their residuals are not far from the noise's own, 1.0 $s$: PiGDM fits to 1.0, 1.2 and 1.1, DPS with one $\zeta$ for all three to 1.2 to 1.5. **The error rewards averages**, as said in 5.16: the Wiener filter, a blur, has a smaller root mean square error than DPS in all three (0.23, 0.31, 0.29 against 0.28, 0.33, 0.37), and for "7 x 7" fewer of its answers are classified right (68 % against 90 %). For the blur the classifier, too, prefers the filter (98 against 90 %). DPS has 20 steps here; `benchmarks/lesson5_spread.py` gives it 40 and 80, with 200 digits and three draws. For the blur its error falls from 0.29 to 0.26 and 0.25, the Wiener filter's is 0.23; for the other two measurements more steps change nothing beyond the spread. It does not always prefer a blur: for the first measurement PiGDM's digits are sharp, and have the smallest error of all, 0.18. For the left half DPS, PiGDM and RePaint are right in 84, 86 and 84 %, which is no difference. Guidance through the network costs 20 steps of about three evaluations each, RePaint 77 evaluations.
 #
-# What goes wrong goes wrong silently: the last 9 of "7 x 7" fits its measurement, to 1.1 and 1.0 $s$, and is no 9. The measurement contains no more, and the sample shows no doubt anyway.
+# What goes wrong goes wrong silently: the last 9 of "7 x 7" fits its measurement (1.1 and 1.0 $s$ from the clean one), and is no 9. The Wiener filter has a 9 there, so the measurement did not forbid it. The samples show no doubt.
 #
 # ## 5.18 SDEdit: how much to forget
 #
@@ -1882,7 +1882,7 @@ tables.table(rows, {"as asked": ".0%", "ink": ".2f", "slant": ".2f", "difference
                      "with the original; root mean square difference")
 
 # %% [markdown]
-# **What the figure and the table show.** Up and down under the same label brings the picture back, up to the error of 25 steps, 0.06; with guidance both ways the error is four times as large. With the label changed, 94 % are classified as the new digit, and the handwriting is kept: correlations of 0.77 and 0.78. Where nothing is kept, a correlation of 50 still scatters by up to 0.3 around 0. Guidance on the way down makes all of them the digit asked for and takes a part of the handwriting back (0.58, 0.60). SDEdit with about as many right keeps ink as well, and less of the slant (0.46). A new draw keeps neither.
+# **What the figure and the table show.** Up and down under the same label brings the picture back, up to 0.06 with 25 steps; with guidance both ways the error is four times as large. With the label changed, 94 % are classified as the new digit, and the handwriting is kept: correlations of 0.77 and 0.78. Where nothing is kept, a correlation of 50 still scatters by up to 0.3 around 0. Guidance on the way down makes all of them the digit asked for and takes a part of the handwriting back (0.58, 0.60). SDEdit with about as many right keeps ink as well, and less of the slant (0.46). A new draw keeps neither.
 #
 # **And with words: the same noun, other glasses?** Since every part of a noun can be checked, so can an edit: did the glasses change to what was asked, and did *everything else* stay? *Full captions* describe all five parts, before and after. *Short captions* name the glasses alone; whatever else is kept must have been kept by the noise. For comparison the short caption gets a fresh noise.
 
@@ -1921,7 +1921,7 @@ for name, x in edits.items():
 tables.table(rows, caption="Attribute accuracy of 30 edits, glasses as asked for")
 
 # %% [markdown]
-# **What the figure shows.** With full captions all 30 edits have the glasses asked for, and every other part is right, too. But this model draws what a full caption says in any case. The short captions show what inversion is worth: 60 % of the bodies, 70 % of the heads, 87 % of the accessories and all backgrounds are kept, where a fresh noise is at chance (the standard error is up to 9 points). So say what you want to keep, if you can.
+# **What the figure shows.** (The figure is saved with 128 colours, so some colours in it are off: the table is computed before.) With full captions all 30 edits have the glasses asked for, and every other part is right, too. But this model draws what a full caption says in any case. The short captions show what inversion is worth: 60 % of the bodies, 70 % of the heads, 87 % of the accessories and all backgrounds are kept, where a fresh noise is at chance (the standard error is up to 9 points). So say what you want to keep, if you can.
 
 # %% [markdown]
 # ### If every class were a bell · deeper
@@ -2052,7 +2052,7 @@ tables.table([{name: int(kept[tasks.before == k].sum()) for k, name in enumerate
              caption=f"The {int(kept.sum())} that keep their style at 0.9, by pen")
 
 # %% [markdown]
-# **What the numbers show.** The style that was asked for does not come. A denoiser returns to what its noisy picture most likely came from. From 0.5 that is the content nearly as it was: the style classifier finds the old style in 91 of 100 and the new one in none. From 0.7 it is 71 and 4. At 0.9 the digit is gone (*found* 0.07), and still 39 keep their style, more than have got the new one (6). The second table says whose: all 14 of the contents in black on white, and 25 in the other pens together. The colour of the ground is in every pixel, and by (5.38) noise covers such a difference last. The style must come from somewhere: from a *condition*.
+# **What the numbers show.** The style that was asked for does not come. A denoiser returns to what its noisy picture most likely came from. From 0.5 that is the content nearly as it was: the style classifier finds the old style in 91 of 100 and the new one in none. From 0.7 it is 71 and 4. At 0.9 the digit is gone (*found* 0.07), and still 39 keep their style, more than have got the new one (6). The second table says whose: those in black on white keep it, and 25 in the other pens together. The colour of the ground is in every pixel, and by (5.38) noise covers such a difference last. The style must come from somewhere: from a *condition*.
 #
 # ### A style without training: a gradient · deeper
 #
@@ -2124,9 +2124,9 @@ plots.show({name: x[:8] for name, x in shown.items()},
            title="The same digit in another hand")
 
 # %% [markdown]
-# **What the figure shows.** Between the six pens inversion does what was asked: the style in 93 % of tasks, and an error of 0.05, where doing nothing has 0.16 and a random digit in the right style 0.44. Noise to 0.7 and back under the new style moves the style (84 %), and its error is no better than doing nothing. The training-free gradient gets the style as often as inversion (93 %), at four times the error, more than doing nothing has: it optimises what the style classifier measures, in the shape of speckles. Between these pens guidance on the way down changes little that 55 tasks could show; among all eight, the style comes more often (0.82, without 0.74), and the content is found less often (0.50, without 0.54); of a hundred tasks both differences are within chance.
+# **What the figure shows.** Between the six pens inversion does what was asked: the style in 93 % of tasks, and an error of 0.05, where doing nothing has 0.16 and a random digit in the right style 0.44. Noise to 0.7 and back under the new style moves the style (84 %), and its error is no better than doing nothing. The training-free gradient, with $w = 2$, gets the style as often as inversion (93 %), at four times the error, more than doing nothing has: it optimises what the style classifier measures, in the shape of speckles. Between these pens guidance on the way down changes little that 55 tasks could show; among all eight, the style comes more often (0.82, without 0.74), and the content is found less often (0.50, without 0.54); of a hundred tasks both differences are within chance.
 #
-# With outlines and black on white the average falls. In those columns a 5 that should be black on white comes back as some *other* digit, and inversion's error there is that of a random digit (0.50, the second table). That agrees with the suspicion above and does not prove it: the map from picture to picture need not be linear (exercise 5.6 shows one that is not). A network trained on pairs of content and answer would learn it, but then someone must have the pairs.
+# With outlines and black on white the average falls. In those columns a 5 that should be black on white comes back as some *other* digit, and inversion's error there is that of a random digit (0.50, the second table). That agrees with the suspicion above and does not prove it: the map from picture to picture need not be linear (exercise 5.6 shows one that is not). A network trained on pairs of content and answer could learn it, but then someone must have the pairs.
 #
 # Two limits. The classifier that scores and the one that guides the training-free method are the same network, which flatters it in the column "style"; the trained model is conditioned on this classifier's numbers, too. "Error" and "found" have no such conflict. And our styles are eight known functions; nothing here says what happens with a ninth.
 
@@ -2139,7 +2139,7 @@ plots.show({name: x[:8] for name, x in shown.items()},
 # | --- | --- | --- | --- |
 # | a whole model | GLIDE (Nichol et al. 2022), Imagen (Saharia et al. 2022), Stable Diffusion (Rombach et al. 2022) | text by cross-attention, classifier-free guidance | 5.8 to 5.11, lesson 7 |
 # | a whole model | DALL·E 2 (Ramesh et al. 2022) | a first model draws a CLIP picture vector from the text, a second the picture | |
-# | nothing more | CLIP guidance (GLIDE compares it) | the gradient of a picture-text similarity | 5.2 |
+# | a CLIP of noisy pictures | CLIP guidance (GLIDE compares it) | the gradient of a picture-text similarity | 5.2 |
 # | nothing more | prompt-to-prompt (Hertz et al. 2022) | reuse the attention maps of the first caption | 5.12, 5.19 |
 # | the empty caption's vectors, for one picture | null-text inversion (Mokady et al. 2023) | inversion that bears guidance | 5.19 |
 # | a whole model, on edits | InstructPix2Pix (Brooks et al. 2023) | picture and instruction as conditions, two guidance scales | |
@@ -2154,7 +2154,7 @@ plots.show({name: x[:8] for name, x in shown.items()},
 #
 # Guidance with and without a classifier, on a known scale, with its price in numbers; a text-to-image model from grammar to pictures, scored part by part on combinations and pairs that were held out; and editors that need no training: inpainting with RePaint, SDEdit, edits by inversion, and in the deeper parts inverse problems and style. All are wrappers around a denoiser, or samplers that take one.
 #
-# **Three things to remember.** (1) Guidance of every kind is a gradient added to the prediction; with $w > 1$ it does not, in general, sample the density that its formula suggests. (2) Guidance buys agreement with variety: choose $w$ by measuring what you need. (3) An edit is two claims, that the asked part changed and that the rest did not. Check both.
+# **Three things to remember.** (1) Guidance is derived as a gradient added to the prediction, and in practice is often a difference of predictions; with $w > 1$ it does not, in general, sample the density that its formula suggests. (2) Guidance buys agreement with variety: choose $w$ by measuring what you need. (3) An edit is two claims, that the asked part changed and that the rest did not. Check both.
 #
 # | term | in one line |
 # | --- | --- |
