@@ -244,7 +244,7 @@ for t in torch.tensor([0.3, 0.5, 0.7, 0.8, 0.9]):
 tables.table(rows, ".2f", caption="The classifier's push and (5.5)'s, 100 digits")
 
 # %% [markdown]
-# **What the table shows.** The push points roughly the right way at high noise (a cosine of 0.75 at $t = 0.9$), and hardly at all from 0.5 down (0.15). The classifier's values are mostly right there, as the curve showed. But the push is a small difference there: its slope, the difference of the two predictions, or both may be wrong. The library's function is ours with its inputs checked:
+# **What the table shows.** The push points roughly the right way at high noise (a cosine of 0.75 at $t = 0.9$), and hardly at all from 0.5 down (0.15). The classifier's values are mostly right there, as the curve showed. Its slope, or the small difference that it is compared with, is wrong there. The library's function is ours with its inputs checked:
 
 # %%
 x, t = start[:10], torch.tensor(0.5)
@@ -457,7 +457,7 @@ plots.curves(torch.tensor(ws), {"guided": column("Fréchet")} | lines,
              ylabel="Fréchet distance", ylim=(0, 1.7))
 
 # %% [markdown]
-# **What the figures show.** Agreement is bought with variety. From $w = 2$ on the classifier reads all of these 500 as asked. Recall falls below the floor's from 1.25 on, and from 1.5 on the Fréchet distance rises. (The agreement of real digits is that of all 10,000.) With 1, 1.1 and 1.25 it is 0.30, 0.24 and 0.25, where five draws of real digits reach from 0.12 to 0.24: one draw cannot say whether a little guidance makes a better crowd than none. Five seeds of 2,000 can (`benchmarks/lesson5_spread.py`): 1.1 scores lower than 1 with each, on average 0.17 against 0.21, where real digits score 0.13 +- 0.02; 1.25 scores 0.22. The best $w$ depends on whether one picture is wanted, or a crowd.
+# **What the figures show.** Agreement is bought with variety. From $w = 2$ on the classifier reads all of these 500 as asked. Recall falls below the floor's from 1.25 on, and from 1.5 on the Fréchet distance rises. With 1, 1.1 and 1.25 it is 0.30, 0.24 and 0.25, where five draws of real digits reach from 0.12 to 0.24. Five seeds of 2,000 say more (`benchmarks/lesson5_spread.py`): 1.1 scores lower than 1 with each, on average 0.17 against 0.21, where real digits score 0.13 +- 0.02; 1.25 scores 0.22. The best $w$ depends on whether one picture is wanted, or a crowd.
 #
 # ## 5.6 Guidance only where it helps · deeper
 #
@@ -937,7 +937,7 @@ for name, (w, negative) in runs.items():
 tables.table(rows, ".0%", caption=f"Fraction of {n} pictures of \"a volcano head\"")
 
 # %% [markdown]
-# **What the numbers show.** The negative prompt decides mostly what the prompt leaves open, in both directions (80 and 0 %). The training drew both backgrounds equally often (`data.nouns`); without a negative prompt the model leans to warm for this prompt, with guidance and without.
+# **What the numbers show.** The negative prompt decides mostly what the prompt leaves open, in both directions (80 and 0 %). The training drew both backgrounds equally often (`data.nouns`); without a negative prompt the model leans to warm for this prompt.
 #
 # **Several prompts at once** (composition). If two conditions are independent given $x_t$, then $p(y_1, y_2\mid x_t) = p(y_1\mid x_t)\,p(y_2\mid x_t)$, and Bayes' rule gives each its own gradient, as in (5.5). So add both differences, each with its own weight; all weights 1 are no guidance (Liu et al. 2022):
 #
@@ -1882,7 +1882,7 @@ tables.table(rows, {"as asked": ".0%", "ink": ".2f", "slant": ".2f", "difference
                      "with the original; root mean square difference")
 
 # %% [markdown]
-# **What the figure and the table show.** Up and down under the same label brings the picture back, up to 0.06 with 25 steps; with guidance both ways the error is four times as large. With the label changed, 94 % are classified as the new digit, and the handwriting is kept: correlations of 0.77 and 0.78. Where nothing is kept, a correlation of 50 still scatters by up to 0.3 around 0. Guidance on the way down makes all of them the digit asked for and takes a part of the handwriting back (0.58, 0.60). SDEdit with about as many right keeps ink as well, and less of the slant (0.46). A new draw keeps neither.
+# **What the figure and the table show.** Up and down under the same label brings the picture back, up to 0.06 with 25 steps; with guidance both ways the error is four times as large. With the label changed, 94 % are classified as the new digit, and the handwriting is kept: correlations of 0.77 and 0.78. Where nothing is kept, a correlation of 50 still scatters by up to 0.3 around 0. Guidance on the way down makes all of them the digit asked for and takes a part of the handwriting back (0.58, 0.60). SDEdit with about as many right keeps ink as well, and less of the slant (0.46).
 #
 # **And with words: the same noun, other glasses?** Since every part of a noun can be checked, so can an edit: did the glasses change to what was asked, and did *everything else* stay? *Full captions* describe all five parts, before and after. *Short captions* name the glasses alone; whatever else is kept must have been kept by the noise. For comparison the short caption gets a fresh noise.
 
@@ -1921,7 +1921,7 @@ for name, x in edits.items():
 tables.table(rows, caption="Attribute accuracy of 30 edits, glasses as asked for")
 
 # %% [markdown]
-# **What the figure shows.** (The figure is saved with 128 colours, so some colours in it are off: the table is computed before.) With full captions all 30 edits have the glasses asked for, and every other part is right, too. But this model draws what a full caption says in any case. The short captions show what inversion is worth: 60 % of the bodies, 70 % of the heads, 87 % of the accessories and all backgrounds are kept, where a fresh noise is at chance (the standard error is up to 9 points). So say what you want to keep, if you can.
+# **What the figure shows.** (The figure's 128 colours are not exact; the table's pictures are.) With full captions all 30 edits have the glasses asked for, and every other part is right, too. But this model draws what a full caption says in any case. The short captions show what inversion is worth: 60 % of the bodies, 70 % of the heads, 87 % of the accessories and all backgrounds are kept, where a fresh noise is at chance (the standard error is up to 9 points). So say what you want to keep, if you can.
 
 # %% [markdown]
 # ### If every class were a bell · deeper
@@ -2133,7 +2133,7 @@ plots.show({name: x[:8] for name, x in shown.items()},
 # %% [markdown]
 # ## 5.21 A map of the field
 #
-# This lesson's tools stand in a larger family. What is trained tells them apart:
+# What is trained tells the larger family apart:
 #
 # | what is trained | system | idea | here |
 # | --- | --- | --- | --- |
@@ -2148,11 +2148,11 @@ plots.show({name: x[:8] for name, x in shown.items()},
 # | small matrices | LoRA (Hu et al. 2021) | updates of low rank | lesson 7 |
 # | one word's vector; the model on few pictures | textual inversion (Gal et al. 2022); DreamBooth (Ruiz et al. 2023) | one new thing | lesson 7 |
 #
-# **How are they judged?** By Fréchet distances against captions' pictures; by picture-text scores, from **CLIP score** (Hessel et al. 2021) to models of human preference (ImageReward, PickScore); and by detectors that count and name objects (GenEval, Ghosh et al. 2023), which come nearest to our attribute accuracy.
+# **How are they judged?** By Fréchet distances against captions' pictures; by picture-text scores, such as **CLIP score** (Hessel et al. 2021) and PickScore; and by detectors of objects (GenEval, Ghosh et al. 2023), which come nearest to our attribute accuracy.
 #
 # ## What we built
 #
-# Guidance with and without a classifier, on a known scale, with its price in numbers; a text-to-image model from grammar to pictures, scored part by part on combinations and pairs that were held out; and editors that need no training: inpainting with RePaint, SDEdit, edits by inversion, and in the deeper parts inverse problems and style. All are wrappers around a denoiser, or samplers that take one.
+# Guidance with and without a classifier, with its price in numbers; a text-to-image model, scored part by part on combinations that were held out; and editors that need no training. All are wrappers around a denoiser, or samplers that take one.
 #
 # **Three things to remember.** (1) Guidance is derived as a gradient added to the prediction, and in practice is often a difference of predictions; with $w > 1$ it does not, in general, sample the density that its formula suggests. (2) Guidance buys agreement with variety: choose $w$ by measuring what you need. (3) An edit is two claims, that the asked part changed and that the rest did not. Check both.
 #
