@@ -120,20 +120,26 @@ def find(name: str) -> Variant:
 
 def case_of(v: Variant, seed: Seed) -> Case:
     """The numbers of a variant: the first drawn for which all answers can be told apart."""
-    return _case(v, validate_seed(seed))
+    return _drawn(v, validate_seed(seed))[0]
+
+
+def answers(v: Variant, seed: Seed) -> list[float]:
+    """The right answer, then that of each mistake."""
+    return _drawn(v, validate_seed(seed))[1]
 
 
 @cache
-def _case(v: Variant, seed: str) -> Case:
+def _drawn(v: Variant, seed: str) -> tuple[Case, list[float]]:
+    """The case and its answers."""
     for attempt in range(ATTEMPTS):
         c = v.draw(Numbers(f"{v.name}|{seed}|{attempt}"))
-        if _distinguishable(v, answers(v, c)):
-            return c
+        found = _answers(v, c)
+        if _distinguishable(v, found):
+            return c, found
     raise RuntimeError(f"variant {v.name}: {ATTEMPTS} cases, none tells its mistakes apart")
 
 
-def answers(v: Variant, c: Case) -> list[float]:
-    """The right answer, then that of each mistake."""
+def _answers(v: Variant, c: Case) -> list[float]:
     with torch.random.fork_rng(devices=[]):
         return [float(f(c)) for f in (v.right, *v.mistakes.values())]
 
@@ -157,7 +163,7 @@ def question_text(v: Variant, seed: Seed) -> str:
 
 def right_answer(v: Variant, seed: Seed) -> float:
     """The right answer; an int where a whole number is asked for."""
-    found = answers(v, case_of(v, seed))[0]
+    found = answers(v, seed)[0]
     return round(found) if v.whole else found
 
 
@@ -166,14 +172,14 @@ def verdict(v: Variant, seed: Seed, answer: object) -> tuple[str, str]:
 
     answer: a number, or a function without arguments that returns it; None and ... are no attempt
     """
-    c = case_of(v, seed)
-    return _judge(Question(v.name, POINTS, lambda given: _compare(v, c, given)), answer)
+    found = answers(v, seed)
+    return _judge(Question(v.name, POINTS, lambda given: _compare(v, found, given)), answer)
 
 
-def _compare(v: Variant, c: Case, given: object) -> None:
+def _compare(v: Variant, found: list[float], given: object) -> None:
     """Raise Wrong unless given is right."""
     got = as_scalar(given() if callable(given) else given)
-    right, *wrong = (_scalar(value) for value in answers(v, c))
+    right, *wrong = map(_scalar, found)
     tolerance = {"rtol": 0, "atol": 0.01} if v.whole else {"rtol": RTOL, "atol": 0}
     compare(got, right, dict(zip(v.mistakes, wrong)), **tolerance, otherwise=_otherwise(v, got))
 

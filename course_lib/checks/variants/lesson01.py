@@ -126,8 +126,8 @@ def draw_respaced(n: Numbers) -> Case:
 def text_respaced(c: Case) -> str:
     return (
         "Of a forward process only some levels are kept. Two neighbours among them have "
-        f"`alpha_bar` = {c.s:g} (the cleaner one) and {c.t:g}. What is the variance of the posterior, given "
-        "`x_0`, of the reverse step from the noisier to the cleaner level?"
+        f"`alpha_bar` = {c.s:g} (the cleaner one) and {c.t:g}. What is the variance of the "
+        "posterior, given `x_0`, of the reverse step from the noisier to the cleaner level?"
     )
 
 

@@ -108,7 +108,8 @@ def text_bits(c: Case) -> str:
     return (
         f"Pictures of {c.side} x {c.side} pixels and {c.channels} channels have values 0 ... 255, "
         "brought to [-1, 1], so that levels are 2/255 apart. A model's log-density of a "
-        f"dequantised test picture is {c.nats} nats on average. How many bits per dimension is that?"
+        f"dequantised test picture is {c.nats} nats on average. How many bits per dimension "
+        "is that?"
     )
 
 
@@ -154,8 +155,8 @@ def text_masked(c: Case) -> str:
     return (
         f"A text of {len(c.p)} tokens. At t = {c.t:g} the places {listed(c.places)} are masked, "
         "counted from 1, and for its tokens, from the first to the last, the network gives the "
-        f"true ones the probabilities {listed(c.p)}. Which estimate of the bound on -log p(text), in "
-        "nats, does this one draw give?"
+        f"true ones the probabilities {listed(c.p)}. Which estimate of the bound on -log p(text), "
+        "in nats, does this one draw give?"
     )
 
 
