@@ -463,7 +463,7 @@ ANN = "a5834c86c13aff97"
 
 @pytest.mark.parametrize("rows, said", [
     ("name\nann\n", "a column `id`"), ("id\n", "a column `id`"), ("", "a column `id`"),
-    (["--lesson", "1", "--seed", "1", "--out", "a.ipynb", "--source", "there.ipynb"], "is there"),
+    ("id\nann\nAnn\n", "twice"), ("id\n../ann\n", "id has letters"), ("id\n,\n", "id has letters"),
     ("id\n.hidden\n", "id has letters")])
 def test_bad_rosters(tmp_path, rows, said):
     file = tmp_path / "roster.csv"
