@@ -465,7 +465,7 @@ tables.table(rows, {"strays": ".2%", "1000 kernel distance": ".2f"},
              f"1000 kernel distance {spiral_floor}")
 
 # %% [markdown]
-# **What the table shows.** Noise lowers the strays of the exact denoiser, too, which has no error to repair: from 0.8 % to 0.1 %. Its posterior noise makes the arm too thin (4.2), and the kernel distance rises. So fewer strays alone prove no repair. After 1,500 updates noise lowers them in each of three trainings: 31 to 33 % at $\eta=0$, 27 to 29 % at 0.5, 25 to 27 % at 1; a part of that may be the thinner arm. After 300 updates it does not: 72 to 73 % everywhere. The kernel distance after 300 updates is lowest at $\eta=0.5$; after 1,500 the three are about equal. So noise may correct a learned model. Whether it does must be measured for each model, and with the measure that counts.
+# **What the table shows.** Noise lowers the strays of the exact denoiser, too, which has no error to repair: from 0.8 % to 0.1 %. Its posterior noise makes the arm too thin (4.2), and the kernel distance does not fall. So fewer strays alone prove no repair. After 1,500 updates noise lowers them in each of three trainings: 31 to 33 % at $\eta=0$, 27 to 29 % at 0.5, 25 to 27 % at 1; a part of that may be the thinner arm. After 300 updates it does not: 72 to 73 % everywhere. The kernel distance after 300 updates is lowest at $\eta=0.5$; after 1,500 the three are about equal. So noise may correct a learned model. Whether it does must be measured for each model, and with the measure that counts.
 #
 # ### Langevin dynamics: why noise forgets · deeper
 #
@@ -1010,7 +1010,7 @@ tables.table(rows, {"agreement": ".0%"}, "100 digits in each row; agreement: the
              "that the digit classifier reads as the label asked for")
 
 # %% [markdown]
-# **What the table shows.** All but `heun` with 5 draw the labels asked for. Each evaluation is one call of the same network, so evaluations are the axis. (Asked for an even number, Heun takes one fewer.) For quality we read two tables that benchmarks have filled, predictions clipped. `python benchmarks/samplers.py`: 4,000 samples of one seed, up to 50 evaluations (blank: not measured). `python benchmarks/lesson4_spread.py`: five samplers with 8 and 30, three seeds of 2,000 samples, and the floors.
+# **What the table shows.** All but `heun` with 5 draw nearly always the labels asked for. Each evaluation is one call of the same network, so evaluations are the axis. (Asked for an even number, Heun takes one fewer.) For quality we read two tables that benchmarks have filled, predictions clipped. `python benchmarks/samplers.py`: 4,000 samples of one seed, up to 50 evaluations (blank: not measured). `python benchmarks/lesson4_spread.py`: five samplers with 8 and 30, three seeds of 2,000 samples, and the floors.
 
 # %%
 import pandas
