@@ -313,9 +313,9 @@ paths = {}
 for eta in (0, 1):
     states = ddim(exact, cosine, few, ts, eta=eta, generator=seeded(5))
     paths[f"eta = {eta}"] = torch.cat(list(states), dim=1)              # (5, 201)
-names = [f"from {z:.1f}" for z in few[:, 0].tolist()]
+names = [f"{z:.1f}" for z in few[:, 0].tolist()]
 plots.panels(ts, {eta: dict(zip(names, x)) for eta, x in paths.items()},
-             title="Five trajectories, from x at t = 1", xlabel="t   (data → noise)",
+             title="Five trajectories, named by x at t = 1", xlabel="t   (data → noise)",
              ylabel="x")
 
 
