@@ -11,7 +11,7 @@
 #
 # {{badge}}
 #
-# Ten questions, 27 points, about two and a half hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("1.1")` gives a hint, and a stronger one each time you call it. Nothing is lost by trying. Formula numbers are those of the lesson. Its core sections suffice for all questions but 1.5, which needs the deeper part of section 1.5.
+# Ten questions, 27 points, under three hours. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("1.1")` gives a hint, and a stronger one each time you call it. Nothing is lost by trying. Formula numbers are those of the lesson. Its core sections suffice for all questions but 1.5, which needs the deeper part of section 1.5.
 #
 # In the questions `beta`, `alpha_bar` and every `a` are variances, as in the paper: $a$ stands for some $\bar\alpha$.
 

@@ -11,7 +11,7 @@
 #
 # {{badge}}
 #
-# Twelve questions, 42 points, about four and a half hours; take them in any order. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("6.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
+# Twelve questions, 43 points, about five hours; take them in any order. Write your answer where it says `YOUR CODE HERE`, run the cell, then run the check below it. A check says *right*, *not yet* with a reason, or *not attempted*. `hint("6.1")` gives a hint, and a stronger one each time you call it; the last is nearly the answer. Nothing is lost by trying. The checks draw new numbers each time.
 #
 # As in the lesson, $t = 0$ is data and $t = 1$ is noise, $x_t = \alpha_t x_0 + \sigma_t\epsilon$ with standard deviations $\alpha$ and $\sigma$, and a denoiser `D(x, t, **condition)` returns its x0-prediction $\hat x_0$. Section numbers are the lesson's. Questions 6.5 and 6.7 need part I, 6.8 to 6.12 part III, the others part II; the core sections suffice for all.
 
