@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 8                         # lines of an example
-HEADING = re.compile(r"^# #+ (\d\.\d+) ", re.M)
+HEADING = re.compile(r"# #+ (\d\.\d+) ")
 
 
 class Example(NamedTuple):
@@ -44,14 +44,14 @@ def examples() -> dict[str, Example]:
 def uses(file: Path) -> Iterator[tuple[str, Example]]:
     """(full name, example) for each statement of a file that uses something of course_lib."""
     source = re.sub(r"^( *)[%!]", r"\1# ", file.read_text(encoding="utf-8"), flags=re.M)
-    tree = ast.parse(source)
-    known = dict(imported(tree))
+    tree, lines = ast.parse(source), source.split("\n")
+    known, places = dict(imported(tree)), list(sections(file, lines))
     for statement in statements(tree):
-        segment = ast.get_source_segment(source, statement, padded=True) or ""
-        code = textwrap.dedent(segment).strip()
-        if not code or code.count("\n") >= LONGEST:
+        first, last = statement.lineno - 1, statement.end_lineno
+        if last - first > LONGEST:
             continue
-        example = Example(place(file, source, statement.lineno), code)
+        code = textwrap.dedent("\n".join(lines[first:last])).strip()
+        example = Example(places[first], code)
         for node in ast.walk(statement):
             if isinstance(node, (ast.Name, ast.Attribute)) and (name := full_name(node, known)):
                 yield name, example
@@ -89,12 +89,14 @@ def full_name(node: ast.expr, known: dict[str, object]) -> str:
     return name_of(thing)
 
 
-def place(file: Path, source: str, line: int) -> str:
-    """Lesson and section, or the test's file."""
+def sections(file: Path, lines: list[str]) -> Iterator[str]:
+    """For each line its lesson and section, or the test's file."""
     if file.parent.name != "lessons":
-        return file.relative_to(ROOT).as_posix()
-    before = "\n".join(source.split("\n")[:line])
-    sections = HEADING.findall(before)
+        yield from [file.relative_to(ROOT).as_posix()] * len(lines)
+        return
     what = "sheet" if "exercises" in file.stem else "lesson"
-    number = int(file.stem[:2])
-    return f"{what} {number}, {sections[-1]}" if sections else f"{what} {number}"
+    where = f"{what} {int(file.stem[:2])}"
+    for line in lines:
+        if heading := HEADING.match(line):
+            where = f"{what} {int(file.stem[:2])}, {heading[1]}"
+        yield where
