@@ -388,8 +388,166 @@ def flat_ring(real, n):
     return torch.zeros(n, 2, dtype=real.dtype) @ real.T.cov()
 
 
+# ---- answers of a second blind trial
+
+def with_ridge(ridge):
+    def answer(a, A, b, B):
+        more = ridge * torch.eye(len(A), dtype=A.dtype)
+        return frechet()(a, A + more, b, B + more)
+    return answer
+
+
+def by_wrong_product(factor):
+    """L B L^T in place of L^T B L."""
+    def cross(A, B):
+        L = factor(A)
+        return torch.linalg.eigvals(L @ B @ L.T).real.clamp(min=0).sqrt().sum()
+    return frechet(cross=cross)
+
+
+def scaled_vectors(A):
+    w, V = torch.linalg.eigh(A)
+    return V * w.clamp(min=0).sqrt()
+
+
+def floored(A, B):
+    def root(M):
+        w, V = torch.linalg.eigh(M)
+        return (V * w.clamp(min=0.01).sqrt()) @ V.T
+    return root(root(A) @ B @ root(A)).trace()
+
+
+def of_all_pairs(ns, values):
+    u = 1 / ns
+    i, j = torch.triu_indices(len(u), len(u), offset=1)
+    return (values[i] - (values[j] - values[i]) / (u[j] - u[i]) * u[i]).mean()
+
+
+def falling_only(ns, values):
+    u = 1 / ns
+    du = u - u.mean()
+    slope = (du * (values - values.mean())).sum() / du.square().sum()
+    return values.mean() - slope.clamp(min=0) * u.mean()
+
+
+@torch.no_grad()
+def averages_by_state_dict(self, net):
+    """A weight that two layers share is in state_dict() twice."""
+    parameters = dict(net.named_parameters(remove_duplicate=False))
+    mine = self.net.state_dict()
+    for name, value in net.state_dict().items():
+        if name in parameters:
+            mine[name].lerp_(value, 1 - self.d())
+        else:
+            mine[name].copy_(value)
+    self.n += 1
+
+
+def copies_batch_norms(self, net, d):
+    for mine, other in zip(self.net.modules(), net.modules()):
+        if isinstance(other, torch.nn.BatchNorm1d):
+            mine.load_state_dict(mine.state_dict() | dict(other.named_buffers()))
+
+
+def keeps_moments(run, s):
+    """Before the first step Adam has no moments; those of the other run stay."""
+    kept = copy.deepcopy(run.optimizer.state_dict())
+    restore(run, s)
+    if not s["optimizer"]["state"]:
+        run.optimizer.load_state_dict(kept)
+
+
+def shares_at_first(run, s):
+    restore(run, s)
+    if run.step == 0:
+        for mine, other in zip(run.average.parameters(), run.net.parameters()):
+            mine.data = other.data
+
+
+def by_replay(run):
+    """Right: what a run does follows from its seed and its steps."""
+    return {"seed": run.generator.initial_seed(), "step": run.step}
+
+
+def replay_of_sixty(run, s):
+    twin = SmallRun(s["seed"])
+    for _ in range(s["step"]):
+        twin.advance()
+    run.__dict__.update(twin.__dict__)
+
+
+def moves_the_base(base, side, base_side):
+    new = by_angle(copy.copy(base), side, base_side)
+    base._alpha = new._alpha
+    base._sigma = new._sigma
+    return base
+
+
+def with_a_small_number(base, side, base_side):
+    k = side / base_side
+    size = lambda t: (base.alpha(t) ** 2 + (k * base.sigma(t)) ** 2 + 1e-4).sqrt()
+    return Schedule(lambda t: base.alpha(t) / size(t), lambda t: k * base.sigma(t) / size(t))
+
+
+def flattens(base, side, base_side):
+    new = by_angle(base, side, base_side)
+    return Schedule(lambda t: new.alpha(t).flatten(), lambda t: new.sigma(t).flatten())
+
+
+def of_another_cloud(real, n):
+    g = torch.Generator().manual_seed(0)
+    return fool(torch.randn(300, 2, generator=g, dtype=real.dtype) + 40, n)
+
+
 PLAIN_COSINE = Schedule(lambda t: (math.pi / 2 * t).cos(), lambda t: (math.pi / 2 * t).sin())
 WRONG = [
+    ("3.1", "is the square of SNR", lambda loss, target, l: in_x0(loss, target, 2 * l)),
+    ("3.1", "the mean weight of the batch",
+     lambda loss, target, l: loss / weight_of(target, l.exp()).mean()),
+    ("3.1", "has the wrong sign", lambda loss, target, l: (
+        loss / (1 - (l / 2).exp()) ** 2 if target == "flow" else in_x0(loss, target, l))),
+    ("3.1", "v: a small number, 0.01, is added below the line",
+     lambda loss, target, l: loss / (weight_of(target, l.exp()) + 0.01)),
+    ("3.1", "right for a batch of six",
+     lambda loss, target, l: in_x0(loss, target, l) if len(l) > 1 else loss),
+    ("3.2", "v: SNR is clamped below the line, too", lambda target, l, gamma: (
+        factor("x0", l, gamma) / weight_of(target, factor("x0", l, gamma)))),
+    ("3.2", "is flow's weight", lambda target, l, gamma: (
+        factor("x0", l, gamma) / weight_of("flow", l.exp()) if target == "v"
+        else factor(target, l, gamma))),
+    ("3.2", "is a soft minimum",
+     min_snr_of(lambda snr, weight, gamma: snr * gamma / (snr + gamma) / weight)),
+    ("3.2", "eps: a small number, 0.001, is added below the line", lambda target, l, gamma: (
+        factor("x0", l, gamma) / (l.exp() + 1e-3) if target == "eps"
+        else factor(target, l, gamma))),
+    ("3.2", "right for a batch of six", lambda target, l, gamma: (
+        factor(target, l, gamma) if len(l) > 1 else torch.ones_like(l))),
+    ("3.3", "0.001 is added to the diagonals", with_ridge(1e-3)),
+    ("3.3", "0.01 is added to the diagonals", lambda a, A, b, B: (
+        with_ridge(0.01)(a, A, b, B) - 0.02 * len(A))),
+    ("3.3", "is L^T B L, and not L B L^T", by_wrong_product(scaled_vectors)),
+    ("3.3", "L by Cholesky", by_wrong_product(torch.linalg.cholesky)),
+    ("3.3", "Clamp at 0 itself", frechet(cross=floored)),
+    ("3.4", "you sort ns and values apart",
+     lambda n, v: fit(1 / n.sort().values, v.sort(descending=True).values)[0]),
+    ("3.4", "two points each is not the least-squares line", of_all_pairs),
+    ("3.4", "you cut it off at 0", lambda n, v: fit(1 / n, v)[0].clamp(min=0)),
+    ("3.4", "you drop its sign", lambda n, v: fit(1 / n, v)[0].abs()),
+    ("3.4", "the slope may have either sign", falling_only),
+    ("3.4", "you drop the sign of the slope",
+     lambda n, v: v.mean() - fit(1 / n, v)[1].abs() * (1 / n).mean()),
+    ("3.5", "that two layers share is averaged twice",
+     ema_with(update=averages_by_state_dict)),
+    ("3.5", "but the buffer seen is not the network's", ema_with(buffers=copies_batch_norms)),
+    ("3.5", "your warm-up stops after 10 updates",
+     ema_with(d=lambda self: EMA.d(self) if self.n < 10 else self.decay)),
+    ("3.7", "of a run that has not begun has no averages", (state, keeps_moments)),
+    ("3.7", "before the first step is not continued", (state, shares_at_first)),
+    ("3.7", "run.steps is 60 after restore", (by_replay, replay_of_sixty)),
+    ("3.8", "changes the base schedule itself", moves_the_base),
+    ("3.8", "alpha^2 + sigma^2 differs from 1", with_a_small_number),
+    ("3.8", "t of shape (), yours have the shape (1,)", flattens),
+    ("3.9", "when the real points are moved", of_another_cloud),
     ("3.1", "right for log SNR from -3 to 3, but not at", clamping(5)),
     ("3.1", "right for log SNR from -3 to 3, but not at",
      lambda loss, target, l: loss / (weight_of(target, l.exp()) + 1e-5)),
@@ -484,9 +642,29 @@ WRONG = [
     ("3.9", "Whiten the draws first", drawn),
     ("3.7", "have the two functions changed places", (restore, state)),
 ]
-def by_replay(run):
-    """Right: what a run does follows from its seed and its steps."""
-    return {"seed": run.generator.initial_seed(), "step": run.step}
+
+
+class SharedAtOnce(EMA):
+    """Right: new tensors first, then one load_state_dict; a shared weight is averaged once."""
+
+    def update(self, net):
+        parameters = dict(net.named_parameters(remove_duplicate=False))
+        old, new, d = self.net.state_dict(), net.state_dict(), self.d()
+        self.net.load_state_dict({
+            name: d * old[name] + (1 - d) * value if name in parameters else value
+            for name, value in new.items()
+        })
+        self.n += 1
+
+
+def keeps_the_length(run, s):
+    restore(run, s)
+    run.steps = int(run.steps)
+
+
+def by_angle_in_float32(base, side, base_side):
+    new = by_angle(base, side, base_side)
+    return Schedule(lambda t: new.alpha(t).float(), lambda t: new.sigma(t).float())
 
 
 def replay(run, s):
@@ -497,6 +675,10 @@ def replay(run, s):
 
 
 RIGHT = [
+    ("3.4", lambda n, v: np.polyfit(1 / n.numpy(), v.numpy(), 1)[1]),
+    ("3.5", SharedAtOnce),
+    ("3.7", (state, keeps_the_length)),
+    ("3.8", lambda base, side, base_side: by_angle_in_float32(base, side, base_side)),
     ("3.7", (by_replay, replay)),
     ("3.1", lambda loss, target, l: in_x0(loss, target, l).tolist()),           # F12
     ("3.1", lambda loss, target, l: in_x0(loss, target, l).numpy()),

@@ -7,6 +7,7 @@ import copy
 import io
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 import torch
@@ -92,6 +93,9 @@ ERROR_MISTAKES = {
             error_by(lambda snr: (1 + snr) ** 2),
         "1 + sqrt(SNR) is still to be squared":
             error_by(lambda snr: 1 + snr.sqrt()),
+        "(1 - sqrt(SNR))^2 has the wrong sign: at SNR = 1 it is 0, and no error would count; "
+        "flow's weight is (1 + sqrt(SNR))^2":
+            error_by(lambda snr: (1 - snr.sqrt()) ** 2),
         "flow: that t is the cosine schedule's; flow has alpha = 1 - t and sigma = t":
             lambda c: c.loss * COSINE.t_from_log_snr(c.log_snr) ** 2,
     },
@@ -115,6 +119,8 @@ ERROR_MISTAKES_OF_ANY_TARGET = {
         error_with(lambda c: c.log_snr),
     "{c.target}: exp(log_snr / 2) is alpha / sigma; SNR is its square, exp(log_snr)":
         error_with(lambda c: c.snr.sqrt()),
+    "{c.target}: exp(2 log_snr) is the square of SNR; SNR itself is exp(log_snr)":
+        error_with(lambda c: c.snr**2),
     "{c.target}: your SNR is upside down: data over noise is exp(log_snr)":
         error_with(lambda c: 1 / c.snr),
     "{c.target}: the logarithm is the natural one: exp(log_snr), not 10**log_snr":
@@ -126,6 +132,8 @@ ERROR_MISTAKES_OF_ANY_TARGET = {
         lambda c: c.loss / c.weight.sqrt(),
     "{c.target}: the first SNR of the batch is used for all; each loss has its own":
         lambda c: c.loss / c.weight[0],
+    "{c.target}: the mean weight of the batch is used for all; each loss has its own":
+        lambda c: c.loss / c.weight.mean(),
     "{c.target}: that is the weight; the loss divided by it is wanted":
         lambda c: c.weight,
     "{c.target}: that is a root; the squared error is wanted":
@@ -143,13 +151,38 @@ ERROR_FAR_OUT = (
     "{c.log_snr[5]:.1f}: is something clamped, or a small number added?"
 )
 
+ADDED = (
+    "{target}: a small number, {extra:.1g}, is added below the line: with it the weight is another "
+    "one"
+)
+ALONE = (
+    "right for a batch of six, but not for a batch of one: an example's result depends on itself "
+    "alone"
+)
+
 
 def error_help(got: object, c: Case) -> str:
     """The diagnosis of no known mistake."""
     wanted = right_error(c)
     same_shape = torch.is_tensor(got) and got.shape == wanted.shape and not got.is_complex()
     near = same_shape and torch.allclose(got.double()[:4], wanted[:4], rtol=1e-3, atol=1e-6)
-    return ERROR_FAR_OUT if near else ERROR_HELP
+    if near:
+        return ERROR_FAR_OUT
+    extra = number_added(c.loss / got.double() - c.weight) if same_shape else None
+    return ERROR_HELP if extra is None else ADDED.format(target=c.target, extra=extra)
+
+
+def number_added(extra: Tensor) -> float | None:
+    """The number that was added to each weight of a batch, or None: extra has what is too much."""
+    small = bool(((extra > 0) & (extra < 0.5)).all())
+    return extra.mean().item() if small and extra.std() < 0.05 * extra.mean() else None
+
+
+def judge_alone(f: Callable, got: Tensor, *inputs: object) -> None:
+    """A batch of one: each of the answers must also come from its inputs alone."""
+    for k in (0, len(got) - 1):
+        one = [x[k : k + 1] if torch.is_tensor(x) else x for x in inputs]
+        compare(call_twice(f, *one), got[k : k + 1], rtol=1e-3, atol=1e-6, otherwise=ALONE)
 
 
 def judge_error(f: Callable) -> None:
@@ -160,6 +193,7 @@ def judge_error(f: Callable) -> None:
         got = call_twice(f, c.loss, target, c.log_snr)
         compare_case(got, c, right_error, mistakes, rtol=1e-3, atol=1e-6,
                      otherwise=error_help(as_tensor(got), c))
+        judge_alone(f, right_error(c), c.loss, target, c.log_snr)
 
 
 def draw_min_snr(target: str) -> Case:
@@ -211,6 +245,10 @@ MIN_SNR_MISTAKES = {
             lambda c: c.clamped / c.snr + 1,
         "v: you divide by the root of v's weight; divide by SNR + 1 itself":
             lambda c: c.clamped / (c.snr + 1).sqrt(),
+        "v: SNR is clamped below the line, too; v's own weight is SNR + 1 with the whole SNR":
+            lambda c: c.clamped / (c.clamped + 1),
+        "v: (1 + sqrt(SNR))^2 is flow's weight; v's is SNR + 1":
+            lambda c: c.clamped / WEIGHTS["flow"](c.snr),
     },
     "eps": {
         "eps: that is the form for x0; the loss of eps has a weight of its own already: "
@@ -253,10 +291,22 @@ MIN_SNR_MISTAKES_OF_ANY_TARGET = {
         lambda c: c.weight / c.clamped,
     "{c.target}: nothing is clamped; gamma is the most that the x0 error may weigh":
         lambda c: c.snr / c.weight,
+    "{c.target}: SNR gamma / (SNR + gamma) is a soft minimum, at SNR = gamma half of it; "
+    "min(SNR, gamma) has a corner there":
+        lambda c: c.snr * c.gamma / (c.snr + c.gamma) / c.weight,
 }
 MIN_SNR_HELP = (
     "target {c.target!r}: your factor times the weight of question 3.1 must be min(SNR, gamma)"
 )
+
+
+def min_snr_help(got: object, c: Case) -> str:
+    """The diagnosis of no known mistake."""
+    same_shape = torch.is_tensor(got) and got.shape == c.weight.shape and not got.is_complex()
+    extra = number_added(c.clamped / got.double() - c.weight) if same_shape else None
+    return MIN_SNR_HELP if extra is None else ADDED.format(target=c.target, extra=extra)
+
+
 # target -> the factor at log SNR = -inf and inf, for gamma = 3
 MIN_SNR_ENDS = {"v": [0.0, 0.0], "eps": [1.0, 0.0], "x0": [0.0, 3.0]}
 
@@ -270,7 +320,9 @@ def judge_min_snr(f: Callable) -> None:
         mistakes = MIN_SNR_MISTAKES[target] | MIN_SNR_MISTAKES_OF_ANY_TARGET
         c = draw_case(lambda: draw_min_snr(target), right_min_snr, mistakes, atol=1e-5)
         got = call_twice(f, target, c.log_snr, c.gamma)
-        compare_case(got, c, right_min_snr, mistakes, rtol=1e-3, atol=1e-6, otherwise=MIN_SNR_HELP)
+        compare_case(got, c, right_min_snr, mistakes, rtol=1e-3, atol=1e-6,
+                     otherwise=min_snr_help(as_tensor(got), c))
+        judge_alone(f, right_min_snr(c), target, c.log_snr, c.gamma)
     for target, ends in MIN_SNR_ENDS.items():
         judge_ends(f, target, ends)
 
@@ -304,6 +356,17 @@ def matrix_sqrt(C: Tensor) -> Tensor:
 def entry_roots(M: Tensor) -> Tensor:
     """The square root of each entry, of negative ones 0."""
     return M.clamp(min=0).sqrt()
+
+
+def by_factor(C: Tensor) -> Tensor:
+    """L with C = L L^T, the scaled eigenvectors."""
+    eigenvalues, V = torch.linalg.eigh(C)
+    return V * eigenvalues.clamp(min=0).sqrt()
+
+
+def triangle(C: Tensor) -> Tensor:
+    """Cholesky's L with C = L L^T, of a matrix that is not singular."""
+    return torch.linalg.cholesky_ex(C).L
 
 
 def root_trace(M: Tensor) -> Tensor:
@@ -409,6 +472,11 @@ FRECHET_MISTAKES = {
         lambda c: c.total - 2 * torch.linalg.eigvalsh(c.A @ c.B).clamp(min=0).sqrt().sum(),
     "the singular values of A B are not its eigenvalues, since A B is not symmetric":
         lambda c: c.total - 2 * torch.linalg.svdvals(c.A @ c.B).sqrt().sum(),
+    "with A = L L^T the product that has the right eigenvalues is L^T B L, and not L B L^T":
+        lambda c: c.total - 2 * root_trace(by_factor(c.A) @ c.B @ by_factor(c.A).T),
+    "with A = L L^T, L by Cholesky, the product that has the right eigenvalues is L^T B L, "
+    "and not L B L^T":
+        lambda c: c.total - 2 * root_trace(triangle(c.A) @ c.B @ triangle(c.A).T),
     "that is the distance of the means alone":
         lambda c: c.means,
     "the traces of A and B are missing":
@@ -422,7 +490,12 @@ FRECHET_HELP = (
 
 FRECHET_SINGULAR_HELP = (
     "right so far, but not where a covariance is singular: it has no inverse and no Cholesky "
-    "factor, and rounding makes an eigenvalue of 0 slightly negative"
+    "factor, and rounding makes an eigenvalue of 0 slightly negative. Clamp at 0 itself, and add "
+    "nothing to the diagonal"
+)
+RIDGE = (
+    "{ridge:g} is added to the diagonals: that makes singular matrices regular, and it makes "
+    "another distance; eigh and clamp(min=0) need no such help"
 )
 # dimensions, and the ranks of A and B
 RANKS = ((3, 3, 3), (5, 5, 5), *4 * ((4, 4, 3), (4, 3, 4), (4, 3, 3)))
@@ -436,11 +509,26 @@ def judge_frechet(f: Callable) -> None:
         c = draw_case(lambda: draw_gaussians(d, rank_a, rank_b), right_frechet, FRECHET_MISTAKES,
                       atol=max(atol, 1e-3))
         got = frechet_answer(f, c)
+        reject_ridge(got, c, atol)
         if c.singular:
             compare(got, right_frechet(c), rtol=3e-4, atol=atol, otherwise=FRECHET_SINGULAR_HELP)
         else:
             compare_case(got, c, right_frechet, FRECHET_MISTAKES, rtol=3e-4, atol=atol,
                          otherwise=FRECHET_HELP)
+
+
+def reject_ridge(got: Tensor, c: Case, atol: float) -> None:
+    """Raise Wrong if a wrong answer is that of covariances with a number on the diagonal."""
+    wanted = right_frechet(c)
+    if (got - wanted).abs() <= atol:
+        return
+    for ridge in (0.1, 0.01, 1e-3, 1e-4):
+        R = matrix_sqrt(c.A + ridge * torch.eye(len(c.A), dtype=F64))
+        B = c.B + ridge * torch.eye(len(c.B), dtype=F64)
+        of_others = c.total - 2 * matrix_sqrt(R @ B @ R).trace()
+        with_traces = of_others + 2 * ridge * len(c.A)
+        near = min((got - of_others).abs(), (got - with_traces).abs()) < 1e-5
+        reject_if((near, RIDGE.format(ridge=ridge)))
 
 
 def frechet_answer(f: Callable, c: Case) -> Tensor:
@@ -558,6 +646,21 @@ def fit_the_other_way(c: Case) -> Tensor:
     return c.noisy.mean() - u.mean() * dv.square().sum() / (du * dv).sum()
 
 
+def mean_of_pairs(c: Case) -> Tensor:
+    """The mistake of a line through each two measurements, and the mean of their limits."""
+    u = 1 / c.n
+    i, j = torch.triu_indices(len(u), len(u), offset=1)
+    slopes = (c.noisy[j] - c.noisy[i]) / (u[j] - u[i])
+    return (c.noisy[i] - slopes * u[i]).mean()
+
+
+def fit_sorted_apart(c: Case) -> Tensor:
+    """The mistake of sorting the numbers of samples, and the values for themselves."""
+    return intercept(1 / c.n.sort().values, c.noisy.sort(descending=True).values)
+
+
+SORTED_APART = ("right without errors, but you sort ns and values apart: "
+                "each value belongs to the n at its place")
 right_fit = fit_to(slice(None))
 WEIGHED = ("right without errors, but your fit weighs the values; all count alike here: "
            "unweighted least squares of the values over 1/n")
@@ -585,6 +688,11 @@ FIT_MISTAKES = {
         fit_weighing(0.5),
     WEIGHED + " (a fit of n * values over n weighs them by n)":
         fit_weighing(1.0),
+    "right without errors, but the mean over the lines through two points each is not the "
+    "least-squares line: two near points have a line of any slope":
+        mean_of_pairs,
+    SORTED_APART:
+        fit_sorted_apart,
 }
 FIT_HELP = (
     "right without errors; but with errors in the values the unweighted straight line through "
@@ -617,6 +725,8 @@ REPEATED = "right where each n comes once, but here an n has two values, and "
 REPEATED_MISTAKES = {
     "right in order, but you sort ns alone: each value belongs to the n at its place":
         fit_sorted,
+    SORTED_APART:
+        fit_sorted_apart,
     REPEATED + "you keep the last of them only: use all":
         fit_one_each(lambda values: values[-1]),
     REPEATED + "you keep the first of them only: use all":
@@ -628,6 +738,42 @@ REPEATED_HELP = (
     "right for ns in order, each once; but where they are in no order and some come twice, the "
     "line through all values ends at {c.limit_of_all:.3f}, and yours at {c.got:.3f}"
 )
+
+
+def draw_line(low: float, high: float, limit: float) -> Case:
+    """Positive values that follow slope / n + limit exactly, with a slope between low and high."""
+    n = torch.tensor([100, 150, 250, 400, 600], dtype=F64) + between(-20, 20, 5).round()
+    slope = between(low, high)
+    return Case(n=n, slope=slope, limit=torch.tensor(limit, dtype=F64), values=slope / n + limit)
+
+
+BELOW_ZERO_MISTAKES = {
+    "right where the limit is above 0; but a line through these (positive) values ends at -0.05, "
+    "and you cut it off at 0":
+        lambda c: 0.0,
+    "right where the limit is above 0; but here it is -0.05, and you drop its sign":
+        lambda c: c.limit.abs(),
+}
+RISING_MISTAKES = {
+    "right where the values fall with n; but these rise, as errors can make them, and you allow "
+    "no such line: the slope may have either sign":
+        lambda c: c.values.mean(),
+    "right where the values fall with n; but these rise, and you drop the sign of the slope":
+        lambda c: c.values.mean() + c.slope * (1 / c.n).mean(),
+}
+LINE_HELP = (
+    "right for falling values with a limit above 0, but for values that follow "
+    "{c.slope:.0f} / n + {c.limit:.3f} exactly the limit is {c.limit:.3f}; yours is {c.got:.3f}"
+)
+
+
+def judge_any_line(f: Callable) -> None:
+    """Lines with a limit below 0, and with a slope below 0."""
+    for line, mistakes in (((100, 300, -0.05), BELOW_ZERO_MISTAKES),
+                           ((-150, -100, 5.0), RISING_MISTAKES)):
+        c = draw_line(*line)
+        c.got = limit_answer(f, c.n, c.values)
+        compare_case(c.got, c, right_limit, mistakes, rtol=1e-3, atol=1e-3, otherwise=LINE_HELP)
 
 
 def judge_extrapolate(f: Callable) -> None:
@@ -642,6 +788,7 @@ def judge_extrapolate(f: Callable) -> None:
     c.got = limit_answer(f, c.n, c.noisy)
     compare_case(c.got, c, right_fit, REPEATED_MISTAKES, rtol=3e-4, atol=3e-4,
                  otherwise=REPEATED_HELP)
+    judge_any_line(f)
 
 
 def limit_answer(f: Callable, n: Tensor, values: Tensor) -> Tensor:
@@ -751,7 +898,17 @@ BUFFER_SUSPECTS = {
     "{c.ema.net[1].num_batches_tracked}, and the network's is {c.net[1].num_batches_tracked}: "
     "copy buffers of whole numbers, too":
         lambda c: c.ema.net[1].num_batches_tracked != c.net[1].num_batches_tracked,
+    "the weights and the BatchNorm are right, but the buffer {c.other_buffer} is not the "
+    "network's: copy every buffer that state_dict() lists, of whatever module":
+        lambda c: c.other_buffer,
 }
+
+
+def other_buffer(c: Case) -> str:
+    """The name of a buffer outside the BatchNorm that is not the network's, or ""."""
+    names = [name for name, _ in c.net.named_buffers() if not name.startswith("1.")]
+    got, wanted = c.ema.net.state_dict(), c.net.state_dict()
+    return next((name for name in names if differ([got[name]], [wanted[name]])), "")
 
 
 def same_mean(c: Case) -> bool:
@@ -800,10 +957,36 @@ def ema_with_frozen(decay: float) -> Callable[[Case], Tensor]:
     )
 
 
+def tied_twice(c: Case) -> Tensor:
+    """The mistake of averaging a weight as often as layers have it."""
+    uses = [len(names) for names in names_of_parameters(c.net)]
+    return ema_of_history(c.history, lambda n, k: min(c.decay, warm_up(n)) ** uses[k])
+
+
+def tied_copied(c: Case) -> Tensor:
+    """The EMA where a weight that two layers have is copied, as by its second name."""
+    uses = [len(names) for names in names_of_parameters(c.net)]
+    return ema_of_history(
+        c.history, lambda n, k: min(c.decay, warm_up(n)) if uses[k] == 1 else 0.0)
+
+
+def names_of_parameters(net: nn.Module) -> list[list[str]]:
+    """The names of each parameter; one that two layers share has two."""
+    every = list(net.named_parameters(remove_duplicate=False))
+    return [[name for name, q in every if q is p] for p in net.parameters()]
+
+
+def early_end(c: Case) -> Tensor:
+    """The mistake of a warm-up that stops at the first update that is wrong."""
+    return ema_of_history(
+        c.history, lambda n, k: min(c.decay, warm_up(n)) if n < c.right_until else c.decay)
+
+
 right_ema = ema_by(lambda c, n: min(c.decay, warm_up(n)))
 
-# how often an EMA is updated
+# how often an EMA is updated, and until a warm-up to 0.9 has ended
 UPDATES = 8
+LONG = 90
 
 EMA_MISTAKES = {
     "decay and 1 - decay have changed places: the *old* average is multiplied by decay":
@@ -842,6 +1025,12 @@ EMA_MISTAKES = {
         ema_by(lambda c, n: (n + 1) / (n + 2)),
     "the warm-up is multiplied by the decay; take the smaller of the two":
         ema_by(lambda c, n: c.decay * warm_up(n)),
+    "a weight that two layers share is averaged twice: state_dict() lists it under two names, "
+    "parameters() once":
+        tied_twice,
+    "your warm-up stops after {c.right_until} updates; it goes on until (1 + n) / (10 + n) has "
+    "reached the decay":
+        early_end,
 }
 EMA_HELP = (
     "with decay {c.decay} the EMA is not where it should be after {c.first_wrong} update(s): "
@@ -853,21 +1042,38 @@ def judge_ema(EMA: Callable) -> None:
     """3.5: the class EMA(net, decay), with update(net) and the averaged network in .net."""
     with one_thread(), torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(fresh_generator().initial_seed() % 2**31)
-        for decay in (0.3, 0.99):
+        for decay, updates in ((0.3, UPDATES), (0.99, UPDATES), (0.9, LONG)):
             net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+            if updates == LONG:
+                net = tied_network()
             # as of a layer that is not trained
             net[2].bias.requires_grad_(False)
-            c = ema_of_training(EMA, net, decay)
+            c = ema_of_training(EMA, net, decay, updates)
             reject_first(GRADIENT_SUSPECTS, c)
             far = (c.got - right_ema(c)).abs().amax(1) > 1e-4       # (updates,)
-            c.first_wrong = 1 + far.int().argmax()
-            compare_case(c.got, c, right_ema, EMA_MISTAKES, rtol=1e-4, atol=1e-4,
-                         otherwise=EMA_HELP)
+            c.right_until = int(far.int().argmax())
+            c.first_wrong = 1 + c.right_until
+            # the sheet does not speak of shared weights: averaged once or copied, but not twice
+            right = tied_copied if is_like(c.got, tied_copied(c)) else right_ema
+            compare_case(c.got, c, right, EMA_MISTAKES, rtol=1e-4, atol=1e-4, otherwise=EMA_HELP)
+            c.other_buffer = other_buffer(c)
             reject_first(BUFFER_SUSPECTS, c)
 
 
-def ema_of_training(EMA: Callable, net: nn.Module, decay: float) -> Case:
-    """The reader's EMA over eight changes of a network.
+def is_like(got: Tensor, wanted: Tensor) -> bool:
+    return got.shape == wanted.shape and torch.allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def tied_network() -> nn.Sequential:
+    """Two layers that share their weight, and a buffer outside the BatchNorm."""
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3))
+    net[2].weight = net[0].weight
+    net.register_buffer("seen", torch.zeros(2))
+    return net
+
+
+def ema_of_training(EMA: Callable, net: nn.Module, decay: float, updates: int) -> Case:
+    """The reader's EMA over some changes of a network.
 
     The case has the final `ema` and `net`, `history` and `got` (the parameters of the network and
     of the EMA after each update), and `averaged_mean`, the running mean as an EMA would have it.
@@ -877,7 +1083,7 @@ def ema_of_training(EMA: Callable, net: nn.Module, decay: float) -> Case:
         c.ema = as_class(EMA)(net, decay)
         reject_first(NEW_EMA_SUSPECTS, c)
         c.averaged_mean = c.ema.net[1].running_mean.clone().double()
-        for n in range(UPDATES):
+        for n in range(updates):
             update_once(c, n)
     except RuntimeError as error:
         reject_first(UPDATE_ERRORS, Case(error=str(error)))
@@ -894,6 +1100,8 @@ def update_once(c: Case, n: int) -> None:
             p.grad = torch.ones_like(p)
     # moves the buffers of the BatchNorm
     c.net.train()(3 + torch.randn(20, 3))
+    for buffer in c.net.buffers(recurse=False):
+        buffer += 1
     c.training = n % 3 < 2
     c.net.train(c.training)
     c.before = copy.deepcopy(c.net.state_dict())
@@ -992,11 +1200,12 @@ def freshly_seeded(c: Case) -> bool:
     """Whether the generator is at the start of a run with the right seed."""
     seed = c.twin.generator.initial_seed()
     state = c.run.generator.get_state()
-    starts = (torch.Generator().manual_seed(seed), SmallRun(seed).generator)
+    starts = (torch.Generator().manual_seed(seed), SmallRun(seed, STEPS).generator)
     return any(torch.equal(state, g.get_state()) for g in starts)
 
 
-# what the run that is restored has done before
+# how long the runs are, and what the run that is restored has done before
+STEPS = 44
 STEPS_ELSEWHERE = 3
 
 # c.run: after restore; c.twin: at the stop; c.losses and c.end: eight steps after it, never stopped
@@ -1007,6 +1216,9 @@ RESUME_SUSPECTS = {
     "the optimizer moves tensors that are no longer the network's: load into the network that is "
     "there, run.net.load_state_dict, do not replace it":
         lambda c: foreign_parameters(c.run),
+    "run.steps is {c.run.steps} after restore, and both runs had {c.twin.steps}: the rate falls to "
+    "0 at the end of a run, so another length is another rate":
+        lambda c: c.run.steps != c.twin.steps,
     "the network's weights are not restored":
         lambda c: not torch.allclose(flat(c.run.net), flat(c.twin.net), atol=1e-2),
     "the weights come back rounded: bit for bit means float32, as they were":
@@ -1065,7 +1277,7 @@ def judge_resume(answer: object) -> None:
     state, restore = answer
     with one_thread(), torch.random.fork_rng(devices=[]), torch.enable_grad():
         seed = fresh_generator().initial_seed() % 2**31
-        run, twin, end = (SmallRun(seed) for _ in range(3))
+        run, twin, end = (SmallRun(seed, STEPS) for _ in range(3))
         for each in (run, twin, end):
             advance(each, 12)
         s = ask_state(state, run)
@@ -1078,6 +1290,7 @@ def judge_resume(answer: object) -> None:
         judge_resumed(restore, s_from_file, c)
         judge_resumed(restore, s, c, CHANGED_BY_ITS_RUN)
         judge_resumed(restore, s, c, CHANGED_BY_ANOTHER)
+        judge_not_begun(state, restore, seed)
 
 
 def reject_kept(state: Callable, s: object, seed: int) -> SmallRun:
@@ -1085,7 +1298,7 @@ def reject_kept(state: Callable, s: object, seed: int) -> SmallRun:
 
     Returns another run, whose state was taken last.
     """
-    again, other = SmallRun(seed), SmallRun(seed + 2)
+    again, other = SmallRun(seed, STEPS), SmallRun(seed + 2, STEPS)
     advance(again, 12)
     advance(other, 5)
     size = size_of(s)
@@ -1155,7 +1368,7 @@ def saved_and_loaded(s: object) -> object:
 
 def judge_resumed(restore: Callable, s: object, c: Case, words: str = "") -> None:
     """Restore s into another run; raise the first part that differs, or `words` in its place."""
-    run = SmallRun(c.seed + 1)
+    run = SmallRun(c.seed + 1, STEPS)
     advance(run, STEPS_ELSEWHERE)
     size = size_of(s)
     restore(run, s)
@@ -1171,6 +1384,29 @@ def judge_resumed(restore: Callable, s: object, c: Case, words: str = "") -> Non
         raise Wrong(words or str(diagnosis)) from None
 
 
+NOT_BEGUN_SUSPECTS = {
+    "right after 12 steps; but the state of a run that has not begun has no averages of the "
+    "gradient, and the restored run keeps those that it had: empty Adam's state, too "
+    "(load_state_dict does)":
+        lambda c: adam_state(c.run),
+    "right after 12 steps; but a state that was taken before the first step is not continued bit "
+    "for bit":
+        lambda c: advance(c.run, 8) != c.losses
+        or not torch.equal(flat(c.run.average), flat(c.end.average)),
+}
+
+
+def judge_not_begun(state: Callable, restore: Callable, seed: int) -> None:
+    """The state of a run before its first step: an error says so, but nothing else may go on."""
+    run, end = SmallRun(seed + 1, STEPS), SmallRun(seed, STEPS)
+    advance(run, STEPS_ELSEWHERE)
+    try:
+        restore(run, state(SmallRun(seed, STEPS)))
+    except Exception:
+        return
+    reject_first(NOT_BEGUN_SUSPECTS, Case(run=run, end=end, losses=advance(end, 8)))
+
+
 # ---- 3.8: a schedule for larger images
 
 BASES = {
@@ -1182,7 +1418,7 @@ BASES = {
 
 def draw_shift(name: str) -> Case:
     """Times t (6,) and image sides; alpha and sigma (6,) are the base schedule's."""
-    base = BASES[name]
+    base = copy.copy(BASES[name])
     t = between(0.1, 0.9, 6)
     side = int(between(80, 250))
     base_side = int(between(24, 40))
@@ -1295,6 +1531,7 @@ def judge_shifted(f: Callable) -> None:
         c.wanted_fall = 2 * math.log(c.k)
         compare_case(got, c, right_shift, SHIFT_MISTAKES, rtol=1e-3, atol=1e-4,
                      otherwise=SHIFT_HELP)
+        judge_squares(schedule, c)
         judge_schedule_ends(schedule, c)
         judge_near_the_ends(schedule, c)
 
@@ -1302,11 +1539,24 @@ def judge_shifted(f: Callable) -> None:
 def shifted_answer(f: Callable, c: Case) -> Schedule:
     """The reader's schedule. Raises Wrong if something else was returned."""
     got = as_function(f)(c.base, c.side, c.base_side)
+    now = torch.stack([c.base.alpha(c.t), c.base.sigma(c.t)])
+    reject_if((not torch.equal(now, torch.stack([c.alpha, c.sigma])),
+               "your function changes the base schedule itself; make a new Schedule of two new "
+               "functions"))
     if not isinstance(got, Schedule):
         kind = "None: does it end with `return`?" if got is None else type(got).__name__
         raise Wrong("return a Schedule: Schedule(alpha, sigma) takes two functions of t; "
                     f"got {kind}")
     return got
+
+
+def judge_squares(schedule: Schedule, c: Case) -> None:
+    """alpha^2 + sigma^2 = 1, also to float32."""
+    sums = schedule.alpha(c.t).double() ** 2 + schedule.sigma(c.t).double() ** 2
+    worst = int((sums - 1).abs().argmax())
+    reject_if(((sums[worst] - 1).abs() > 3e-6,
+               f"nearly, but at t = {c.t[worst]:.2f} of {c.name} alpha^2 + sigma^2 differs from 1 "
+               f"by {sums[worst] - 1:.1g}: add no small number below the line, nothing is 0 there"))
 
 
 def judge_schedule_ends(schedule: Schedule, c: Case) -> None:
@@ -1346,7 +1596,12 @@ def judge_near_the_ends(schedule: Schedule, c: Case) -> None:
 
 
 def coefficients_at(schedule: Schedule, t: float) -> Tensor:
-    return torch.stack([schedule.alpha(t), schedule.sigma(t)])
+    """alpha and sigma at one number t, (2,). Raises Wrong if they come in another shape."""
+    got = torch.stack([schedule.alpha(t), schedule.sigma(t)])
+    reject_if((got.shape != (2,),
+               "alpha and sigma have the shape of t; for one number, t of shape (), yours have "
+               f"the shape {tuple(got.shape[1:])}"))
+    return got
 
 
 # ---- 3.9: fooling the Fréchet distance
@@ -1443,6 +1698,9 @@ DISTANCE_SUSPECTS = {
     "and the distance is {c.distance:.2g}. Whiten the draws first, "
     "by *their* mean and covariance":
         is_drawn,
+    "your points stay where they are when the real points are moved: they must follow the "
+    "argument `real`, whatever cloud it is":
+        lambda c: not c.centred and c.stays(),
     "your points' mean is off by {c.mean_error:.2f}: give them the mean of the real points":
         lambda c: not c.centred,
     "the Fréchet distance is {c.distance:.2g}; it is 0 when mean and covariance agree: "
@@ -1465,9 +1723,16 @@ def judge_fool(f: Callable) -> None:
                        f"{type(error).__name__}: {error}"))
             raise
         c = cloud_case(x, real)
+        c.stays = partial(stays, f, real, x)
         reject_first(HONEST_SUSPECTS, c)
         if c.distance >= 1e-5 * c.C.trace():
             reject_first(DISTANCE_SUSPECTS, c)
+
+
+def stays(f: Callable, real: Tensor, x: Tensor) -> bool:
+    """Whether the reader's points keep their mean when the real points are moved far away."""
+    moved = fool_answer(f, real + 100, len(x))
+    return bool((moved.mean(0) - x.mean(0)).abs().max() < 10)
 
 
 def fool_answer(f: Callable, real: Tensor, n: int) -> Tensor:
