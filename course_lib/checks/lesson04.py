@@ -2,6 +2,7 @@
 
 Each question has a case, the right answer, and a table: diagnosis -> what this mistake computes.
 """
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -53,6 +54,26 @@ def has_nan(got: object) -> bool:
     return torch.is_tensor(got) and bool(got.isnan().any())
 
 
+SEEDS_ALL = ("right, but your function sets the seed of all random numbers, or draws some: no "
+             "noise is wanted here, so leave them alone")
+
+
+def reject_seeding(f: Callable, *inputs: object) -> None:
+    """Raise Wrong if f sets or moves torch's own random numbers."""
+    torch.default_generator.seed()
+    before = torch.get_rng_state()
+    # float32 made inside f; `call_pure` has judged it
+    with contextlib.suppress(RuntimeError):
+        f(*(x.clone() if torch.is_tensor(x) else x for x in inputs))
+    reject_if((not torch.equal(before, torch.get_rng_state()), SEEDS_ALL))
+
+
+def differs(got: object, other: object) -> bool:
+    """Whether two tensors of one shape have other values."""
+    tensors = torch.is_tensor(got) and torch.is_tensor(other) and got.shape == other.shape
+    return tensors and not torch.equal(got, other)
+
+
 def batch_of(value: float, size: int = 2) -> Tensor:
     return torch.full((size,), value, dtype=F64)
 
@@ -80,6 +101,9 @@ STEPS_MISTAKES_OF = {
         "dpmpp: its second prediction is an old one, kept from the step before: "
         "one evaluation a step":
             lambda c: (c.calls / 2).floor(),
+        "dpmpp: the first step has no old prediction and is ddim's, for one evaluation, too: "
+        "n steps cost n":
+            lambda c: c.calls - 1,
     },
     "heun": {
         "heun: that is one evaluation a step; it evaluates a second time where each step arrives":
@@ -95,6 +119,8 @@ STEPS_MISTAKES_OF = {
         "heun, guided: first find how many predictions the budget pays for, "
         "then how many steps; you have the two the other way round":
             lambda c: (((c.budgets + 1) / 2).floor() / 2).floor(),
+        "heun, guided: the last step has one prediction, and that costs two evaluations, too":
+            lambda c: ((c.budgets + 3) / 4).floor() if c.guided else None,
     },
     "unipc": {
         "unipc: the corrector's evaluation is the next step's prediction, "
@@ -119,6 +145,8 @@ GUIDED_STEPS_MISTAKES = {
         lambda c: steps_for(c, (c.budgets / 3).floor()),
     "guided: every prediction costs two evaluations; it is not one evaluation more in all":
         lambda c: steps_for(c, c.budgets - 1),
+    "guided: you round half an evaluation; what is left over is lost: divide with //":
+        lambda c: steps_for(c, (c.budgets / 2).round()),
 }
 
 UNGUIDED_STEPS_MISTAKES = {
@@ -151,19 +179,36 @@ def judge_steps(f: Callable) -> None:
     for guided in (False, True):
         for sampler in STEPS_MISTAKES_OF:
             judge_steps_of(f, steps_case(sampler, guided))
-    for sampler in STEPS_MISTAKES_OF:
-        reject_if((as_scalar(f(sampler, 1, True)) != 0, f"right, but {sampler}, guided, takes a "
-                   "step with a budget of 1, which does not pay for a prediction: that is 0 steps"))
+            judge_small_budgets(f, sampler, guided)
+
+
+NOT_PAID = ("right, but {what}, takes a step with a budget of {b}, which does not pay for a "
+            "prediction: that is 0 steps")
+SMALL_BUDGET = ("right for large budgets, but {what}, takes {got:.0f} steps with a budget of {b}: "
+                "count the calls of the denoiser in the lesson's function, for n = 1")
+
+
+def judge_small_budgets(f: Callable, sampler: str, guided: bool) -> None:
+    """4.1 with a few evaluations, or none."""
+    what = f"{sampler}, {'guided' if guided else 'without guidance'}"
+    for b in range(6):
+        calls = torch.tensor(float(b // (1 + guided)))
+        got = as_scalar(f(sampler, b, guided))
+        wrong = got != steps_for(Case(sampler=sampler, calls=calls))
+        words = SMALL_BUDGET if calls else NOT_PAID
+        reject_if((wrong, words.format(what=what, b=b, got=got)))
 
 
 def judge_steps_of(f: Callable, c: Case) -> None:
-    got = [as_scalar(as_function(f)(c.sampler, int(b), c.guided)) for b in c.budgets]
+    got = torch.stack([as_scalar(as_function(f)(c.sampler, int(b), c.guided)) for b in c.budgets])
     for b, n in zip(c.budgets, got):
         reject_if((n != n.round(), f"{c.what}: a whole number of steps is wanted; "
                    f"for a budget of {b:.0f} yours is {n:.2f}: divide with //"))
-    compare_case(torch.stack(got), c, steps_for, steps_mistakes(c), rtol=0, atol=0.01,
-                 otherwise=f"{c.what}: with a budget of {c.budgets[0]:.0f} you take "
-                 f"{got[0]:.0f} steps: count the calls of the denoiser in the lesson's function, "
+    # the first budget with a wrong number of steps
+    k = int((got != steps_for(c)).int().argmax())
+    compare_case(got, c, steps_for, steps_mistakes(c), rtol=0, atol=0.01,
+                 otherwise=f"{c.what}: with a budget of {c.budgets[k]:.0f} you take "
+                 f"{got[k]:.0f} steps: count the calls of the denoiser in the lesson's function, "
                  "for timesteps that end at 0")
 
 
@@ -298,6 +343,17 @@ DDIM_MISTAKES = {
             c.b_t**2 - c.a_t / c.a_s * c.b_s**2).sqrt()),
     "the noise that is left has the size sigma_t, not that of level s":
         lambda c: ddim_step(c, rest=(c.b_t**2 - c.v**2).sqrt()),
+    "under the root 1 - alpha_s^2 stands where sigma_s^2 belongs; they differ in other schedules":
+        lambda c: ddim_step(c, rest=(1 - c.a_s**2 - c.v**2).clamp(min=0).sqrt()),
+    "noise of width eta sigma_{t|s} is added, but sigma-tilde^2 is taken away":
+        lambda c: ddim_step(c, drawn=c.eta * c.std_ts),
+    "you mix the steps of eta = 0 and of eta = 1; (4.8) is no straight line in eta":
+        lambda c: (1 - c.eta) * ddim_step(c, v=0 * c.v) + c.eta * ddim_step(c, v=c.tilde),
+    "the factor of eps_hat is the root of sigma_s^2 - v^2; sqrt(1 - eta^2) sigma_s would be right "
+    "for sigma-tilde = sigma_s":
+        lambda c: ddim_step(c, rest=(1 - c.eta**2) ** 0.5 * c.b_s),
+    "sigma_{t|s}^2, a variance, stands in sigma-tilde where its root belongs":
+        lambda c: ddim_step(c, v=c.eta * c.b_s / c.b_t * c.std_ts**2),
     "every example gets the levels of the first: t and s have one entry for each":
         lambda c: ddim_step(case_of_first(c)),
     "that is x0_hat alone, where the trajectory ends":
@@ -327,6 +383,8 @@ def judge_ddim(f: Callable) -> None:
     x, x0_hat, z = noise(2, 3), noise(2, 3), noise(2, 3)
     judge_ddim_from_noise(f, x, x0_hat, z)
     judge_ddim_to_data(f, x, x0_hat, z)
+    judge_ddim_mixed(f)
+    reject_seeding(f, *c.inputs)
 
 
 def judge_ddim_from_noise(f: Callable, x: Tensor, x0_hat: Tensor, z: Tensor) -> None:
@@ -354,6 +412,15 @@ def judge_ddim_to_data(f: Callable, x: Tensor, x0_hat: Tensor, z: Tensor) -> Non
     compare_case(got, c, lambda c: c.x0_hat, DDIM_TO_DATA_MISTAKES,
                  otherwise="right in between, but the step to s = 0 must end at x0_hat itself: "
                  "sigma_s and v are 0 there")
+
+
+def judge_ddim_mixed(f: Callable) -> None:
+    """4.2 with one example from alpha = 0, one to s = 0, and one in between."""
+    t, s = torch.tensor([[0.6, 0.3, 1.0], [0.4, 0.0, 0.5]], dtype=F64)
+    c = ddim_case(SCHEDULES["flow"], noise(3, 2), noise(3, 2), t, s, 0.7, noise(3, 2))
+    got = call_pure(f, *c.inputs)
+    compare(got, ddim_step(c), otherwise="right where the whole batch goes to s = 0, or comes from "
+            "t = 1, but not where one example does: each has its own levels")
 
 
 # ---- 4.3: a copied sampler
@@ -385,6 +452,13 @@ def level_after(c: Case, k: int, final: float | Tensor = 1.0) -> Tensor:
     return torch.as_tensor(final, dtype=F64)
 
 
+def one_index_down(c: Case, k: int) -> Tensor:
+    """alpha_bar one index below that of step k, and that of the data after the last step."""
+    if k + 1 < c.steps:
+        return c.alpha_bar[c.indices[k] - 1]
+    return torch.ones((), dtype=F64)
+
+
 def draw_like(c: Case, g: torch.Generator) -> Tensor:
     return torch.randn(c.x.shape, generator=g, dtype=c.x.dtype)
 
@@ -393,6 +467,11 @@ def draw_second(c: Case, g: torch.Generator) -> Tensor:
     """The second of two draws."""
     draw_like(c, g)
     return draw_like(c, g)
+
+
+def draw_numbers(c: Case, g: torch.Generator) -> Tensor:
+    """One number for each example."""
+    return torch.randn(len(c.x), 1, generator=g, dtype=c.x.dtype)
 
 
 def draw_again(c: Case, g: torch.Generator) -> Tensor:
@@ -448,6 +527,14 @@ DETERMINISTIC_MISTAKES = {
     "you clamp x0_hat to [-1, 1]; that is no repair of the copied code, and these data reach "
     "beyond 1":
         lambda c: ddim_by_table(c, clip=True),
+    "each step goes to alpha_bar[i - 1], one index down, and the last to 1; "
+    "the next level is the next index on the list":
+        lambda c: ddim_by_table(c, after=one_index_down),
+    "the last step goes to alpha_bar[-1], which is the end of the table, pure noise; "
+    "the data's own alpha_bar is 1":
+        lambda c: ddim_by_table(c, after=partial(level_after, final=c.alpha_bar[-1])),
+    "alpha_bar stands where alpha belongs: it is alpha^2, so take its root":
+        lambda c: ddim_by_table(Case(**vars(c) | {"alpha_bar": c.alpha_bar**2})),
     "nothing moves: b is the level where x is already":
         lambda c: ddim_by_table(c, after=lambda c, k: c.alpha_bar[c.indices[k]]),
 }
@@ -489,6 +576,11 @@ STOCHASTIC_MISTAKES = {
             c, draw=lambda c, g: torch.randn(c.x.shape, generator=g, dtype=torch.float32)),
     "sigma-tilde has 1 - a / b, the variance that this step added, not 1 - a":
         lambda c: stochastic(c, tilde=lambda a, b: (1 - b).sqrt()),
+    "the variance is that of sigma_{t|s}, (4.1), taken away and added; (4.8) has sigma-tilde, "
+    "(4.2)":
+        lambda c: stochastic(c, tilde=lambda a, b: (1 - a / b).sqrt() * (b < 1)),
+    "z is one number for each example; draw it in x's shape":
+        lambda c: stochastic(c, draw=draw_numbers),
 }
 
 
@@ -498,6 +590,20 @@ def judge_repaired(f: Callable) -> None:
         c = table_case(T, steps)
         judge_deterministic(f, c)
         judge_stochastic(f, c)
+    judge_without_generator(f, c)
+
+
+NO_GENERATOR = ("right with a generator; without one every run draws the same noise: torch.randn "
+                "takes generator=None, so set no seed, and make no generator of your own")
+
+
+def judge_without_generator(f: Callable, c: Case) -> None:
+    """4.3 with torch's own random numbers."""
+    ends = []
+    for seed in (c.seed, c.seed + 1):
+        torch.default_generator.manual_seed(seed)
+        ends.append(as_function(f)(c.eps_net, c.alpha_bar.clone(), c.x.clone(), c.steps, c.eta))
+    reject_if((torch.is_tensor(ends[0]) and torch.equal(*ends), NO_GENERATOR))
 
 
 def judge_deterministic(f: Callable, c: Case) -> None:
@@ -511,6 +617,8 @@ def judge_deterministic(f: Callable, c: Case) -> None:
                "is nan. Does toward**2, an image, stand below the root of the noise term? "
                "A variance belongs there"))
     reject_first(INDEX_SUSPECTS, c)
+    reject_if((differs(got, run_sampler(f, c, 0.0, 1).x), "at eta = 0 the samples depend on z: "
+               "the noise term needs the factor eta, and a variance below its root"))
     compare_case(got, c, ddim_by_table, DETERMINISTIC_MISTAKES, rtol=1e-3, atol=1e-4,
                  otherwise="not DDIM's end at eta = 0: compare one step with (4.8), "
                  "alpha = alpha_bar.sqrt()")
@@ -557,14 +665,17 @@ def run_sampler(f: Callable, c: Case, eta: float, other: int = 0) -> Case:
         return c.eps_net(x, i)
 
     generator = torch.Generator().manual_seed(c.seed + other)
-    before, given = generator.get_state(), c.x.clone()
+    before, given, table = generator.get_state(), c.x.clone(), c.alpha_bar.clone()
     try:
-        got = as_function(f)(recorded, c.alpha_bar.clone(), given, c.steps, eta, generator)
+        got = as_function(f)(recorded, table, given, c.steps, eta, generator)
     except IndexError as error:
         raise Wrong(OUTSIDE.format(T=c.T, error=error)) from None
     reject_if((not torch.equal(given, c.x),
                "your function changes the x it was given (an operation such as `x += ...`): "
-               "compute a new tensor"))
+               "compute a new tensor"),
+              (not torch.equal(table, c.alpha_bar),
+               "your function changes the table alpha_bar it was given: the 1 of the data belongs "
+               "into a variable of your own"))
     state = generator.get_state()
     return Case(x=got, evaluated=evaluated, state=state, moved=not torch.equal(state, before))
 
@@ -672,6 +783,19 @@ VARIANCE_MISTAKES = {
         alpha_not_squared,
     "that is the variance for the cosine schedule; compute with the schedule that is given":
         lambda c: exact_variance(variance_case(COSINE, *c.inputs[1:])),
+    "Var(x0 | x_t) is w^2 sigma_t^2 / Var(x_t); sigma_t^2 is missing above its line":
+        lambda c: c.tilde + c.factor**2 * c.w**2 / c.V_t,
+    "sigma_s^2 is missing in sigma_{t|s}^2 = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2":
+        lambda c: c.V_s * (c.b_t**2 - (c.a_t / c.a_s) ** 2) / c.V_t,
+    "that is the variance of x_s / alpha_s; x_s itself has alpha_s^2 times as much":
+        lambda c: exact_variance(c) / c.a_s**2,
+    "that is the mean of Ho et al.'s two variances, whatever w is":
+        lambda c: (c.tilde + c.var_ts) / 2,
+    "that goes from one of Ho et al.'s variances at w = 0 to the other at w = 1 like a power; "
+    "derive it from (4.3)":
+        lambda c: c.var_ts ** c.w**2 * c.tilde ** (1 - c.w**2),
+    "the larger of the two parts of (4.3) is not their sum":
+        lambda c: torch.maximum(c.tilde, c.factor**2 * c.var_x0),
     "the two parts of (4.3) are added, not subtracted":
         lambda c: c.tilde - c.factor**2 * c.var_x0,
 }
@@ -690,6 +814,17 @@ def judge_variance(f: Callable) -> None:
                      "posterior's variance is left, and alpha_t = 0, where x_t says nothing and "
                      "it is the whole variance of x_s")
     judge_variance_at_the_ends(f)
+    judge_variance_of_widths(f)
+
+
+def judge_variance_of_widths(f: Callable) -> None:
+    """4.4 for a narrow and for two wide distributions."""
+    w = torch.tensor([0.01, 1.5, 4.0], dtype=F64)
+    t, s = torch.tensor([[0.6, 0.6, 0.7], [0.0, 0.2, 0.3]], dtype=F64)
+    c = variance_case(SCHEDULES["flow"], t, s, w)
+    compare(call_pure(f, *c.inputs), exact_variance(c), rtol=1e-3, atol=1e-9,
+            otherwise="right for w between 0.3 and 0.8, but not for 0.01, 1.5 and 4: the formula "
+            "holds for any w, so bound it nowhere")
 
 
 def judge_variance_at_the_ends(f: Callable) -> None:
@@ -700,7 +835,7 @@ def judge_variance_at_the_ends(f: Callable) -> None:
     not_finite(got, "right in between, but nan or inf at t = 1 (alpha = 0) or at s = 0 "
                "(sigma = 0): divide by neither")
     from_noise, to_data = (0.6 * w[0]) ** 2 + 0.16, (w[1] * 0.6) ** 2 / ((0.4 * w[1]) ** 2 + 0.36)
-    compare(got, torch.stack([from_noise, to_data]), rtol=1e-3, atol=1e-6,
+    compare(got, torch.stack([from_noise, to_data]), rtol=1e-5, atol=1e-9,
             otherwise="right in between, but not at the ends: from alpha_t = 0 nothing is known, "
             "so Var(x_s) is left; at s = 0 it is Var(x0 | x_t), not 0")
 
@@ -748,7 +883,39 @@ def heun_case(D: Callable, schedule: Schedule, x: Tensor, t: Tensor, s: Tensor) 
 
 def draw_heun(schedule: Schedule) -> Case:
     D, x, s = bumps().denoiser(schedule), noise(6, 2), between(0.35, 0.45)
-    return heun_case(D, schedule, x, s + between(0.25, 0.35), s)
+    c = heun_case(D, schedule, x, s + between(0.25, 0.35), s)
+    # so that a prediction clamped to [-1, 1] is another one
+    return c if c.D(x, c.t).abs().max() > 1.05 else draw_heun(schedule)
+
+
+def clamped_slope(D: Callable, schedule: Schedule, x: Tensor, t: Tensor) -> Tensor:
+    """(4.11) with the prediction clamped to [-1, 1]."""
+    return slope(lambda x, t: D(x, t).clamp(-1, 1), schedule, x, t)
+
+
+def slope_with_minus(D: Callable, schedule: Schedule, x: Tensor, t: Tensor) -> Tensor:
+    """(4.11) with a minus before sigma'."""
+    x0_hat = D(x, t)
+    return 2 * schedule.d_alpha(t) * x0_hat - slope(D, schedule, x, t)
+
+
+def slope_by_quotients(c: Case, x: Tensor, t: Tensor) -> Tensor:
+    """(4.11) with the mean slopes of alpha and sigma over the step."""
+    a_t, b_t, a_s, b_s = coefficients(c.schedule, c.t, c.s)
+    x0_hat = c.D(x, t)
+    eps_hat = (x - c.schedule.alpha(t) * x0_hat) / c.schedule.sigma(t)
+    return ((a_s - a_t) * x0_hat + (b_s - b_t) * eps_hat) / c.h
+
+
+def heun_by_quotients(c: Case) -> Tensor:
+    first = slope_by_quotients(c, c.x, c.t)
+    return c.x + c.h * (first + slope_by_quotients(c, c.x + c.h * first, c.s)) / 2
+
+
+def old_eps_slope(c: Case) -> Tensor:
+    """The second slope, with the first eps_hat."""
+    eps_hat = (c.x - c.schedule.alpha(c.t) * c.D(c.x, c.t)) / c.schedule.sigma(c.t)
+    return c.schedule.d_alpha(c.s) * c.D(c.x_pred, c.s) + c.schedule.d_sigma(c.s) * eps_hat
 
 
 def slope_at(c: Case, x: Tensor, t: Tensor, **times: Tensor) -> Tensor:
@@ -836,6 +1003,17 @@ HEUN_MISTAKES = {
         lambda c: c.x + c.h * (c.slope + 3 * slope_at(c, c.x_pred, c.s)) / 4,
     "alpha' and sigma' have changed places":
         lambda c: heun_step(c, swapped_slope),
+    "the second prediction is made at the old x; evaluate where the Euler step leads":
+        lambda c: corrected(c, slope(lambda x, t: c.D(c.x, t), c.schedule, c.x_pred, c.s)),
+    "the second slope keeps the first eps_hat: compute it again, at x_pred and s":
+        lambda c: corrected(c, old_eps_slope(c)),
+    "x0_hat is clamped to [-1, 1]; (4.11) takes it as it is":
+        lambda c: heun_step(c, clamped_slope),
+    "sigma' eps_hat is taken away; (4.11) adds it":
+        lambda c: heun_step(c, slope_with_minus),
+    "alpha' and sigma' are difference quotients over the whole step: "
+    "take schedule.d_alpha and schedule.d_sigma, at t and at s":
+        heun_by_quotients,
     "that is ddim's step":
         partial(one_step_of, samplers.ddim),
     "x has not moved":
@@ -860,19 +1038,50 @@ def judge_heun(f: Callable) -> None:
     judge_heun_from_noise(f, mixture.denoiser(SCHEDULES["flow"]), x)
     judge_heun_near_data(f, mixture.denoiser(SCHEDULES["flow"]), x, t)
     judge_heun_to_data(f, mixture.denoiser(COSINE), x, t)
+    judge_second_heun(f, mixture.denoiser(COSINE), x)
 
 
-def run_heun(f: Callable, D: Callable, *inputs: object) -> tuple[object, int]:
-    """The reader's step, and how often it evaluated the denoiser."""
+def judge_second_heun(f: Callable, D: Callable, x: Tensor) -> None:
+    """4.5, a step that begins at the time where another one has ended."""
+    t, m, s = torch.tensor([0.7, 0.5, 0.3], dtype=F64)
+    first = heun_case(D, COSINE, x, t, m)
+    run_heun_once(f, *first.inputs)
+    c = heun_case(D, COSINE, noise(6, 2), m, s)
+    got, calls = run_heun_once(f, *c.inputs)
+    # None: f computes in float32, and `call_pure` has judged it
+    if got is None:
+        return
+    words = ("right, but not in a step from another x that begins at the time where the one before "
+             f"has ended ({calls} evaluations): keep nothing from step to step")
+    reject_if((calls != 2, words))
+    compare(got, heun_step(c), rtol=1e-3, atol=1e-3, otherwise=words)
+
+
+def counting(D: Callable) -> tuple[Callable, list[Tensor]]:
+    """D, and the times at which it was evaluated."""
     calls = []
 
     def counted(x: Tensor, t: Tensor) -> Tensor:
         calls.append(t)
         return D(x, t)
 
+    return counted, calls
+
+
+def run_heun(f: Callable, D: Callable, *inputs: object) -> tuple[object, int]:
+    """The reader's step, and how often it evaluated the denoiser."""
+    counted, calls = counting(D)
     got = call_pure(f, counted, *inputs)
     # `call_pure` calls f twice
     return got, len(calls) // 2
+
+
+def run_heun_once(f: Callable, D: Callable, *inputs: object) -> tuple[object, int]:
+    """The same with one call; None where f computes in float32."""
+    counted, calls = counting(D)
+    with contextlib.suppress(RuntimeError):
+        return f(counted, *inputs), len(calls)
+    return None, len(calls)
 
 
 def judge_heun_from_noise(f: Callable, D: Callable, x: Tensor) -> None:
@@ -1079,7 +1288,7 @@ ORDER_MISTAKES = {
 
 
 def order_cases() -> Iterator[Case]:
-    for p, late in ((2, False), (3, True), (2, True), (1, True), (2.5, False)):
+    for p, late in ((2, False), (3, True), (2, True), (1, True), (2.5, False), (4, True)):
         yield made_up(p, late)
     for name in MEASURED:
         yield measured(name)
@@ -1094,6 +1303,9 @@ def judge_order(f: Callable) -> None:
         reject_if((max(found) - min(found) < 1e-9,
                    f"{found[0]:.2f} comes out for every sampler: measure it from the errors"))
         diagnose_order(found, [with_logarithms(c) for c in cases], wrong[0])
+    digits = all(abs(10 * p - round(10 * p)) < 1e-6 for p in found)
+    reject_if((digits, "right, but every order has one digit after the point, as in "
+               f"{found[0]:.1f}: do not round"))
 
 
 def run_order(f: Callable, c: Case) -> float:
@@ -1225,7 +1437,8 @@ def conditional(schedule: Schedule) -> Callable:
 
 def draw_edit(schedule: Schedule, strength: float) -> Case:
     D, x = conditional(schedule), 0.8 * noise(8, 2)
-    labels = torch.tensor([[0, 1], [1, 0], [0, 2], [2, 0], [1, 2], [2, 1], [0, 1], [1, 0]])
+    # the last two keep their kind
+    labels = torch.tensor([[0, 1], [1, 0], [0, 2], [2, 0], [1, 2], [2, 1], [1, 1], [2, 2]])
     before, after = labels[torch.randperm(8, generator=fresh_generator())].T
     n = 2 * int(between(2, 4.99))
     c = Case(inputs=(D, schedule, x, before, after, n, strength), D=D, schedule=schedule,
@@ -1269,6 +1482,20 @@ def by_cosine(c: Case) -> Tensor:
     """The edit with the cosine schedule in place of the given one."""
     other = Case(**vars(c) | {"schedule": COSINE})
     return edited(other, timesteps(COSINE, c.n, start=c.strength))
+
+
+def by_unipc(c: Case) -> Tensor:
+    return last(samplers.unipc(c.D, c.schedule, inverted(c, c.before), c.ts, y=c.after))
+
+
+def before_last(c: Case) -> Tensor:
+    """The state one step before the data."""
+    return sampled(c, inverted(c, c.before), c.after, c.ts[:-1])
+
+
+def same_kind_kept(c: Case) -> Tensor:
+    """The edit that leaves examples alone whose condition does not change."""
+    return torch.where((c.before == c.after)[:, None], c.x, edited(c))
 
 
 def quiet_start(c: Case) -> Tensor:
@@ -1328,8 +1555,6 @@ EDIT_MISTAKES = {
         by_dpmpp,
     "the way down is one prediction; sample with ddim in n steps":
         lambda c: c.D(inverted(c, c.before), c.ts[0], c.after),
-    "the inversion takes one step from the data to strength; it has n":
-        lambda c: sampled(c, inverted(c, c.before, c.ts[[0, -1]]), c.after),
     "the conditions of the first example are used for all":
         first_conditions,
     "the inversion has the condition 0, whatever `before` says":
@@ -1340,9 +1565,25 @@ EDIT_MISTAKES = {
         lambda c: edited(c, timesteps(c.schedule, c.n, "log_snr", c.strength)),
     "that is the edit with the cosine schedule; compute with the schedule that is given":
         by_cosine,
+    "that is unipc on the way down; ddim is wanted":
+        by_unipc,
+    "that is the state before the last; the data is one step further":
+        before_last,
+    "your timesteps are quadratic; timesteps(schedule, n, start=strength) are even in t":
+        lambda c: edited(c, timesteps(c.schedule, c.n, "quadratic", c.strength)),
+    "you take n - 1 steps each way; n are wanted":
+        lambda c: edited(c, timesteps(c.schedule, c.n - 1, start=c.strength)),
+    "the sampling takes 2 n steps; it has n, as the inversion":
+        lambda c: sampled(c, inverted(c, c.before), c.after,
+                          timesteps(c.schedule, 2 * c.n, start=c.strength)),
+    "an example with before == after comes back as it was; invert and sample it as all others":
+        same_kind_kept,
 }
 
+# from t = 1 the first of these is hardly another than an evaluation where each step ends
 STRENGTH_MISTAKES = {
+    "the inversion takes one step from the data to strength; it has n":
+        lambda c: sampled(c, inverted(c, c.before, c.ts[[0, -1]]), c.after),
     "those are n * strength steps of the grid from t = 1; n steps from strength are wanted":
         lambda c: edited(c, c.ts_to_1[-max(1, int(c.n * c.strength)) - 1:]),
     "strength is not used: you invert all the way to t = 1":
@@ -1407,12 +1648,12 @@ def target_case(schedule: Schedule, D: Callable, x: Tensor, t: Tensor, m: Tensor
     return c
 
 
-def draw_target(schedule: Schedule) -> Case:
-    D, x, s = Teacher(bumps(), schedule), noise(5, 2), between(0.2, 0.4, 5)
+def draw_target(schedule: Schedule, d: int) -> Case:
+    D, x, s = Teacher(bumps(d), schedule), noise(5, d), between(0.2, 0.4, 5)
     m = s + between(0.1, 0.25, 5)
     c = target_case(schedule, D, x, m + between(0.1, 0.25, 5), m, s)
     # so that a target clamped to [-1, 1] is another one
-    return c if target(c).abs().max() > 1.05 else draw_target(schedule)
+    return c if target(c).abs().max() > 1.05 else draw_target(schedule, d)
 
 
 def second_step(c: Case, x: Tensor, x0_hat: Tensor) -> Tensor:
@@ -1442,6 +1683,24 @@ def target_of_middle(c: Case) -> Tensor:
     """The target where the teacher stops halfway, whatever m is."""
     middle = (c.t + c.s) / 2
     return target(target_case(c.schedule, c.D, c.x_t, c.t, middle, c.s))
+
+
+def flow_target(c: Case) -> Tensor:
+    """The target from the mean velocity, as if the schedule were the flow's."""
+    t, gap = append_dims(c.t, c.x_t), append_dims(c.t - c.s, c.x_t)
+    return c.x_t - t * (c.x_t - c.x_s) / gap
+
+
+def target_by_angles(c: Case) -> Tensor:
+    """The target from the angles of the levels, as if alpha^2 + sigma^2 were 1."""
+    angle_t, angle_s = torch.atan2(c.b_t, c.a_t), torch.atan2(c.b_s, c.a_s)
+    return (angle_t.sin() * c.x_s - angle_s.sin() * c.x_t) / (angle_t - angle_s).sin()
+
+
+def weighted_by_time(c: Case) -> Tensor:
+    """The mean of the teacher's predictions, weighted by the lengths of their steps."""
+    share = append_dims((c.t - c.m) / (c.t - c.s), c.x_t)
+    return share * c.x0_t + (1 - share) * c.x0_m
 
 
 TARGET_MISTAKES = {
@@ -1496,37 +1755,76 @@ TARGET_MISTAKES = {
         lambda c: (c.a_t * c.x_t - target(c)) / c.b_t,
     "alpha_t and alpha_s have changed places below the line":
         lambda c: (c.x_s - c.ratio * c.x_t) / (c.a_t - c.ratio * c.a_s),
+    "x - t (x - x_s) / (t - s) is the target of the flow schedule; "
+    "the given one has other alpha and sigma":
+        flow_target,
+    "sines of angles are right only where alpha^2 + sigma^2 = 1":
+        target_by_angles,
+    "the two predictions are weighted by t - m and m - s; "
+    "the right weights follow from where the steps land":
+        weighted_by_time,
 }
 
 
 @torch.no_grad()
 def judge_target(f: Callable) -> None:
     """4.9: student_target(D, schedule, x, t, m, s), for one ddim step that replaces two."""
-    for name, schedule in SCHEDULES.items():
-        draw = partial(draw_target, schedule)
+    for d, (name, schedule) in enumerate(SCHEDULES.items(), 2):
+        draw = partial(draw_target, schedule, d)
         c = draw_case(draw, target, TARGET_MISTAKES, rtol=1e-4, atol=1e-4)
         got = run_with_gradients(f, c)
         not_finite(got, f"{name}: nan or inf, although 0 < s < m < t < 1")
         compare_case(got, c, target, TARGET_MISTAKES, rtol=2e-4, atol=2e-4,
                      otherwise=f"{name}: put your target into one ddim step from t to s: it must "
                      "land at the teacher's x_s. Write that step down, and solve for x0_hat")
-        reject_if((got.requires_grad, "right, but gradients flow through it into the teacher: "
+        flows = torch.is_tensor(got) and got.requires_grad
+        reject_if((flows, "right, but gradients flow through it into the teacher: "
                    "make it under torch.no_grad(), only the student learns"))
     judge_target_at_the_ends(f)
+    judge_target_of_short_steps(f)
+    judge_gradients(f, c)
+    reject_seeding(f, *c.inputs)
 
 
 def judge_target_at_the_ends(f: Callable) -> None:
     """4.9 from alpha = 0, and to s = 0."""
     flow = SCHEDULES["flow"]
-    D, x = Teacher(bumps(), flow), noise(2, 2)
-    t, m, s = torch.tensor([[1.0, 0.5], [0.75, 0.25], [0.5, 0.0]], dtype=F64)
-    c = target_case(flow, D, x, t, m, s)
+    D, x = Teacher(bumps(), flow), noise(12, 2)
+    levels = torch.tensor([[1.0, 0.5], [0.75, 0.25], [0.5, 0.0]], dtype=F64)
+    c = target_case(flow, D, x, *levels.repeat(1, 6))
     got = run_with_gradients(f, c)
     not_finite(got, "right in between, but nan or inf from t = 1 (alpha = 0) or to s = 0 "
                "(sigma = 0): divide by neither of these")
-    compare(got, target(c), rtol=1e-3, atol=1e-4,
+    compare(got, target(c), rtol=1e-5, atol=1e-5,
             otherwise="right in between, but not from alpha_t = 0, or not in the step to s = 0, "
             "where the target is the teacher's x_s itself")
+
+
+def judge_target_of_short_steps(f: Callable) -> None:
+    """4.9 for two steps of 0.02."""
+    s = between(0.3, 0.7, 12)
+    c = target_case(COSINE, Teacher(bumps(), COSINE), noise(12, 2), s + 0.04, s + 0.02, s)
+    compare_case(run_with_gradients(f, c), c, target, {}, rtol=2e-4, atol=2e-4,
+                 otherwise="right for long steps, but not where t - s = 0.04: "
+                 "alpha_s - ratio alpha_t is small there, and still no 0; bound nothing")
+
+
+def judge_gradients(f: Callable, c: Case) -> None:
+    """4.9: neither through x nor by what is left switched off."""
+    D, schedule, x, *levels = c.inputs
+    got = None
+    with torch.enable_grad():
+        # numpy refuses tensors with gradients, and float32 made inside meets float64
+        with contextlib.suppress(RuntimeError):
+            got = f(D, schedule, x.clone().requires_grad_() * 1, *levels)
+        off = not torch.is_grad_enabled()
+    frozen = not all(p.requires_grad for p in D.parameters())
+    reject_if((off, "right, but gradients stay switched off after your function, and no student "
+               "can learn: use torch.no_grad() as a decorator or with `with`"),
+              (frozen, "right, but the teacher's parameters do not learn any more, nor do a copy's "
+               "that the student starts from: use torch.no_grad(), and leave them as they are"),
+              (torch.is_tensor(got) and got.requires_grad, "right, but a gradient flows through it "
+               "into x: make all of it under torch.no_grad()"))
 
 
 def run_with_gradients(f: Callable, c: Case) -> object:
