@@ -26,12 +26,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from course_lib import Denoiser, Schedule, UNet, cfg, clip, ddim, last, timesteps
 from course_lib.lab import data, features, metrics, plots, profiling, train
 
-BATCH = 128
+BATCH = 64
+COSINE = Schedule.cosine()
+# where the digit is decided (lesson 1, 1.11), log-SNR N(-1, 2^2)
+TIMES = train.normal_log_snr(COSINE, -1.0, 2.0)
 
 
 def denoiser() -> Denoiser:
+    """Pixels as they are, as in configs/mnist.toml."""
     torch.manual_seed(0)
-    return Denoiser(UNet(1, widths=(32, 64), num_classes=10), Schedule.cosine(), "v")
+    net = UNet(1, widths=(16, 32, 64), patch_size=1, num_classes=10)
+    return Denoiser(net, COSINE, "v")
 
 
 def plain_loop(x: Tensor, y: Tensor, seconds: float) -> float:
@@ -143,6 +148,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--batch", type=int, default=BATCH, help="images per step of the training in part 2"
     )
+    parser.add_argument(
+        "--times",
+        choices=("normal", "even"),
+        default="normal",
+        help="normal: more of them where the digit is decided",
+    )
     parser.add_argument("--turn", type=float, default=6.0, help="seconds of each turn in part 1")
     parser.add_argument("--picture", type=Path, help="save ten digits of each class, w = 2")
     return parser.parse_args()
@@ -166,8 +177,11 @@ def main() -> None:
             seconds=args.seconds,
             batch_size=args.batch,
             muon_lr=0.02 if args.optimizer == "muon" else 0.0,
+            time_sampler=None if args.times == "even" else TIMES,
             run_name=Path(runs) / "mnist",
         )
+    seen = D.history[-1][0] * args.batch
+    print(f"{seen:,} images seen in {args.seconds:.0f} s")
     quality(D, y)
     if args.picture:
         samples = draw(D, torch.arange(10).repeat_interleave(10), 2.0, eta=0.0)
