@@ -7,7 +7,7 @@ BROWSE  = $(if $(or $(DISPLAY),$(WAYLAND_DISPLAY),$(filter Darwin,$(shell uname)
 ROOT_OK = $(if $(filter 0,$(shell id -u)),--allow-root,)
 NN      = $(if $(LESSON),$(shell echo 0$(LESSON) | sed 's/.*\(..\)$$/\1/'))
 
-.PHONY: help setup lab app test test-fast lint build check html site clean
+.PHONY: help setup lab app test test-fast lint build check html site slides clean
 
 help:
 	@echo "make lab                  set up, then open JupyterLab on the notebooks (prints its address)"
@@ -18,6 +18,7 @@ help:
 	@echo "make build [REPO=a/b]     lessons -> notebooks, what is out of date; REPO sets the public address"
 	@echo "make check                says what is out of date, runs nothing"
 	@echo "make html                 the notebooks as web pages, in html/"
+	@echo "make slides               figures of the lessons as slides, in build/slides/"
 	@echo "make site                 the course as a web site, in build/site/ (runs no notebook)"
 
 setup: $(READY)
@@ -53,6 +54,12 @@ build: $(READY)
 
 check: $(READY)
 	$(PY) tools/build.py --check
+	$(PY) tools/cards.py --check
+	$(PY) tools/course_plan.py --check
+	$(PY) tools/misconceptions.py --check
+
+slides: $(READY)
+	$(PY) tools/slides.py
 
 html: $(READY)
 	$(VENV)/bin/jupyter nbconvert --to html --output-dir html notebooks/*.ipynb solutions/*.ipynb exercises/*.ipynb
