@@ -14,6 +14,7 @@ OPTION = re.compile(r"(\*{0,2}\w[\w, *]{0,40}):\s+(.*)")
 
 NAMES = (
     ("<summary><span", '<summary aria-label="Show the pages of this section"><span'),
+    ('<summary aria-label="Toggle hidden content">', "<summary>"),
     ('title="Search" aria-label="Search" data-bs-placement', 'title="Search" data-bs-placement'),
     ('<div class="math notranslate nohighlight"',
      '<div tabindex="0" class="math notranslate nohighlight"'),
