@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from catalogues import assert_accepted, assert_refused, listed
+from catalogues import assert_accepted, assert_refused, judged, listed
 from test_checks_04 import (
     RIGHT as RIGHT_ANSWERS,
 )
@@ -509,6 +509,8 @@ WRONG = [
     ("4.4", "the mean of Ho et al.'s two variances", exact(mean_of_two)),
     ("4.4", "sigma_t^2 is missing above its line", variance(
         lambda a, b, w: w**2 / ((a * w) ** 2 + b**2))),
+    ("4.5", "that is the step of the cosine schedule",
+     lambda D, schedule, x, t, s: heun()(D, COSINE, x, t, s)),
     ("4.5", "keep nothing from step to step", Keeps()),
     ("4.5", "x0_hat is clamped", clamped_heun),
     ("4.5", "(4.11) adds it", heun(
@@ -519,6 +521,9 @@ WRONG = [
     ("4.6", "every order has one digit after the point", rounded),
     ("4.6", "a sampler of order 4: yours says 3.00", at_most_3),
     ("4.8", "with before == after comes back as it was", leaves_same_kind),
+    ("4.8", "the result is clamped to [-1, 1]",
+     lambda *inputs: edit_with()(*inputs).clamp(-1, 1)),
+    ("4.8", "neither the edit nor", lambda *inputs: edit_with()(*inputs).clamp(-1.5, 1.5)),
     ("4.8", "that is unipc on the way down", edit_with(down=samplers.unipc)),
     ("4.8", "your timesteps are quadratic", quadratic),
     ("4.8", "that is the state before the last", edit_with(down=but_the_last)),
@@ -562,6 +567,11 @@ RIGHT = [
 @pytest.mark.parametrize("name, diagnosis, answer", listed(WRONG))
 def test_wrong(name, diagnosis, answer):
     assert_refused(name, diagnosis, answer)
+
+
+def test_a_grid_near_the_goal_of_4_7_is_judged_alike_each_time():
+    said = {judged("4.7", power(2, 0.98)) for _ in range(4)}
+    assert len(said) == 1, said
 
 
 @pytest.mark.parametrize("name, answer", listed(RIGHT))
